@@ -1,0 +1,76 @@
+/* rpc.h - control-plane calls: unary and server-streaming, over gRPC core; also in-process for the simulator.
+ *
+ * Messages are bytes here (protobuf-c packs and unpacks them above). Never on the data path. A channel and a server
+ * may be used from any thread; a server's handlers run on its one completion-queue thread and must not block: a handler
+ * that needs time keeps the call and answers later, from any thread.
+ */
+#ifndef LW_RPC_H
+#define LW_RPC_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+typedef struct lw_rpc_channel lw_rpc_channel_t;
+typedef struct lw_rpc_stream lw_rpc_stream_t;
+typedef struct lw_rpc_server lw_rpc_server_t;
+typedef struct lw_rpc_call lw_rpc_call_t; /* a call being served */
+
+/* PEM texts, borrowed for the call. All NULL: plaintext. Client: ca (server's issuer), cert and key for mTLS.
+ * Server: cert and key; ca set means that clients must show a certificate of it. */
+typedef struct lw_rpc_tls {
+    const char *ca_pem, *cert_pem, *key_pem;
+    const char *server_name; /* client: the name to check instead of the address's host; NULL: the host */
+} lw_rpc_tls_t;
+
+/* Bytes that the receiver owns and frees with lw_rpc_bytes_free. */
+typedef struct lw_rpc_bytes {
+    uint8_t *data;
+    size_t bytes;
+} lw_rpc_bytes_t;
+void lw_rpc_bytes_free(lw_rpc_bytes_t *bytes);
+
+/* ---- client ---- */
+LW_CHECK lw_status_t lw_rpc_connect(const char *address, const lw_rpc_tls_t *tls, lw_rpc_channel_t **channel_out,
+                                    lw_error_t *error);
+void lw_rpc_disconnect(lw_rpc_channel_t *channel); /* calls in flight end with ERR_CANCELED */
+/* Blocks until the reply, at most timeout_us. `method` is "/longwave.v1.Session/Create". gRPC codes map to lw statuses
+ * (DEADLINE_EXCEEDED ERR_TIMEOUT, UNAVAILABLE ERR_UNREACHABLE, NOT_FOUND, PERMISSION_DENIED/UNAUTHENTICATED ERR_PERMISSION,
+ * RESOURCE_EXHAUSTED ERR_EXHAUSTED, INVALID_ARGUMENT ERR_INVALID, UNIMPLEMENTED ERR_UNSUPPORTED, ABORTED ERR_STALE,
+ * ALREADY_EXISTS ERR_EXISTS, CANCELLED ERR_CANCELED); the error carries the server's words. */
+LW_CHECK lw_status_t lw_rpc_call(lw_rpc_channel_t *channel, const char *method, const void *request, size_t request_bytes,
+                                 uint64_t timeout_us, lw_rpc_bytes_t *reply_out, lw_error_t *error);
+/* Server streaming: next() blocks up to timeout_us for one message (ERR_TIMEOUT: none yet; ERR_NOT_FOUND: the stream ended
+ * well). cancel() may come from another thread and makes next() return ERR_CANCELED. */
+LW_CHECK lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *method, const void *request,
+                                        size_t request_bytes, lw_rpc_stream_t **stream_out, lw_error_t *error);
+LW_CHECK lw_status_t lw_rpc_stream_next(lw_rpc_stream_t *stream, uint64_t timeout_us, lw_rpc_bytes_t *message_out,
+                                        lw_error_t *error);
+void lw_rpc_stream_cancel(lw_rpc_stream_t *stream);
+void lw_rpc_stream_close(lw_rpc_stream_t *stream);
+
+/* ---- server ---- */
+typedef struct lw_rpc_method {
+    const char *path; /* "/longwave.v1.Session/Create" */
+    bool streaming;
+    void (*serve)(void *arg, lw_rpc_call_t *call, const void *request, size_t request_bytes);
+    void *arg;
+} lw_rpc_method_t;
+
+LW_CHECK lw_status_t lw_rpc_serve(const char *address, const lw_rpc_tls_t *tls, const lw_rpc_method_t *methods,
+                                  size_t method_count, lw_rpc_server_t **server_out, lw_error_t *error);
+/* The bound "host:port", with the real port. */
+const char *lw_rpc_server_address(const lw_rpc_server_t *server);
+/* Stops accepting, gives calls in flight grace_us, then cancels them; returns when the thread has ended. */
+void lw_rpc_server_stop(lw_rpc_server_t *server, uint64_t grace_us);
+
+/* Answers. Exactly one reply() for a unary call; any number of write() and one finish() for a streaming one. A status other
+ * than OK carries `text`. `call` is gone after reply/finish. */
+void lw_rpc_reply(lw_rpc_call_t *call, lw_status_t status, const char *text, const void *reply, size_t reply_bytes);
+LW_CHECK lw_status_t lw_rpc_write(lw_rpc_call_t *call, const void *message, size_t bytes); /* ERR_CANCELED: client gone */
+void lw_rpc_finish(lw_rpc_call_t *call, lw_status_t status, const char *text);
+bool lw_rpc_canceled(const lw_rpc_call_t *call);
+/* Common name of the client's certificate, or "" without mTLS. Valid while the call lives. */
+const char *lw_rpc_peer(const lw_rpc_call_t *call);
+
+#endif /* LW_RPC_H */
