@@ -2,6 +2,7 @@
 #ifndef LW_CLOCK_H
 #define LW_CLOCK_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct lw_clock {
