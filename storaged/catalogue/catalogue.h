@@ -3,10 +3,20 @@
  * A table with two implementations here: SQLite (held by the first node of a static fleet) and a simulated one; a third on
  * etcd comes with the fleet. One conformance test runs over all. Calls are synchronous and may touch the disk: they run on
  * the control thread, never on a data thread. Outputs are written only on success. Times are unix microseconds, passed in.
+ * A handle belongs to one thread at a time.
  *
  * Life of a session: ACTIVE (its lease is alive) -> IDLE (lease expired or closed: readable, reopenable, evictable) ->
  * EVICTING (chosen to make room, by compare-and-swap from IDLE) -> ENDED. RETAINED: dropped, but children still read some
- * of its ranges. ENDED sessions stay as tombstones until every node has been told.
+ * of its ranges; it cannot be opened, read or forked itself. ENDED sessions stay as tombstones until every node has been
+ * told.
+ *
+ * A writer is *live* while its session is ACTIVE, its term is the session's and lease_until_us > now. Only a live writer
+ * commits, and only a live writer's uncommitted segments are spared by orphans(): both use one rule, and a lease that ran
+ * out can never be renewed, so what a node freed as an orphan cannot be committed afterwards. Readers' leases keep a
+ * session from eviction and TTL, not from drop.
+ *
+ * A client is (id, incarnation). The first call with a later incarnation ends every lease of the earlier ones; a call with
+ * an earlier one answers ERR_STALE.
  */
 #ifndef LWD_CATALOGUE_H
 #define LWD_CATALOGUE_H
@@ -49,6 +59,7 @@ typedef struct lwd_session_row {
     uint32_t token_count;    /* committed, parent's included */
     uint64_t bytes;          /* own committed bytes, all replicas */
     bool pinned;
+    uint32_t readers;        /* clients with a reader's lease, as of the last expire() */
     uint8_t token[LW_TOKEN_BYTES]; /* data-plane token */
 } lwd_session_row_t;
 
@@ -59,7 +70,7 @@ typedef struct lwd_range {
     uint32_t flags;  /* LWD_RANGE_* */
     uint32_t replicas;
     uint64_t bytes;  /* of all layers, one replica */
-    uint16_t node_index[LW_LAYERS_MAX * LW_REPLICAS_MAX]; /* [layer][replica] */
+    uint16_t node_index[LW_LAYERS_MAX * LW_REPLICAS_MAX]; /* of layer l, replica r: [l * replicas + r] */
 } lwd_range_t;
 #define LWD_RANGE_RAW 1u     /* raw tail, replaced by the next range that begins at the same token */
 #define LWD_RANGE_MOMENTS 2u /* its segments carry moments */
@@ -69,7 +80,10 @@ typedef struct lwd_ended { /* what a node is told to free */
     uint64_t origin;
     uint32_t from_token;   /* segments of origin with first_token >= this are dead (0: all) */
     uint32_t generation_max; /* only segments of this generation or older (UINT32_MAX: all) */
+    uint16_t rank;         /* only this rank's segments (LWD_RANK_ALL: all) */
 } lwd_ended_t;
+#define LWD_RANK_ALL UINT16_MAX
+#define LWD_FORK_DEPTH_MAX 64u  /* sessions in a line of forks */
 
 typedef struct lwd_create {
     const char *tenant;
@@ -92,10 +106,11 @@ typedef struct lwd_catalogue_ops {
     /* Renews every lease of a client; ERR_STALE when its incarnation was superseded. */
     LW_CHECK lw_status_t (*renew)(lwd_catalogue_t *, uint64_t client_id, uint64_t incarnation, uint64_t lease_us,
                                   uint64_t now, uint32_t *renewed_out, lw_error_t *);
-    /* Gives up one session's lease (close) : ACTIVE -> IDLE. */
+    /* Gives up one session's lease (close) : ACTIVE -> IDLE; a reader's lease just ends. OK when there is none. */
     LW_CHECK lw_status_t (*release)(lwd_catalogue_t *, uint64_t session_id, uint64_t client_id, uint64_t incarnation,
                                     uint64_t now, lw_error_t *);
-    /* Child shares the parent's ranges up to its last committed one whose end <= max_tokens (0: all). */
+    /* Child shares the parent's ranges up to its last committed one whose end <= max_tokens (0: all), the same end in every
+     * rank; raw tails are not shared. ERR_EXHAUSTED when the line of forks would be longer than LWD_FORK_DEPTH_MAX. */
     LW_CHECK lw_status_t (*fork)(lwd_catalogue_t *, const char *tenant, uint64_t parent_id, uint32_t max_tokens,
                                  uint64_t client_id, uint64_t incarnation, uint64_t lease_us, uint64_t now,
                                  lwd_session_row_t *row_out, lw_error_t *);
@@ -103,12 +118,15 @@ typedef struct lwd_catalogue_ops {
     LW_CHECK lw_status_t (*drop)(lwd_catalogue_t *, const char *tenant, uint64_t session_id, uint64_t now, lw_error_t *);
     LW_CHECK lw_status_t (*get)(lwd_catalogue_t *, const char *tenant, uint64_t session_id, lwd_session_row_t *row_out,
                                 lw_error_t *);
-    /* Up to `capacity` rows with id > after_id, ascending. tenant NULL: all. */
+    /* Up to `capacity` rows with id > after_id, ascending, ended ones left out. tenant NULL: all. */
     LW_CHECK lw_status_t (*list)(lwd_catalogue_t *, const char *tenant, uint64_t after_id, uint32_t capacity,
                                  lwd_session_row_t *rows, uint32_t *count_out, lw_error_t *);
 
-    /* Adds ranges in one transaction; ERR_STALE when term is not the session's; ERR_INVALID unless each begins where the
-     * manifest ends. Idempotent: ranges already there with the same generation and nodes are OK. */
+    /* Adds ranges in one transaction; ERR_STALE unless the writer is live; ERR_INVALID unless each begins where the
+     * manifest ends and has generation == term. Idempotent: ranges already there with the same contents are OK. A range
+     * that begins where a raw tail of an *earlier* term begins replaces it (the old one goes to the log of endings);
+     * nothing can follow a raw tail. ERR_EXISTS: another range, or a raw tail of this term, begins there (segment names
+     * hold term and first token, so a replacement within one term would reuse a name). */
     LW_CHECK lw_status_t (*commit)(lwd_catalogue_t *, uint64_t session_id, uint16_t rank, uint32_t term,
                                    const lwd_range_t *ranges, uint32_t count, uint64_t now, lw_error_t *);
     /* The manifest, parent's part first, ascending by first_token; up to capacity ranges beginning at or after
@@ -132,6 +150,16 @@ typedef struct lwd_catalogue_ops {
     /* Endings with serial > after, ascending. */
     LW_CHECK lw_status_t (*ended)(lwd_catalogue_t *, uint64_t after, uint32_t capacity, lwd_ended_t *rows,
                                   uint32_t *count_out, lw_error_t *);
+    /* Every node has been told of endings up to `serial`: forgets them, and the tombstones whose last ending they hold. */
+    LW_CHECK lw_status_t (*trim)(lwd_catalogue_t *, uint64_t serial, lw_error_t *);
+
+    /* The fleet's id (random at creation of the catalogue, never 0) and the last epoch that was stored. */
+    LW_CHECK lw_status_t (*fleet)(lwd_catalogue_t *, uint64_t *fleet_id_out, uint64_t *epoch_out, lw_error_t *);
+    /* Stores a larger epoch; ERR_STALE for one that is not larger. */
+    LW_CHECK lw_status_t (*set_epoch)(lwd_catalogue_t *, uint64_t epoch, lw_error_t *);
+    /* Compares the configured control addresses with the stored ones, position = node index, and stores new ones.
+     * ERR_INVALID when an address sits at another index than before: manifests refer to nodes by index. */
+    LW_CHECK lw_status_t (*members)(lwd_catalogue_t *, const char *const *control, uint32_t count, lw_error_t *);
 } lwd_catalogue_ops_t;
 
 const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void);
