@@ -5,7 +5,8 @@
  *
  *   offset size field
  *        0    4 header_crc   XXH3-64 truncated, over bytes 4..31
- *        4    4 body_crc     XXH3-64 truncated, over the fixed body and the lists (not padding, not bulk)
+ *        4    4 body_crc     XXH3-64 truncated, over the fixed body; with lists, XXH3-64 truncated over the
+ *                           lists, seeded with the body's whole XXH3-64 (not padding, not bulk)
  *        8    4 list_bytes   bytes of the lists at the start of the payload, before padding
  *       12    2 version      LW_WIRE_VERSION
  *       14    2 type         lw_msg_type_t
@@ -30,6 +31,11 @@ typedef struct lw_wire_header {
 
 static_assert(sizeof(lw_wire_header_t) == 32, "wire: header is 32 bytes");
 static_assert(offsetof(lw_wire_header_t, fleet_id) == 16, "wire: fleet_id");
+
+/* What header_crc must be for the other 28 bytes. */
+uint32_t lw_wire_header_crc(const lw_wire_header_t *header);
+/* What body_crc must be; list_bytes may be 0. */
+uint32_t lw_wire_body_crc(const void *body, size_t body_bytes, const void *lists, size_t list_bytes);
 
 /* Where bulk begins in a payload whose lists take list_bytes. */
 static inline uint32_t lw_wire_bulk_offset(uint32_t list_bytes)

@@ -27,25 +27,33 @@
 #include "wire/header.h"
 #include "wire/segment_name.h"
 
+/* One row per type: XX(TYPE, member of lw_msg_t's body, struct, bytes of the struct, first list's element, second list's
+ * element). A type's code is its place in this list, counted from 1: rows are added at the end and never removed. */
+#define LW_MSG_MAP(XX)                                                                                     \
+    XX(HELLO, hello, lw_msg_hello_t, 32, 0, 0)                                                             \
+    XX(HELLO_REPLY, hello_reply, lw_msg_hello_reply_t, 48, 0, 0)                                           \
+    XX(PING, ping, lw_msg_ping_t, 8, 0, 0)                                                                 \
+    XX(PING_REPLY, ping_reply, lw_msg_ping_reply_t, 40, 0, 0)                                              \
+    XX(ATTACH, attach, lw_msg_attach_t, 40, sizeof(lw_segment_name_t), 0)                                  \
+    XX(ATTACH_REPLY, attach_reply, lw_msg_attach_reply_t, 16, sizeof(lw_msg_attached_t), 0)                \
+    XX(RESERVE, reserve, lw_msg_reserve_t, 40, 0, 0)                                                       \
+    XX(RESERVE_REPLY, reserve_reply, lw_msg_reserve_reply_t, 32, 0, 0)                                     \
+    XX(WRITE, write, lw_msg_write_t, 24, 0, 0)                                                             \
+    XX(COMMIT, commit, lw_msg_commit_t, 16, 0, 0)                                                          \
+    XX(ABORT, abort, lw_msg_abort_t, 8, 0, 0)                                                              \
+    XX(STATUS_REPLY, status_reply, lw_msg_status_reply_t, 16, 0, 0)                                        \
+    XX(FETCH, fetch, lw_msg_fetch_t, 16, sizeof(lw_msg_fetch_run_t), sizeof(uint16_t))                     \
+    XX(FETCH_REPLY, fetch_reply, lw_msg_fetch_reply_t, 32, sizeof(int32_t), sizeof(uint32_t))              \
+    XX(READ, read, lw_msg_read_t, 24, 0, 0)                                                                \
+    XX(READ_REPLY, read_reply, lw_msg_read_reply_t, 24, 0, 0)                                              \
+    XX(ATTEND, attend, lw_msg_attend_t, 8, 0, 0)                                                           \
+    XX(CANCEL, cancel, lw_msg_cancel_t, 8, 0, 0)
+
 typedef enum lw_msg_type {
-    LW_MSG_HELLO = 1,
-    LW_MSG_HELLO_REPLY,
-    LW_MSG_PING,
-    LW_MSG_PING_REPLY,
-    LW_MSG_ATTACH,
-    LW_MSG_ATTACH_REPLY,
-    LW_MSG_RESERVE,
-    LW_MSG_RESERVE_REPLY,
-    LW_MSG_WRITE,
-    LW_MSG_COMMIT,
-    LW_MSG_ABORT,
-    LW_MSG_STATUS_REPLY,
-    LW_MSG_FETCH,
-    LW_MSG_FETCH_REPLY,
-    LW_MSG_READ,
-    LW_MSG_READ_REPLY,
-    LW_MSG_ATTEND,
-    LW_MSG_CANCEL,
+    LW_MSG_NONE = 0, /* on no wire */
+#define XX(type, member, body, bytes, first, second) LW_MSG_##type,
+    LW_MSG_MAP(XX)
+#undef XX
     LW_MSG_TYPE_END
 } lw_msg_type_t;
 
@@ -166,9 +174,18 @@ typedef struct lw_msg_read_reply {
     uint64_t segment_bytes, epoch;
 } lw_msg_read_reply_t; /* 24 */
 
+/* Push-down attention has a type and no contents yet: a daemon of this version answers UNSUPPORTED. */
+typedef struct lw_msg_attend {
+    uint64_t reserved;
+} lw_msg_attend_t; /* 8 */
+
 typedef struct lw_msg_cancel {
     uint64_t request_id;
 } lw_msg_cancel_t; /* 8 */
+
+#define XX(type, member, body, bytes, first, second) static_assert(sizeof(body) == (bytes), "wire: body of " #type);
+LW_MSG_MAP(XX)
+#undef XX
 
 /* Any decoded message. Lists point into the payload that decode was given. */
 typedef struct lw_msg {
@@ -190,6 +207,7 @@ typedef struct lw_msg {
         lw_msg_fetch_reply_t fetch_reply;
         lw_msg_read_t read;
         lw_msg_read_reply_t read_reply;
+        lw_msg_attend_t attend;
         lw_msg_cancel_t cancel;
     } body;
     const lw_segment_name_t *names;       /* ATTACH */
@@ -204,13 +222,23 @@ typedef struct lw_msg {
 uint32_t lw_msg_body_bytes(uint16_t type);
 const char *lw_msg_type_text(uint16_t type);
 
+/* Bytes of bulk that the body of msg announces. */
+uint64_t lw_msg_bulk_bytes(const lw_msg_t *msg);
+
+/* Every rule for a body that its bytes alone can break: maxima, flags, reserved bytes, a failed reply without lists and
+ * bulk. ERR_INVALID; the error names field and value. Encoding asserts it, decoding answers with it. */
+LW_CHECK lw_status_t lw_msg_check_body(const lw_msg_t *msg, lw_error_t *error);
+
 /* Encodes header and body into `head` (LW_MSG_HEAD_MAX bytes of room) and, where the type has lists, finds them already
  * laid out by the caller at `lists` (list_bytes long; see lw_msg_list_bytes). msg->header.type, fleet_id and request_id
- * are inputs; the rest of the header is computed. Returns the bytes of the head. */
+ * are inputs; the rest of the header is computed. A body that breaks a rule is a bug of the caller and asserts. Returns
+ * the bytes of the head. */
 uint32_t lw_msg_encode(const lw_msg_t *msg, const void *lists, uint32_t list_bytes, void *head);
 
 /* Bytes that the lists of msg take, from the counts in its body. */
 uint32_t lw_msg_list_bytes(const lw_msg_t *msg);
+
+/* What a payload must be: lists, zeros up to lw_wire_bulk_offset(list_bytes), bulk. Without bulk the zeros may be left off. */
 
 /* Decodes a head alone: header checksum, version, type, size, limits of counts, list_bytes against the counts and against
  * payload_bytes. The body checksum is verified here when the message has no lists. ERR_VERSION for a foreign version,
@@ -218,7 +246,8 @@ uint32_t lw_msg_list_bytes(const lw_msg_t *msg);
 LW_CHECK lw_status_t lw_msg_decode_head(const void *head, size_t head_bytes, uint64_t payload_bytes, lw_msg_t *msg_out,
                                         lw_error_t *error);
 /* Second half, for messages with lists: points msg's lists into `payload` (8-byte aligned) and verifies the body checksum,
- * and for FETCH that the runs' counts add up to entry_count. */
+ * that reserved bytes of elements and the padding are zero, and for FETCH that the runs' counts add up to entry_count.
+ * `payload` may end anywhere behind the lists. A message without lists passes, with lists NULL. */
 LW_CHECK lw_status_t lw_msg_decode_lists(lw_msg_t *msg, const void *payload, size_t payload_bytes, lw_error_t *error);
 
 #endif /* LW_WIRE_MSG_H */

@@ -26,7 +26,9 @@ typedef struct lw_view {
 } lw_view_t;
 
 /* Chooses up to `replicas` UP nodes on distinct zones where zones allow it; writes positions in view->nodes, best first.
- * Returns how many it found (0 when no node is UP). Layers of one range spread: the key is (origin, rank, layer, first). */
+ * Returns how many it found (0 when no node is UP). Layers of one range spread: the key is (origin, rank, layer, first).
+ * Where there are fewer zones than replicas, zones are shared evenly. replicas <= LW_REPLICAS_MAX, node_count <=
+ * LW_NODES_MAX. */
 uint32_t lw_place(const lw_view_t *view, const lw_segment_name_t *name, uint32_t replicas, uint32_t *position_out);
 
 #endif /* LW_WIRE_PLACEMENT_H */

@@ -33,7 +33,8 @@ static inline bool lw_segment_name_equal(const lw_segment_name_t *a, const lw_se
 }
 /* XXH3-64 of the 24 bytes: hash tables, placement, checksum seeds. */
 uint64_t lw_segment_name_hash(const lw_segment_name_t *name);
-/* "origin/rank/layer@first.generation"; returns text. `text` holds 64 bytes. */
+#define LW_SEGMENT_NAME_TEXT_BYTES 64
+/* "origin/rank/layer@first.generation"; returns text. `text` holds LW_SEGMENT_NAME_TEXT_BYTES (64) bytes. */
 const char *lw_segment_name_text(const lw_segment_name_t *name, char *text);
 
 #endif /* LW_WIRE_SEGMENT_NAME_H */
