@@ -68,7 +68,7 @@ static inline uint16_t lwk_f32_to_f16(float x)
         return (uint16_t)(sign | 0x7E00u | (magnitude >> 13 & 0x3FFu));
     if (magnitude >= 0x477FF000u) /* 65,520 and above round to infinity */
         return (uint16_t)(sign | 0x7C00u);
-    if (magnitude < 0x38800000u) { /* below 2^-14: adding 2^-1 * 2^0 aligns the unit to 2^-24, and the adder rounds */
+    if (magnitude < 0x38800000u) { /* below 2^-14: adding 0.5 makes the last place 2^-24, and the adder rounds */
         float aligned = lwk_bits_float(magnitude) + 0.5f;
         return (uint16_t)(sign | (lwk_float_bits(aligned) - 0x3F000000u));
     }

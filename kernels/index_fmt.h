@@ -5,8 +5,8 @@
  * `outliers` entries with the key only.
  *
  * A key is stored as  key = center + channel * code * scale  (per element: channel[j], code[entry][j]; per entry: scale).
- * FP32 and BF16 entries are plain: no center, channel or scale. INT4 packs two codes a byte, low nibble first, codes
- * -7..7; INT8 codes are -127..127. Value means are stored like cluster keys, with a center and channels of their own.
+ * FP32 and BF16 entries are plain: no center, channel or scale. INT4 packs two codes a byte, low nibble first, in
+ * two's complement, codes -7..7; INT8 codes are -127..127. Value means are stored like cluster keys, with a center and channels of their own.
  * Scales are fp16; mean squared residuals are bf16 (range matters more than digits); parents are the base cluster of
  * each outlier. Outliers lie sorted by parent. All parts begin 64-byte aligned; offsets of absent parts are 0.
  */
@@ -45,6 +45,13 @@ static inline uint32_t lwk_encoded_row_bytes(uint32_t encoding, uint32_t head_di
 static inline int lwk_encoding_is_coded(uint32_t encoding)
 {
     return encoding == LW_ENCODING_INT8 || encoding == LW_ENCODING_INT4;
+}
+
+/* Code of element j of an INT4 row. */
+static inline int lwk_int4_code(const uint8_t *row, uint32_t j)
+{
+    int nibble = row[j / 2] >> 4 * (j & 1) & 15;
+    return (nibble ^ 8) - 8;
 }
 
 static inline uint32_t lwk_index_part(uint32_t *at, uint32_t bytes)
