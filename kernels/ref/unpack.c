@@ -1,0 +1,47 @@
+/* unpack.c - puts the records of one head back into token order. The plain version. Called when rows of a stored segment are
+ * needed as they were: exact extension, fork, repair. */
+#include <string.h>
+
+#include "kernels/build_args.h"
+#include "kernels/ref/build.h"
+
+/* Sizes and order may come from a stored segment: they are input. */
+static lw_status_t check(const lwk_unpack_t *args)
+{
+    uint64_t tokens = args->outlier_count;
+    if (args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim) || lwk_dtype_bytes(args->dtype) == 0)
+        return LW_ERR_INVALID;
+    for (uint32_t c = 0; c < args->cluster_count; c++)
+        tokens += args->sizes[c];
+    if (tokens != args->token_count)
+        return LW_ERR_INVALID;
+    for (uint32_t i = 0; i < args->token_count; i++)
+        if (args->order[i] >= args->token_count)
+            return LW_ERR_INVALID;
+    return LW_OK;
+}
+
+static const uint8_t *take_rows(const uint8_t *from, const uint32_t *tokens, uint32_t count, size_t bytes, void *rows)
+{
+    for (uint32_t i = 0; i < count; i++, from += bytes)
+        memcpy((uint8_t *)rows + tokens[i] * bytes, from, bytes);
+    return from;
+}
+
+lw_status_t lwk_ref_unpack(lwk_dev_t *dev, const lwk_unpack_t *args, void *stream)
+{
+    (void)dev, (void)stream;
+    lw_status_t status = check(args);
+    if (status != LW_OK)
+        return status;
+    size_t bytes = (size_t)lwk_dtype_bytes(args->dtype) * args->head_dim;
+    const uint8_t *from = args->records;
+    const uint32_t *tokens = args->order;
+    for (uint32_t e = 0; e < args->cluster_count + args->outlier_count; e++) {
+        uint32_t size = e < args->cluster_count ? args->sizes[e] : 1;
+        from = take_rows(from, tokens, size, bytes, args->keys);
+        from = take_rows(from, tokens, size, bytes, args->values);
+        tokens += size;
+    }
+    return LW_OK;
+}
