@@ -187,8 +187,12 @@ LW_API const char *lw_last_error(const lw_t *kv);
 
 /* ---- session ---------------------------------------------------------- */
 LW_API LW_CHECK lw_status_t lw_session_open(lw_t *kv, const lw_session_params_t *params, lw_session_t **session_out);
-/* Shares everything committed with the parent; unsealed tokens are copied. */
-LW_API LW_CHECK lw_status_t lw_session_fork(lw_session_t *parent, lw_session_t **child_out);
+/* Shares everything committed with the parent; unsealed tokens are copied. `params` may set another policy for the child
+ * (policy, accuracy_ppm, retrieve_ppm, estimate_ppm, correct, rank_mean and ttl_us; 0 in all of them, or NULL: the
+ * parent's policy). What the index is made of comes from the parent: other values there are ERR_INVALID. The parent must
+ * not be inside a step. */
+LW_API LW_CHECK lw_status_t lw_session_fork(lw_session_t *parent, const lw_session_params_t *params,
+                                            lw_session_t **child_out);
 LW_API LW_CHECK lw_status_t lw_session_pin(lw_session_t *session, uint32_t pinned);
 /* Ends the session in the fleet; close the handle afterwards. */
 LW_API LW_CHECK lw_status_t lw_session_drop(lw_session_t *session);
