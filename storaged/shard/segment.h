@@ -1,0 +1,77 @@
+/* segment.h - a segment's slot: what any data thread may read of it, and what only its owner may.
+ *
+ * A slot is found by a reference (slot number and generation). The word is the one thing that is published: a reader
+ * loads it with acquire, compares generation and state, and may then use the first cache line until its next quiet point
+ * (guard.h); to use it for longer it borrows. */
+#ifndef LWD_SHARD_SEGMENT_H
+#define LWD_SHARD_SEGMENT_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+
+#include "storaged/shard/segment_state.h"
+#include "wire/segment_name.h"
+
+#define LWD_SLOT_NONE UINT32_MAX
+
+typedef struct lwd_ref {
+    uint32_t slot, generation;
+} lwd_ref_t;
+
+/* One record in the table of its head: where it lies, and the checksum that goes out with it. */
+typedef struct lwd_record {
+    uint32_t offset; /* from the segment's start */
+    uint32_t check;
+} lwd_record_t;
+
+typedef struct lwd_head {
+    uint32_t entry_count; /* clusters, then outliers */
+    uint32_t first;       /* in the segment's record table; entry_count + 1 records, the last one is the end */
+} lwd_head_t;
+
+/* One for each segment that the node can hold (store.segments). */
+typedef struct lwd_segment {
+    /* any thread, after the word */
+    alignas(64) _Atomic uint64_t word; /* generation << 8 | state */
+    _Atomic uint32_t borrows;          /* transfers that use the extent */
+    uint32_t head_count;
+    uint8_t *extent;
+    uint64_t bytes;              /* of the segment; the extent is rounded up */
+    const lwd_head_t *heads;     /* [head_count], in the bookkeeping area */
+    const lwd_record_t *records;
+    /* owner only */
+    alignas(64) lw_segment_name_t name;
+    uint64_t name_hash;
+    uint64_t extent_offset, book_offset; /* book_offset: LWD_EXTENT_NONE before it is written */
+    uint64_t client_id, incarnation;     /* the writer */
+    uint64_t ask_us;                     /* written: when the catalogue may be asked about it next */
+    uint64_t retired;                    /* dying: epoch of the guards */
+    uint32_t origin;                     /* in the table of origins */
+    uint32_t origin_next, origin_prev;   /* segments of one origin */
+    uint32_t list_next, list_prev;       /* free, reserved or dying slots */
+} lwd_segment_t;
+
+static inline uint64_t lwd_segment_word(uint32_t generation, lwd_segment_state_t state)
+{
+    return (uint64_t)generation << 8 | (uint64_t)state;
+}
+static inline lwd_segment_state_t lwd_segment_state(const lwd_segment_t *segment)
+{
+    return (lwd_segment_state_t)(atomic_load_explicit(&segment->word, memory_order_acquire) & 0xff);
+}
+static inline uint32_t lwd_segment_generation(const lwd_segment_t *segment)
+{
+    return (uint32_t)(atomic_load_explicit(&segment->word, memory_order_acquire) >> 8);
+}
+/* Any thread, while it may use the segment. The memory stays until as many releases. */
+static inline void lwd_segment_borrow(lwd_segment_t *segment)
+{
+    (void)atomic_fetch_add_explicit(&segment->borrows, 1, memory_order_seq_cst);
+}
+static inline void lwd_segment_release(lwd_segment_t *segment)
+{
+    uint32_t before = atomic_fetch_sub_explicit(&segment->borrows, 1, memory_order_seq_cst);
+    LW_ASSERT(before > 0);
+}
+
+#endif /* LWD_SHARD_SEGMENT_H */

@@ -1,0 +1,91 @@
+/* shard_private.h - what the files of this folder share: the shard's tables. */
+#ifndef LWD_SHARD_PRIVATE_H
+#define LWD_SHARD_PRIVATE_H
+
+#include "storaged/shard/shard.h"
+
+#define LWD_NIL UINT32_MAX
+
+/* Slots chained by list_next/list_prev. */
+typedef struct lwd_slot_list {
+    uint32_t first, last, count;
+} lwd_slot_list_t;
+
+/* What is known of a session's segments here. One for each origin with segments, and for recent ones without. */
+typedef struct lwd_origin {
+    uint64_t id;
+    uint32_t term;  /* highest granted; LWD_TERM_ENDED after its end */
+    uint32_t first; /* segment slot */
+    uint32_t count;
+    uint32_t hash_next;
+    uint32_t idle_next, idle_prev; /* in the list of origins without segments, oldest first */
+} lwd_origin_t;
+
+/* A client handle that is connected, or was lately. */
+typedef struct lwd_client {
+    uint64_t id, incarnation;
+    uint64_t gone_us;     /* when the last connection closed */
+    uint32_t connections;
+    uint32_t hash_next;
+    uint32_t idle_next, idle_prev; /* in the list of clients without connections, oldest first */
+} lwd_client_t;
+
+typedef struct lwd_origin_table {
+    lwd_origin_t *rows;
+    uint32_t *buckets;
+    uint32_t capacity, used, mask, idle_first, idle_last;
+} lwd_origin_table_t;
+
+typedef struct lwd_client_table {
+    lwd_client_t *rows;
+    uint32_t *buckets;
+    uint32_t capacity, used, mask, idle_first, idle_last;
+} lwd_client_table_t;
+
+struct lwd_shard {
+    lwd_shard_params_t params;
+    lwd_segment_t *slots;
+    uint32_t *index; /* open addressing by name: slot + 1, 0 empty */
+    uint32_t index_mask;
+    lwd_slot_list_t free, reserved, dying;
+    uint32_t written;
+    lwd_origin_table_t origins;
+    lwd_client_table_t clients;
+    uint64_t next_tick_us;
+    uint64_t want_bytes;
+    uint32_t written_cursor;
+    lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
+    uint32_t suspect_count;
+    uint32_t *scratch; /* record offsets of one head while a table is built */
+};
+
+/* shard.c */
+void lwd_slot_list_push(lwd_shard_t *shard, lwd_slot_list_t *list, uint32_t slot);
+void lwd_slot_list_remove(lwd_shard_t *shard, lwd_slot_list_t *list, uint32_t slot);
+void lwd_segment_move(lwd_segment_t *segment, lwd_segment_state_t to);
+uint32_t lwd_index_find(const lwd_shard_t *shard, const lw_segment_name_t *name, uint64_t hash);
+void lwd_index_insert(lwd_shard_t *shard, uint32_t slot);
+/* RESERVED, VERIFYING or WRITTEN -> DYING: out of the index at once, memory later. */
+void lwd_segment_kill(lwd_shard_t *shard, uint32_t slot);
+/* Recycles what nobody holds any more; looks at no more than `most` slots. */
+void lwd_shard_recycle(lwd_shard_t *shard, uint32_t most);
+/* The owner's view of a live segment of that generation; NULL: freed. */
+lwd_segment_t *lwd_segment_live(const lwd_shard_t *shard, lwd_ref_t ref);
+
+/* origin.c */
+LW_CHECK lw_status_t lwd_origins_init(lwd_origin_table_t *table, uint32_t capacity);
+void lwd_origins_fini(lwd_origin_table_t *table);
+lwd_origin_t *lwd_origin_find(const lwd_origin_table_t *table, uint64_t id);
+/* Finds or makes; takes the place of the oldest origin without segments when full; NULL when none is left. */
+lwd_origin_t *lwd_origin_get(lwd_origin_table_t *table, uint64_t id);
+void lwd_origin_link(lwd_shard_t *shard, lwd_origin_t *origin, uint32_t slot);
+void lwd_origin_unlink(lwd_shard_t *shard, uint32_t slot);
+
+/* lease.c */
+LW_CHECK lw_status_t lwd_clients_init(lwd_client_table_t *table, uint32_t capacity);
+void lwd_clients_fini(lwd_client_table_t *table);
+lwd_client_t *lwd_client_find(const lwd_client_table_t *table, uint64_t id);
+/* Is the writer gone: superseded, or without a connection for the lease time? */
+bool lwd_writer_gone(const lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us);
+
+#endif /* LWD_SHARD_PRIVATE_H */

@@ -1,0 +1,17 @@
+/* stats.h - the struct that stats.def describes. One block for each data thread, written by that thread only. */
+#ifndef LWD_STATS_H
+#define LWD_STATS_H
+
+#include "base/stat.h"
+
+#define LWD_STAT_TYPE_COUNTER lw_counter_t
+#define LWD_STAT_TYPE_GAUGE lw_counter_t
+#define LWD_STAT_TYPE_HISTOGRAM lw_histogram_t
+
+typedef struct lwd_stats {
+#define STAT(kind, name, help) LWD_STAT_TYPE_##kind name;
+#include "storaged/stats.def"
+#undef STAT
+} lwd_stats_t;
+
+#endif /* LWD_STATS_H */
