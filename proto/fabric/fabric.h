@@ -8,6 +8,9 @@
  * and receive of that connection completed before it. A peer that is only silent is noticed by nobody here: callers
  * keep a deadline for each request and ping (the transports' own detection misses hung and unreachable peers).
  *
+ * Addresses are "host:port" or "[v6 address]:port". Numeric hosts never block; a name is resolved inside listen and
+ * connect by the system's resolver, which may take its time.
+ *
  * Memory: `head` bytes given to send are copied; payload memory is borrowed until the send's callback. A received
  * head is valid inside on_message only and may be unaligned; so is an eager payload.
  */
@@ -27,7 +30,9 @@ typedef struct lw_iov {
     size_t bytes;
 } lw_iov_t;
 
-#define LW_FABRIC_IOV_MAX 64u /* more pieces than this are sent by copying (the implementation says which it did) */
+#define LW_FABRIC_IOV_MAX 64u /* more pieces than this are sent by copying */
+#define LW_FABRIC_PAYLOAD_MAX (80ull << 20)    /* bytes of one payload: the largest bulk and the largest lists fit */
+#define LW_FABRIC_COPY_BYTES_MAX (512ull << 20) /* bytes of all copies that a fabric's unfinished sends hold */
 
 /* How a payload of several pieces is sent. AUTO chooses from measured crossovers of the transport in use. */
 typedef enum lw_send_mode { LW_SEND_AUTO = 0, LW_SEND_COPY, LW_SEND_IOV } lw_send_mode_t;
@@ -48,7 +53,9 @@ typedef struct lw_fabric_handler {
     void (*on_message)(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg);
     /* A peer connected to our listener. conn->user may be set with set_user. */
     void (*on_accept)(void *arg, lw_conn_t *conn);
-    /* The connection has ended (peer gone, refused, or close_conn finished): forget conn. Exactly once each. */
+    /* The connection has ended: forget conn. Exactly once each, also when the fabric is closed. Status: OK after
+     * close_conn, ERR_CANCELED when the fabric closes, ERR_UNREACHABLE when the peer refused, went away or was lost.
+     * Never from inside close_conn, send or recv. */
     void (*on_closed)(void *arg, lw_conn_t *conn, lw_status_t status);
     void *arg;
 } lw_fabric_handler_t;
@@ -62,7 +69,8 @@ typedef struct lw_fabric_ops {
     const char *name; /* "ucx", "sim" */
 
     LW_CHECK lw_status_t (*open)(const lw_fabric_params_t *params, lw_fabric_t **fabric_out, lw_error_t *error);
-    /* Closes connections without ceremony; completes everything outstanding with ERR_CANCELED first. */
+    /* Closes connections without ceremony; completes everything outstanding with ERR_CANCELED, then runs on_closed for
+     * each connection, before it returns. Never from inside a callback. */
     void (*close)(lw_fabric_t *fabric);
 
     /* "host:port"; port 0 picks one. A listener address in use is an error that names it. */
@@ -72,13 +80,18 @@ typedef struct lw_fabric_ops {
 
     /* Returns at once; a refused or unreachable peer ends in on_closed. Sends may be queued right away. */
     LW_CHECK lw_status_t (*connect)(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out, lw_error_t *error);
+    /* Begins to end the connection; twice is as good as once. What is outstanding completes (ERR_CANCELED where it was not
+     * done), no further message is delivered, and on_closed follows from progress, at most about a second later. Messages
+     * that were sent and not yet completed may be lost. */
     void (*close_conn)(lw_conn_t *conn);
     void (*set_user)(lw_conn_t *conn, void *user);
     void *(*user)(const lw_conn_t *conn);
 
     /* Sends head (copied, at most LW_MSG_HEAD_MAX) and pieces in order as one payload. `done` (may be NULL) runs from
      * progress when the payload memory may be reused, also after an error; never from inside send.
-     * Returns OK (done will run), or an error (it will not). */
+     * Returns OK (done will run), or an error (it will not): ERR_INVALID for a head above the limit or a payload above
+     * LW_FABRIC_PAYLOAD_MAX, ERR_BUSY when copies of earlier sends fill LW_FABRIC_COPY_BYTES_MAX (progress and retry),
+     * ERR_UNREACHABLE or ERR_CANCELED on a connection that is ending. */
     LW_CHECK lw_status_t (*send)(lw_conn_t *conn, const void *head, size_t head_bytes, const lw_iov_t *pieces,
                                  uint32_t piece_count, lw_send_mode_t mode, lw_fabric_done_t done, void *arg);
     /* From inside on_message: lands the payload (all msg->data_bytes of it) in `into`. `done` runs once, perhaps before
