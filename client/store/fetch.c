@@ -1,0 +1,443 @@
+/* fetch.c - wants become one request for each node; replies land whole and every record is verified before anybody sees it.
+ *
+ * A want that fails on one replica goes to the next; with none left it ends with the last cause. A request whose
+ * connection ended waits for the new one. What a want has been through is kept in its `reserved` word. */
+#include "base/fault.h"
+#include "base/log.h"
+#include "client/store/store_private.h"
+
+/* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last failure */
+static uint32_t want_replica(const lwc_want_t *want) { return want->reserved & 7; }
+static bool want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
+static uint32_t want_attempts(const lwc_want_t *want) { return want->reserved >> 8 & 0xFF; }
+static lw_status_t want_cause(const lwc_want_t *want) { return (lw_status_t) - (int)(want->reserved >> 16 & 0xFF); }
+
+static void want_fails(lwc_want_t *want, lw_status_t cause)
+{
+    want->reserved |= 1u << (4 + want_replica(want));
+    want->reserved = (want->reserved & 0xFF00FFFFu) | ((uint32_t)-cause & 0xFF) << 16;
+}
+
+static uint64_t want_bytes(const lwc_store_t *store, const lwc_want_t *want)
+{
+    return (uint64_t)want->rows * store->segments[want->segment].row_pair_bytes;
+}
+
+/* The replica to ask: one whose node is connected, else any that has not failed; LW_REPLICAS_MAX: none is left. */
+static uint32_t choose(lwc_store_t *store, const lwc_want_t *want)
+{
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
+    uint32_t best = LW_REPLICAS_MAX;
+    if (!segment)
+        return best;
+    for (uint32_t r = 0; r < segment->replica_count; r++) {
+        lwc_peer_t *peer = lwc_peer(store, segment->replica[r].node_index);
+        if (want_failed(want, r) || !peer || !peer->in_view)
+            continue;
+        if (peer->state == LWC_PEER_READY)
+            return r;
+        if (best == LW_REPLICAS_MAX)
+            best = r;
+    }
+    return best;
+}
+
+static void end_want(lwc_request_t *request, const lwc_want_t *want, lw_status_t status, const uint8_t *record)
+{
+    request->store->wants_in_flight--;
+    request->arrived(request->arg, want->tag, status, record);
+}
+
+static lw_status_t final_status(const lwc_want_t *want)
+{
+    lw_status_t cause = want_cause(want);
+    switch (cause) {
+    case LW_ERR_NOT_FOUND:
+    case LW_ERR_STALE: return LW_ERR_SESSION_LOST;
+    case LW_OK: return LW_ERR_UNREACHABLE; /* its nodes are not in the view */
+    default: return cause;
+    }
+}
+
+static void set_waiting(lwc_request_t *request)
+{
+    if (request->state != LWC_WAITING || request->serial != 0) {
+        if (request->serial != 0)
+            request->peer->requests--;
+        request->serial = 0;
+        request->state = LWC_WAITING;
+    }
+    request->store->fetches_waiting++;
+}
+
+/* Adds a want to the request that is being built for its node; false when the tables are full or no replica is left. */
+static bool build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const lwc_request_t *like)
+{
+    lwc_peer_t *peer = lwc_peer(store, store->segments[want->segment].replica[r].node_index);
+    lwc_request_t *request = peer->building;
+    if (!request || request->batch->count == LWC_BATCH_WANTS) {
+        if (store->batch_free_count == 0)
+            return false;
+        request = lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us);
+        if (!request)
+            return false;
+        request->batch = lwc_batch_new(store);
+        request->arrived = like->arrived;
+        request->arg = like->arg;
+        request->contiguous = like->contiguous;
+        request->retry_at_us = like->retry_at_us;
+        store->fetches_waiting++;
+        peer->building = request;
+    }
+    lwc_want_t *copy = &request->batch->wants[request->batch->count++];
+    *copy = *want;
+    copy->reserved = (want->reserved & ~7u) | r;
+    return true;
+}
+
+static void build_done(lwc_store_t *store)
+{
+    for (uint32_t i = 0; i < store->peer_count; i++)
+        if (store->peer[i])
+            store->peer[i]->building = NULL;
+}
+
+lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_t count, uint64_t deadline_us,
+                            bool contiguous, lwc_arrived_t arrived, void *arg)
+{
+    uint32_t batches = store->peer_count + count / LWC_BATCH_WANTS + 1;
+    if (count > store->params.wants_max - store->wants_in_flight || store->batch_free_count < lw_min_u64(batches, count) ||
+        store->request_capacity - store->request_count < lw_min_u64(batches, count))
+        return LW_ERR_BUSY;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!lwc_segment(store, wants[i].segment))
+            return lwc_store_fail(store, LW_ERR_INVALID, "fetch: no segment with key %u", wants[i].segment);
+        if (wants[i].rows == 0)
+            return lwc_store_fail(store, LW_ERR_INVALID, "fetch: want %u has 0 rows", i);
+    }
+    store->now_us = lw_now_us(store->params.clock);
+    lwc_request_t like = {.deadline_us = deadline_us, .contiguous = contiguous, .arrived = arrived, .arg = arg};
+    like.store = store;
+    store->wants_in_flight += count;
+    for (uint32_t i = 0; i < count; i++) {
+        lwc_want_t want = wants[i];
+        want.reserved = 0;
+        uint32_t r = choose(store, &want);
+        if (r == LW_REPLICAS_MAX) /* no node of the view has it: still answered through the normal path */
+            end_want(&like, &want, LW_ERR_UNREACHABLE, NULL);
+        else
+            LW_ASSERT(build(store, &want, r, &like));
+    }
+    build_done(store);
+    lwc_fetches_kick(store);
+    return LW_OK;
+}
+
+/* ---- sending ---- */
+
+static void again(lwc_request_t *request, lwc_want_t *want)
+{
+    lwc_store_t *store = request->store;
+    uint32_t r = choose(store, want);
+    uint32_t attempts = want_attempts(want) + 1;
+    want->reserved = (want->reserved & 0xFFFF00FFu) | (attempts & 0xFF) << 8;
+    if (r == LW_REPLICAS_MAX || attempts > LW_RETRIES_MAX) {
+        lwc_store_fail(store, final_status(want), "segment %u head %u entry %u: %s after %u attempts", want->segment,
+                       want->head, want->entry, lw_status_text(final_status(want)), attempts);
+        end_want(request, want, final_status(want), NULL);
+        return;
+    }
+    store->stats.fetch_retries++;
+    if (!build(store, want, r, request))
+        end_want(request, want, LW_ERR_BUSY, NULL);
+}
+
+/* Takes out wants whose node has said that it has no such segment; true when every other want has its handle. */
+static bool handles_ready(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    lwc_batch_t *batch = request->batch;
+    bool ready = true;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        lwc_want_t want = batch->wants[i];
+        uint64_t handle;
+        bool absent = lwc_segment(store, want.segment) == NULL;
+        if (!absent && !lwc_segment_handle(store, want.segment, want_replica(&want), &handle, &absent))
+            ready = ready && absent;
+        if (absent) {
+            want_fails(&want, LW_ERR_NOT_FOUND);
+            again(request, &want);
+        } else {
+            batch->wants[kept++] = want;
+        }
+    }
+    batch->count = kept;
+    build_done(store);
+    return ready;
+}
+
+/* Lays runs and entries out; returns the bytes of the lists. Consecutive wants of one segment and head make a run. */
+static uint32_t lay_out(lwc_request_t *request, uint32_t *run_count_out, uint64_t *bulk_bytes_out, uint64_t *tag_max_out)
+{
+    lwc_store_t *store = request->store;
+    lwc_batch_t *batch = request->batch;
+    lw_msg_fetch_run_t *runs = (lw_msg_fetch_run_t *)batch->lists;
+    uint32_t run_count = 0;
+    uint64_t bulk = 0, tag_max = 0;
+    const lwc_want_t *last = NULL;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const lwc_want_t *want = &batch->wants[i];
+        bool same = last && last->segment == want->segment && last->head == want->head && runs[run_count - 1].count < 65535;
+        if (!same) {
+            const lwc_replica_t *replica = &store->segments[want->segment].replica[want_replica(want)];
+            runs[run_count++] = (lw_msg_fetch_run_t){.handle = replica->handle, .head = want->head};
+        }
+        runs[run_count - 1].count++;
+        bulk += want_bytes(store, want);
+        tag_max = lw_max_u64(tag_max, want->tag);
+        last = want;
+    }
+    uint16_t *entries = (uint16_t *)(runs + run_count);
+    for (uint32_t i = 0; i < batch->count; i++)
+        entries[i] = batch->wants[i].entry;
+    *run_count_out = run_count;
+    *bulk_bytes_out = bulk;
+    *tag_max_out = tag_max;
+    return run_count * (uint32_t)sizeof(*runs) + batch->count * (uint32_t)sizeof(*entries);
+}
+
+static void fail_all(lwc_request_t *request, lw_status_t status)
+{
+    for (uint32_t i = 0; i < request->batch->count; i++)
+        end_want(request, &request->batch->wants[i], status, NULL);
+    request->batch->count = 0;
+}
+
+void lwc_fetch_try(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    if (store->now_us < request->retry_at_us || !lwc_peer_ready(request->peer) || !handles_ready(request))
+        return;
+    if (request->batch->count == 0) {
+        store->fetches_waiting--;
+        lwc_request_end(request);
+        return;
+    }
+    uint32_t run_count;
+    uint64_t bulk, tag_max;
+    uint32_t list_bytes = lay_out(request, &run_count, &bulk, &tag_max);
+    uint64_t reply_bytes = lw_wire_bulk_offset(4 * (run_count + request->batch->count)) + bulk;
+    request->span = lwc_landing_take(&store->landing, reply_bytes, tag_max);
+    if (request->span == LWC_NO_SLOT) {
+        if (reply_bytes > store->landing.bytes) {
+            lwc_store_fail(store, LW_ERR_EXHAUSTED, "a fetch of %llu bytes does not fit landing memory of %llu",
+                           (unsigned long long)reply_bytes, (unsigned long long)store->landing.bytes);
+            store->fetches_waiting--;
+            fail_all(request, LW_ERR_EXHAUSTED);
+            lwc_request_end(request);
+        }
+        return;
+    }
+    uint64_t left = request->deadline_us - store->now_us;
+    lw_msg_t msg = {.header.type = LW_MSG_FETCH,
+                    .body.fetch = {.run_count = run_count,
+                                   .entry_count = request->batch->count,
+                                   .deadline_us = left > UINT32_MAX ? UINT32_MAX : (uint32_t)left,
+                                   .flags = request->contiguous ? LW_MSG_FETCH_CONTIGUOUS : 0}};
+    store->fetches_waiting--;
+    store->stats.fetch_requests++;
+    request->peer->stats.fetches++;
+    lwc_request_send(request, &msg, request->batch->lists, list_bytes, NULL, 0);
+}
+
+void lwc_fetches_kick(lwc_store_t *store)
+{
+    if (store->fetches_waiting == 0)
+        return;
+    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
+        lwc_request_t *request = &store->requests[slot];
+        if (request->kind == LWC_REQUEST_FETCH && request->state == LWC_WAITING)
+            lwc_fetch_try(request);
+    }
+    lwc_attach_flush(store);
+}
+
+/* ---- replies ---- */
+
+/* Every want of the request goes on elsewhere, or to the same node again. */
+static void redo(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    lwc_batch_t *batch = request->batch;
+    for (uint32_t i = 0; i < batch->count; i++)
+        again(request, &batch->wants[i]);
+    batch->count = 0;
+    build_done(store);
+    lwc_request_end(request);
+    lwc_fetches_kick(store);
+}
+
+static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, const uint8_t *record)
+{
+    lwc_store_t *store = request->store;
+    lwc_want_t *want = &request->batch->wants[i];
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
+    uint64_t bytes = segment ? want_bytes(store, want) : 0;
+    uint64_t seed = segment ? lw_record_seed(&segment->name, want->head, want->entry) : 0;
+    if (segment && (LW_FAULT(CHECKSUM_SKIP) || lw_record_check(seed, record, bytes) == check)) {
+        store->stats.bytes_fetched += bytes;
+        store->stats.records_fetched++;
+        request->peer->stats.bytes_fetched += bytes;
+        end_want(request, want, LW_OK, record);
+        return;
+    }
+    store->stats.checksum_failures++;
+    LW_WARN("store", "node %u: segment %u head %u entry %u has a wrong checksum", request->peer->node.index, want->segment,
+            want->head, want->entry);
+    want_fails(want, LW_ERR_CORRUPT);
+    again(request, want);
+}
+
+static void run_failed(lwc_request_t *request, uint32_t first, uint32_t count, lw_status_t status)
+{
+    for (uint32_t i = first; i < first + count; i++) {
+        lwc_want_t *want = &request->batch->wants[i];
+        if (status == LW_ERR_STALE)
+            lwc_segment_stale(request->store, want->segment, want_replica(want)); /* attach again, then decide */
+        else if (status != LW_ERR_BUSY)
+            want_fails(want, status);
+        again(request, want);
+    }
+}
+
+static void fetch_landed(void *arg, lw_status_t status)
+{
+    lwc_request_t *request = arg;
+    lwc_store_t *store = request->store;
+    lw_error_t error = {0};
+    if (status != LW_OK) { /* the connection is ending: lwc_fetch_lost comes */
+        if (request->state == LWC_LANDING)
+            request->state = LWC_SENT;
+        return;
+    }
+    store->events++;
+    if (request->state == LWC_ZOMBIE) {
+        lwc_request_end(request);
+        return;
+    }
+    const uint8_t *payload = lwc_landing_at(&store->landing, request->span);
+    lw_msg_t *reply = &request->reply;
+    status = lw_msg_decode_lists(reply, payload, request->payload_bytes, &error);
+    const lw_msg_fetch_run_t *runs = (const lw_msg_fetch_run_t *)request->batch->lists;
+    if (status != LW_OK) {
+        lwc_store_fail(store, status, "node %u: FETCH_REPLY: %s", request->peer->node.index, error.text);
+        store->stats.checksum_failures++;
+        request->state = LWC_SENT;
+        lwc_peer_disconnect(request->peer, "malformed FETCH_REPLY");
+        return;
+    }
+    uint64_t at = lw_wire_bulk_offset(reply->header.list_bytes), end = request->payload_bytes;
+    uint32_t want = 0, record = 0;
+    for (uint32_t run = 0; run < reply->body.fetch_reply.run_count; run++) {
+        uint32_t count = runs[run].count;
+        if (reply->run_status[run] != LW_OK) {
+            run_failed(request, want, count, (lw_status_t)reply->run_status[run]);
+            want += count;
+            continue;
+        }
+        for (uint32_t i = 0; i < count; i++, want++) {
+            uint64_t bytes = want_bytes(store, &request->batch->wants[want]);
+            bool there = record < reply->body.fetch_reply.record_count && bytes <= end - at;
+            if (!there) {
+                run_failed(request, want, 1, LW_ERR_CORRUPT);
+                continue;
+            }
+            record_arrived(request, want, reply->checksums[record++], payload + at);
+            at += bytes;
+        }
+    }
+    request->batch->count = 0;
+    build_done(store);
+    lwc_request_end(request);
+    lwc_fetches_kick(store);
+}
+
+void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg)
+{
+    lwc_store_t *store = request->store;
+    lw_status_t status = (lw_status_t)reply->body.fetch_reply.status;
+    if (status != LW_OK) {
+        for (uint32_t i = 0; i < request->batch->count; i++)
+            if (status != LW_ERR_BUSY)
+                want_fails(&request->batch->wants[i], status);
+        request->retry_at_us = store->now_us + (status == LW_ERR_BUSY ? LWC_SCAN_EVERY_US : 0);
+        redo(request);
+        return;
+    }
+    const lwc_span_t *span = &store->landing.spans[request->span];
+    const lw_msg_fetch_run_t *runs = (const lw_msg_fetch_run_t *)request->batch->lists;
+    uint32_t entries = 0, run_count = 0;
+    while (entries < request->batch->count)
+        entries += runs[run_count++].count;
+    if (msg->data_bytes > span->bytes || reply->body.fetch_reply.run_count != run_count ||
+        reply->body.fetch_reply.record_count > request->batch->count) {
+        lwc_peer_disconnect(request->peer, "FETCH_REPLY does not fit its request");
+        return;
+    }
+    request->reply = *reply;
+    request->payload_bytes = msg->data_bytes;
+    request->state = LWC_LANDING;
+    store->ops->recv(store->fabric, msg, lwc_landing_at(&store->landing, request->span), NULL, fetch_landed, request);
+}
+
+void lwc_fetch_lost(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    lwc_batch_t *batch = request->batch;
+    bool same = true;
+    for (uint32_t i = 0; i < batch->count && same; i++) {
+        uint32_t r = choose(store, &batch->wants[i]);
+        same = r < LW_REPLICAS_MAX &&
+               lwc_peer(store, store->segments[batch->wants[i].segment].replica[r].node_index) == request->peer &&
+               r == want_replica(&batch->wants[i]);
+    }
+    if (!same) {
+        redo(request);
+        return;
+    }
+    if (request->span != LWC_NO_SLOT)
+        lwc_landing_settle(&store->landing, request->span);
+    request->span = LWC_NO_SLOT;
+    store->stats.fetch_retries++;
+    set_waiting(request); /* until the node is back, or the deadline */
+}
+
+void lwc_fetch_expire(lwc_request_t *request, lw_status_t status)
+{
+    lwc_store_t *store = request->store;
+    lwc_peer_t *peer = request->peer;
+    if (request->state == LWC_WAITING) {
+        store->fetches_waiting--;
+        if (peer->state != LWC_PEER_READY)
+            status = status == LW_ERR_TIMEOUT ? LW_ERR_UNREACHABLE : status;
+    }
+    store->stats.timeouts += status == LW_ERR_TIMEOUT;
+    lwc_store_fail(store, status, "node %u at %s: %u records not fetched in time: %s%s%s", peer->node.index,
+                   peer->node.data, request->batch->count, lw_status_text(status), peer->cause[0] ? ": " : "", peer->cause);
+    fail_all(request, status);
+    if (request->state == LWC_WAITING)
+        lwc_request_end(request);
+    else
+        request->state = LWC_ZOMBIE;
+}
+
+void lwc_store_release(lwc_store_t *store, uint64_t until)
+{
+    lwc_landing_release(&store->landing, until);
+}
+
+uint32_t lwc_store_wants_in_flight(const lwc_store_t *store)
+{
+    return store->wants_in_flight;
+}

@@ -1,0 +1,297 @@
+/* store_private.h - what the files of client/store share. See store.h for what a store is.
+ *
+ *   peer.c     one connection for each node: hello, heartbeats, reconnecting, whose requests end when it does
+ *   request.c  the table of requests in flight: ids, deadlines, replies, freeing
+ *   segment.c  the directory: where segments are, attaching
+ *   fetch.c    wants -> one request for each node -> records, verified
+ *   landing.c  the ring of landing memory that fetch replies fall into
+ *   put.c read.c  moving whole segments
+ */
+#ifndef LWC_STORE_PRIVATE_H
+#define LWC_STORE_PRIVATE_H
+
+#include "client/store/store.h"
+#include "wire/msg.h"
+
+#define LWC_NO_SLOT UINT32_MAX
+
+/* Wants of one fetch request, names of one attach request: more are split. */
+#define LWC_BATCH_WANTS 2048u
+#define LWC_BATCH_COUNT 64u
+#define LWC_ATTACH_WAITERS 32u
+
+#define LWC_CONNECT_TIMEOUT_US 2000000ull
+#define LWC_RETRY_FIRST_US 20000ull
+#define LWC_RETRY_MAX_US 500000ull
+#define LWC_PING_EVERY_US 200000ull
+#define LWC_SILENT_US 1500000ull /* a peer with requests outstanding that says nothing for so long is disconnected */
+#define LWC_SCAN_EVERY_US 1000ull
+
+typedef enum lwc_peer_state {
+    LWC_PEER_IDLE,       /* not connected, nobody asked */
+    LWC_PEER_CONNECTING, /* HELLO sent */
+    LWC_PEER_READY,
+    LWC_PEER_CLOSING,    /* close_conn called, on_closed to come */
+    LWC_PEER_WAITING,    /* to reconnect at retry_at_us */
+} lwc_peer_state_t;
+
+/* One for each node of the view. */
+typedef struct lwc_peer {
+    lwc_store_t *store;
+    lw_node_t node;
+    bool in_view;
+    lwc_peer_state_t state;
+    lw_conn_t *conn;
+    uint32_t serial; /* of the connection; attached handles and rights belong to one */
+    uint32_t requests; /* in flight on this peer */
+    uint64_t retry_at_us, retry_us, heard_us, pinged_us, connect_by_us;
+    struct lwc_request *building; /* the request that wants are being added to, inside one call */
+    uint32_t *session_serial; /* [session_capacity] serial of the connection that has the session's write right; 0: none */
+    lwc_node_stats_t stats;
+    char cause[160]; /* why it was last disconnected */
+} lwc_peer_t;
+
+typedef enum lwc_request_kind {
+    LWC_REQUEST_FREE,
+    LWC_REQUEST_HELLO,
+    LWC_REQUEST_PING,
+    LWC_REQUEST_ATTACH,
+    LWC_REQUEST_FETCH,
+    LWC_REQUEST_PUT,
+    LWC_REQUEST_READ,
+} lwc_request_kind_t;
+
+/* WAITING: for the peer, for handles or for landing room. ZOMBIE: its user has been answered; the reply, or the end of
+ * the connection, is awaited only to know that nobody writes into its memory any more. */
+typedef enum lwc_request_state {
+    LWC_WAITING,
+    LWC_SENT,
+    LWC_LANDING,
+    LWC_ZOMBIE,
+} lwc_request_state_t;
+
+/* The lists of a fetch or attach request, and what it is about. */
+typedef struct lwc_batch {
+    bool used;
+    uint32_t count;
+    lwc_want_t wants[LWC_BATCH_WANTS]; /* FETCH */
+    uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH */
+    uint64_t lists[(LWC_BATCH_WANTS * sizeof(lw_segment_name_t)) / 8]; /* ATTACH: names; FETCH: runs, then entries */
+} lwc_batch_t;
+
+typedef struct lwc_request {
+    lwc_request_kind_t kind;
+    lwc_request_state_t state;
+    uint32_t slot, generation;
+    lwc_store_t *store;
+    lwc_peer_t *peer;
+    uint32_t serial;       /* of the connection it was sent on */
+    bool send_pending;     /* the fabric still borrows its payload */
+    bool contiguous;       /* FETCH */
+    uint64_t deadline_us, sent_us, retry_at_us;
+    lwc_batch_t *batch;    /* ATTACH, FETCH */
+    uint32_t replica;      /* PUT: which replica */
+    uint32_t span;         /* FETCH: its landing span, LWC_NO_SLOT: none */
+    lw_msg_t reply;        /* FETCH, READ: head of the reply while the payload lands */
+    uint64_t payload_bytes;
+    uint32_t session_slot; /* ATTACH */
+    lwc_arrived_t arrived; /* FETCH */
+    void *arg;
+    void *owner;           /* PUT, READ: the lwc_put_t or lwc_read_t */
+    uint16_t sent_type;    /* PUT: which message */
+    uint32_t write_bytes;  /* PUT: of a WRITE */
+} lwc_request_t;
+
+typedef struct lwc_store_session {
+    bool used, write;
+    uint64_t session_id;
+    uint8_t token[LW_TOKEN_BYTES];
+    uint32_t term;
+} lwc_store_session_t;
+
+/* QUEUED: waits for lwc_attach_flush. ABSENT: the node said that it has no such segment (on this connection). */
+typedef enum lwc_attach_state {
+    LWC_DETACHED,
+    LWC_QUEUED,
+    LWC_ATTACHING,
+    LWC_ATTACHED,
+    LWC_ABSENT,
+} lwc_attach_state_t;
+
+typedef struct lwc_replica {
+    uint16_t node_index;
+    uint8_t state;   /* lwc_attach_state_t */
+    uint32_t serial; /* of the connection that the handle belongs to */
+    uint64_t handle;
+} lwc_replica_t;
+
+/* A segment that this client knows. */
+typedef struct lwc_segment {
+    bool used;
+    uint8_t replica_count, waiter; /* waiter: 1 + index of the attach waiter that counts it, 0: none */
+    uint16_t reserved;
+    uint32_t session_slot, row_pair_bytes;
+    lw_segment_name_t name;
+    lwc_replica_t replica[LW_REPLICAS_MAX];
+} lwc_segment_t;
+
+typedef struct lwc_waiter {
+    bool used;
+    uint32_t left;
+    lw_status_t status;
+    uint64_t deadline_us;
+    lwc_done_t done;
+    void *arg;
+} lwc_waiter_t;
+
+/* A stretch of landing memory, in ring order. */
+typedef struct lwc_span {
+    uint64_t offset, bytes;
+    uint64_t tag_max;
+    bool in_flight; /* a transfer may still write into it */
+} lwc_span_t;
+
+typedef struct lwc_landing {
+    uint8_t *memory;
+    uint64_t bytes, head, tail; /* bytes used: [head, tail) modulo the ring; both only grow */
+    lwc_span_t *spans;          /* ring */
+    uint32_t span_capacity, first, count;
+    uint64_t released;          /* tags below have been used */
+} lwc_landing_t;
+
+/* One replica of a put. */
+typedef enum lwc_put_step {
+    LWC_PUT_WAIT,    /* for the peer, or until retry_at_us */
+    LWC_PUT_RIGHT,   /* proving the session's token */
+    LWC_PUT_RESERVE,
+    LWC_PUT_WRITE,
+    LWC_PUT_COMMIT,
+    LWC_PUT_DONE,
+} lwc_put_step_t;
+
+#define LWC_PUT_WINDOW 4u
+
+typedef struct lwc_put_replica {
+    uint16_t node_index;
+    lwc_put_step_t step;
+    uint32_t serial, in_flight; /* writes */
+    uint64_t handle, offset, retry_at_us;
+} lwc_put_replica_t;
+
+typedef struct lwc_put {
+    bool used, ending;
+    lw_status_t status;
+    uint32_t session_slot, replica_count, requests;
+    const uint8_t *extent;
+    uint64_t bytes, deadline_us;
+    lwc_put_replica_t replica[LW_REPLICAS_MAX];
+    lwc_done_t done;
+    void *arg;
+} lwc_put_t;
+
+typedef struct lwc_read {
+    bool used, ending;
+    lw_status_t status;
+    uint32_t key, replica, tried, requests;
+    uint64_t offset, bytes, got, capacity, deadline_us;
+    uint8_t *into;
+    uint64_t *bytes_out;
+    lwc_done_t done;
+    void *arg;
+} lwc_read_t;
+
+struct lwc_store {
+    lwc_store_params_t params;
+    const lw_fabric_ops_t *ops;
+    lw_fabric_t *fabric;
+    lw_view_t view;
+    lwc_peer_t *peer[LW_NODES_MAX]; /* by node index, created when the view first names it */
+    uint32_t peer_count;            /* highest index + 1 */
+
+    lwc_request_t *requests;
+    uint32_t request_capacity, request_count, request_next;
+    lwc_batch_t *batches;
+    lwc_batch_t **batch_free; /* stack */
+    uint32_t batch_free_count;
+
+    lwc_store_session_t *sessions;
+    lwc_segment_t *segments;
+    lwc_waiter_t waiters[LWC_ATTACH_WAITERS];
+    uint64_t *attach_queue; /* key << 8 | replica; ring of attach_capacity */
+    uint32_t attach_capacity, attach_first, attach_count;
+    uint32_t wants_in_flight, fetches_waiting;
+    lwc_landing_t landing;
+    lwc_put_t *puts;
+    lwc_read_t *reads;
+
+    uint64_t now_us, scanned_us;
+    unsigned events; /* of the running round */
+    bool closing;
+    lwc_store_stats_t stats;
+    lw_error_t error;
+};
+
+/* ---- peer.c ---- */
+LW_CHECK lw_status_t lwc_peer_update(lwc_store_t *store, const lw_node_t *node);
+lwc_peer_t *lwc_peer(const lwc_store_t *store, uint16_t node_index); /* NULL: not in the view */
+bool lwc_peer_ready(lwc_peer_t *peer); /* starts connecting when it is not */
+void lwc_peer_scan(lwc_peer_t *peer);
+void lwc_peer_heard(lwc_peer_t *peer);
+void lwc_peer_disconnect(lwc_peer_t *peer, const char *cause);
+void lwc_peer_closed(lwc_peer_t *peer, lw_status_t status);
+void lwc_peer_hello_reply(lwc_request_t *request, const lw_msg_t *msg);
+void lwc_peer_destroy(lwc_peer_t *peer);
+
+/* ---- request.c ---- */
+lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_peer_t *peer, uint64_t deadline_us);
+/* Sends it; on failure the peer is disconnected and the request is left to lwc_request_lost. */
+void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, uint32_t list_bytes, const void *bulk,
+                      uint64_t bulk_bytes);
+/* No reply will come (any more): frees it as soon as the fabric has let go of its memory. */
+void lwc_request_end(lwc_request_t *request);
+lwc_batch_t *lwc_batch_new(lwc_store_t *store);
+void lwc_on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg);
+/* The connection is gone: what becomes of each of its requests. */
+void lwc_requests_lost(lwc_peer_t *peer);
+void lwc_requests_scan(lwc_store_t *store);
+
+/* ---- segment.c ---- */
+lwc_segment_t *lwc_segment(const lwc_store_t *store, uint32_t key);
+/* Handle of replica r, when its connection is ready and it is attached; else starts what is missing and returns false.
+ * *absent_out: the node answered that it has no such segment. */
+bool lwc_segment_handle(lwc_store_t *store, uint32_t key, uint32_t r, uint64_t *handle_out, bool *absent_out);
+void lwc_segment_stale(lwc_store_t *store, uint32_t key, uint32_t r);
+void lwc_attach_flush(lwc_store_t *store); /* sends one ATTACH for each peer and session that wants one */
+void lwc_attach_reply(lwc_request_t *request, const lw_msg_t *msg);
+void lwc_attach_lost(lwc_request_t *request, lw_status_t status);
+void lwc_waiters_scan(lwc_store_t *store);
+
+/* ---- fetch.c ---- */
+void lwc_fetch_try(lwc_request_t *request);
+void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg);
+void lwc_fetch_lost(lwc_request_t *request);
+void lwc_fetch_expire(lwc_request_t *request, lw_status_t status);
+void lwc_fetches_kick(lwc_store_t *store); /* tries what waits */
+
+/* ---- landing.c ---- */
+LW_CHECK lw_status_t lwc_landing_init(lwc_landing_t *landing, uint8_t *memory, uint64_t bytes, uint32_t span_capacity);
+void lwc_landing_fini(lwc_landing_t *landing);
+uint32_t lwc_landing_take(lwc_landing_t *landing, uint64_t bytes, uint64_t tag_max); /* LWC_NO_SLOT: no room now */
+void lwc_landing_settle(lwc_landing_t *landing, uint32_t span);  /* no transfer writes into it any more */
+void lwc_landing_release(lwc_landing_t *landing, uint64_t until);
+uint8_t *lwc_landing_at(const lwc_landing_t *landing, uint32_t span);
+
+/* ---- put.c, read.c ---- */
+void lwc_put_advance(lwc_put_t *put, lwc_store_t *store);
+void lwc_put_reply(lwc_request_t *request, const lw_msg_t *msg);
+void lwc_put_lost(lwc_request_t *request);
+void lwc_puts_scan(lwc_store_t *store);
+void lwc_read_advance(lwc_read_t *read, lwc_store_t *store);
+void lwc_read_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg);
+void lwc_read_lost(lwc_request_t *request);
+void lwc_reads_scan(lwc_store_t *store);
+
+/* Keeps the words of the latest failure; returns the status. */
+lw_status_t lwc_store_fail(lwc_store_t *store, lw_status_t status, const char *format, ...) LW_PRINTF(3, 4);
+
+#endif /* LWC_STORE_PRIVATE_H */
