@@ -44,6 +44,20 @@ typedef enum lwk_budget {
 #define LWK_CORRECT_VARIANCE 1u
 #define LWK_CORRECT_VALUE 2u
 
+/* The terms of one entry for one (query token, query head), with l = its soft-capped logit, s = its size:
+ *   g        = 1 - (l / soft_cap)^2, 1 without a soft cap: the slope of the cap at l
+ *   spread'  = min(the entry's spread, LWK_VARIANCE_MAX / scratch.spread), 0 for an outlier
+ *   variance = spread' * scratch.spread * g^2
+ *   noise    = key scale^2 * shape.scale^2 * |channel * q|^2 / 24 * g^2 for a coded key, else 0
+ *   A        = ln s + l + variance / 2 (with LWK_CORRECT_VARIANCE) - noise       its mass is e^A
+ *   R        = l, or with LWK_RANK_EXPECTED_MAX  l + z sqrt(variance * 2 ln s)
+ * An entry of size 0 has no weight and no vote anywhere. Vote of an entry: sum over query tokens, then over the group's heads,
+ * of e^R / (sum over all entries of e^R), added in fp32 in that order; entries are taken by (vote descending, entry slot
+ * ascending). LWK_BUDGET_ERROR takes them by (largest contribution over tokens and heads descending, slot ascending);
+ * contribution = e^A / (sum over all entries of e^A) * nu, nu = 1 for an outlier, 1 - e^(-variance / 2) for a cluster; the
+ * sums that decide when to stop are integers in units of 2^-40. A selection ends at item_capacity, whatever the budget. */
+#define LWK_VARIANCE_MAX 12.0f
+
 /* n in the budgets: tokens of the session that lie in ranges, sinks excluded. */
 typedef struct lwk_policy {
     uint32_t rank, budget;     /* lwk_rank_t, lwk_budget_t */
@@ -90,6 +104,9 @@ typedef struct lwk_tile {
     uint16_t reserved;
 } lwk_tile_t;
 
+/* In the list of batch slots: nobody here, nothing is read or written. */
+#define LWK_SLOT_NONE UINT32_MAX
+
 /* One range in a session's list. */
 typedef struct lwk_range_ref {
     uint32_t row;        /* of the tile table: tile (row * L + layer) * J + head */
@@ -113,7 +130,8 @@ typedef struct lwk_session {
 } lwk_session_t;
 /* Steady zone of a session: positions 0..min(4, n)-1 and max(4, sealed_count)..n-1. */
 
-/* One miss, and the life of its landing: select issues ticket number t into tickets[t % ticket_capacity], the progress side
+/* One miss, and the life of its landing (a ticket that no place points to any more, after a retire, is still answered and
+ * released): select issues ticket number t into tickets[t % ticket_capacity], the progress side
  * answers in arrivals[t % ticket_capacity], admit releases in order. Numbers only grow. */
 typedef struct lwk_ticket {
     uint32_t row;         /* range row; the client maps (row, layer) to a segment */
@@ -154,6 +172,7 @@ typedef struct lwk_counters {
     uint64_t hit_tokens, miss_tokens, pending_tokens;
     uint64_t admitted, evicted, admit_refused; /* entries */
     uint64_t tickets_failed;
+    uint64_t selections_cut;            /* that ended at item_capacity before their budget */
 } lwk_counters_t;
 
 /* What all sessions of a handle share. One in device memory. */
@@ -161,7 +180,7 @@ typedef struct lwk_store {
     lwk_shape_t shape;
     lwk_tile_t *tiles;          /* [range_capacity][L][J] */
     uint32_t range_capacity;
-    uint32_t step;              /* number of the running step; starts at 1 */
+    uint32_t step;              /* number of the running step: 0 before the first, prepare adds one at layer 0 */
     uint32_t admit_window;      /* steps within which a second touch admits; 48; 0: every touch admits */
     uint32_t ticket_capacity;   /* a power of two, at most 2^29 */
     lwk_page_class_t pages[2];  /* [0]: 8 tokens, [1]: 1 token */
@@ -201,7 +220,7 @@ typedef struct lwk_partial {
     float m, z, t, reserved;
 } lwk_partial_t;
 
-/* Sized by lwk_scratch_plan(); reused by every layer step of a handle. P = partial slots. */
+/* Laid out by lwk_scratch_carve(); reused by every layer step of a handle. P = partial slots. */
 typedef struct lwk_scratch {
     float *query;            /* [S][T][H][d] queries in fp32, not scaled */
     float *spread;           /* [S][T][H]    scale^2 q'Sq: variance of the logit for spread 1; 0 without moments */
@@ -227,7 +246,8 @@ static inline uint32_t lwk_partial_slots(uint32_t ranges, uint32_t steady_rows, 
     return ranges + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * (items / LWK_ITEM_TILE + 1);
 }
 
-#define LWK_STEP_PREFETCH 1u /* score and select with a guessed query: nothing appended, items not kept, misses issued */
+/* prepare, score and select with a guessed query: nothing appended or counted, no stamps, items not kept, misses issued. */
+#define LWK_STEP_PREFETCH 1u
 
 typedef struct lwk_step {
     uint32_t layer, session_count, query_tokens, flags;
@@ -266,9 +286,10 @@ typedef struct lwk_retire {
 } lwk_retire_t;
 
 /* extend: exact attention of many query tokens over rows that all of them may see, or causally; accumulates into running
- * partials (initialised by the first call: `first` set), writes out when `out.data` is set (the last call). */
+ * partials (initialised by the first call: `first` set), writes out when `out.data` is set (the last call). Only query heads of
+ * the KV heads head_first .. head_first + head_count - 1 are initialised, accumulated and written. */
 typedef struct lwk_rows {
-    const void *keys, *values; /* dtype; row r of head j at base + j * head_stride + r * row_stride elements */
+    const void *keys, *values; /* dtype; row r of KV head head_first + j at base + j * head_stride + r * row_stride elements */
     int64_t head_stride, row_stride;
     uint32_t row_count;
     uint32_t first_row_position; /* for causal rows: position of row 0 */

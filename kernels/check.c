@@ -1,0 +1,35 @@
+/* check.c - what can be said about an op's arguments without touching device memory, and a store's shape. Any thread. */
+#include "kernels/view.h"
+
+lw_status_t lwk_shape_check(const lwk_shape_t *shape)
+{
+    if (shape->layer_count == 0 || shape->layer_count > LW_LAYERS_MAX)
+        return LW_ERR_INVALID;
+    if (shape->kv_head_count == 0 || shape->kv_head_count > LW_KV_HEADS_MAX)
+        return LW_ERR_INVALID;
+    if (shape->group == 0 || shape->group > LW_GROUP_MAX)
+        return LW_ERR_INVALID;
+    if (shape->head_dim == 0 || shape->head_dim > LW_HEAD_DIM_MAX || shape->head_dim % 8 != 0)
+        return LW_ERR_INVALID;
+    if (lwk_dtype_bytes(shape->dtype) == 0)
+        return LW_ERR_INVALID;
+    if (!(shape->scale > 0.0f) || !(shape->soft_cap >= 0.0f))
+        return LW_ERR_INVALID;
+    return LW_OK;
+}
+
+lw_status_t lwk_step_check(const lwk_step_t *step)
+{
+    if (step->store == NULL || step->sessions == NULL || step->slots == NULL)
+        return LW_ERR_INVALID;
+    if (step->query_tokens == 0 || step->query_tokens > LW_QUERY_TOKENS_MAX || step->session_count > LW_BATCH_MAX)
+        return LW_ERR_INVALID;
+    lw_status_t status = lwk_shape_check(&step->store->shape);
+    if (status != LW_OK)
+        return status;
+    if (step->layer >= step->store->shape.layer_count)
+        return LW_ERR_INVALID;
+    if (step->scratch.query == NULL || step->query.data == NULL)
+        return LW_ERR_INVALID;
+    return LW_OK;
+}

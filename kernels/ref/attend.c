@@ -1,0 +1,122 @@
+/* attend.c - everything that needs no fetch: the estimate of what was not chosen, the steady zone, and cached entries in place
+ * in their pages. Each part goes to a partial slot of its own (ops.h). */
+#include "kernels/ref/ref.h"
+#include "kernels/ref/sum.h"
+
+static void store(const lwk_step_t *step, size_t row, uint32_t slot, const ref_sum_t *sum)
+{
+    size_t at = row * step->scratch.partial_capacity + slot;
+    ref_sum_store(sum, &step->scratch.partial[at], step->scratch.partial_out + at * sum->head_dim);
+}
+
+/* Section 5 over the entries of one tile that are marked so. An outlier that is estimated has its own key's weight and the
+ * value mean of its parent, whatever happens to the parent itself. */
+static void estimate_range(const lwk_step_t *step, const lwk_session_t *session, const uint8_t *mark, size_t row,
+                           uint32_t range, const ref_tile_t *tile)
+{
+    ref_query_t query = ref_query_open(step, session, tile, row);
+    uint32_t base = session->ranges[range].entry_base, clusters = tile->tile->cluster_count;
+    const float *logits = step->scratch.logit + row * step->scratch.entry_capacity + base;
+    bool shifts = (session->policy.correct & LWK_CORRECT_VALUE) != 0;
+    ref_sum_t sum;
+    ref_sum_init(&sum, tile->head_dim);
+    for (uint32_t e = 0; e < lwk_tile_entries(tile->tile); e++) {
+        if (mark[base + e] != LWK_MARK_ESTIMATE || lwk_entry_size(tile->tile, e) == 0)
+            continue;
+        ref_terms_t t = ref_entry_terms(tile, &query, e, logits[e]);
+        real value[LW_HEAD_DIM_MAX];
+        ref_cluster_value(tile, e < clusters ? e : ref_outlier_parent(tile, e), value);
+        ref_sum_add(&sum, t.mass, shifts ? t.spread * t.slope : 0, value);
+    }
+    store(step, row, range, &sum);
+}
+
+static void attend_steady(const lwk_step_t *step, const lwk_session_t *session, uint32_t head, uint32_t t, size_t row)
+{
+    const lwk_shape_t *shape = &step->store->shape;
+    const float *query = step->scratch.query + row * shape->head_dim;
+    uint32_t count = lwk_steady_count(session);
+    for (uint32_t first = 0; first < count; first += LWK_STEADY_TILE) {
+        ref_sum_t sum;
+        ref_sum_init(&sum, shape->head_dim);
+        for (uint32_t i = first; i < count && i < first + LWK_STEADY_TILE; i++) {
+            uint32_t position = lwk_steady_position(session, i);
+            if (!lwk_visible(step, session, t, position))
+                continue;
+            bool sink = position < LW_SINK_TOKENS;
+            size_t at = lwk_steady_at(session, shape, step->layer, head, position);
+            ref_sum_add_row(&sum, shape, query, sink ? session->sink_keys : session->steady_keys, at,
+                            sink ? session->sink_values : session->steady_values, at);
+        }
+        store(step, row, lwk_slot_steady(&step->scratch, first / LWK_STEADY_TILE), &sum);
+    }
+}
+
+static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *query, const lwk_tile_t *tile,
+                       const lwk_item_t *item)
+{
+    const lwk_store_t *st = step->store;
+    if (item->entry >= tile->cluster_count) {
+        uint64_t page = lwk_place_number(item->place);
+        ref_sum_add_rows(sum, &st->shape, query, st->pages[1].bytes + page * lwk_page_bytes(&st->shape, &st->pages[1]), 1,
+                         1);
+        return;
+    }
+    const uint32_t *pages = tile->pages + tile->page_base[item->entry];
+    for (uint32_t first = 0; first < item->size; first += LWK_PAGE_TOKENS) {
+        uint32_t count = item->size - first < LWK_PAGE_TOKENS ? item->size - first : LWK_PAGE_TOKENS;
+        uint64_t page = pages[first / LWK_PAGE_TOKENS];
+        ref_sum_add_rows(sum, &st->shape, query, st->pages[0].bytes + page * lwk_page_bytes(&st->shape, &st->pages[0]),
+                         count, LWK_PAGE_TOKENS);
+    }
+}
+
+static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t head, size_t row)
+{
+    const lwk_shape_t *shape = &step->store->shape;
+    const float *query = step->scratch.query + row * shape->head_dim;
+    size_t kv_row = lwk_kv_row(step, s, head);
+    const lwk_item_t *items = step->scratch.items + kv_row * step->scratch.item_capacity;
+    uint32_t count = step->scratch.item_count[kv_row];
+    for (uint32_t first = 0; first < count; first += LWK_ITEM_TILE) {
+        ref_sum_t sum;
+        ref_sum_init(&sum, shape->head_dim);
+        for (uint32_t i = first; i < count && i < first + LWK_ITEM_TILE; i++) {
+            if (lwk_place_kind(items[i].place) != LWK_PLACE_CACHED)
+                continue;
+            uint32_t number =
+                lwk_tile_number(step->store, session->ranges[items[i].range].row, step->layer, head);
+            add_cached(&sum, step, query, &step->store->tiles[number], &items[i]);
+        }
+        store(step, row, lwk_slot_hits(&step->scratch, first / LWK_ITEM_TILE), &sum);
+    }
+}
+
+static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t, uint32_t query_head)
+{
+    const lwk_shape_t *shape = &step->store->shape;
+    uint32_t head = query_head / shape->group;
+    size_t row = lwk_query_row(step, s, t, query_head);
+    const uint8_t *mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity;
+    for (uint32_t range = 0; range < session->range_count; range++) {
+        uint32_t number = lwk_tile_number(step->store, session->ranges[range].row, step->layer, head);
+        ref_tile_t tile = ref_tile_open(&step->store->tiles[number], shape->head_dim);
+        estimate_range(step, session, mark, row, range, &tile);
+    }
+    attend_steady(step, session, head, t, row);
+    attend_hits(step, s, session, head, row);
+}
+
+lw_status_t lwk_ref_attend(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
+{
+    lw_status_t status = lwk_step_check(step);
+    if (status != LW_OK)
+        return status;
+    for (uint32_t s = 0; s < step->session_count; s++) {
+        const lwk_session_t *session = lwk_step_session(step, s);
+        for (uint32_t t = 0; session != NULL && t < step->query_tokens; t++)
+            for (uint32_t h = 0; h < lwk_query_heads(&step->store->shape); h++)
+                attend_row(step, s, session, t, h);
+    }
+    return LW_OK;
+}

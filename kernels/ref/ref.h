@@ -1,0 +1,26 @@
+/* ref.h - the reference backend's ops. The ones without arithmetic (lookup, admit, publish, retire, gather) also serve the
+ * cpu backend, whose memory is host memory too. All run to the end on the calling thread; see backend.h for threads. */
+#ifndef LWK_REF_H
+#define LWK_REF_H
+
+#include "kernels/backend.h"
+
+const lwk_backend_t *lwk_ref_backend(void);
+
+lw_status_t lwk_ref_prepare(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_score(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_select(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_attend(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_finish(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
+lw_status_t lwk_ref_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream);
+lw_status_t lwk_ref_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream);
+lw_status_t lwk_ref_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *stream);
+lw_status_t lwk_ref_gather(lwk_dev_t *dev, const lwk_gather_t *args, void *stream);
+uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims);
+
+/* Turns the marks of one (session, KV head) into items: page table, stamps, tickets. An entry for which no ticket is left goes
+ * back to LWK_MARK_ESTIMATE and the session gets LW_ERR_EXHAUSTED. */
+void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head);
+
+#endif /* LWK_REF_H */
