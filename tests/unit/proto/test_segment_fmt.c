@@ -190,9 +190,10 @@ static void seal(void *extent) { lw_segment_seal(extent); }
 static void test_sealing_sizes_that_do_not_add_up_asserts(void **state)
 {
     lw_prng_t prng = test_prng("segment_fmt");
-    test_segment_t segment;
+    test_segment_t segment = {.extent = NULL};
 
     do {
+        free(segment.extent);
         segment = test_random_segment(&prng, 0, 200);
     } while (lw_segment_heads(segment.extent)[0].cluster_count == 0);
     uint16_t *sizes = (void *)(segment.extent + lw_segment_heads(segment.extent)[0].sizes_offset);

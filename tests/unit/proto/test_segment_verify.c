@@ -181,10 +181,11 @@ static void test_reserved_words_must_be_zero(void **state)
 static void test_sizes_are_checked_before_they_are_used(void **state)
 {
     lw_prng_t prng = test_prng("segment_verify");
-    test_segment_t segment;
+    test_segment_t segment = {.extent = NULL};
     lw_error_t error;
 
     do {
+        free(segment.extent);
         segment = test_random_segment(&prng, 0, 60);
     } while (lw_segment_heads(segment.extent)[0].cluster_count < 2);
     uint16_t *sizes = (void *)(segment.extent + lw_segment_heads(segment.extent)[0].sizes_offset);
