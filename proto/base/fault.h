@@ -18,7 +18,8 @@
     XX(REPLY_DROP, "a data-plane reply is not sent")                                          \
     XX(REPLY_CORRUPT, "one byte of a fetch reply is flipped")                                 \
     XX(RESERVE_FULL, "a reservation is refused as if the arena were full")                    \
-    XX(SHIP_DROP_COMMIT, "the writer dies between write and commit")
+    XX(SHIP_DROP_COMMIT, "the writer dies between write and commit")                          \
+    XX(RECORD_SWAP, "a control: two fetched records of different heads change places")
 
 typedef enum lw_fault {
 #define XX(name, text) LW_FAULT_##name,
