@@ -115,6 +115,12 @@ lw_status_t segment_check_fields(const lw_segment_header_t *header, lw_error_t *
     if (status == LW_OK) {
         status = field_range(error, "reserved0", header->reserved0, 0, 0);
     }
+    if (status == LW_OK && (header->flags & LW_SEGMENT_SINKS) == 0) {
+        status = field_range(error, "sinks_check", header->sinks_check, 0, 0);
+    }
+    if (status == LW_OK && (header->flags & LW_SEGMENT_MOMENTS) == 0) {
+        status = field_range(error, "moments_check", header->moments_check, 0, 0);
+    }
     if (status == LW_OK && memcmp(header->reserved1, zeros, sizeof(zeros)) != 0) {
         status = lw_fail(error, LW_ERR_INVALID, "segment reserved1 is not zero");
     }

@@ -57,7 +57,7 @@ typedef struct lw_segment_header {
     uint16_t reserved0;
     uint64_t sinks_offset, moments_offset;
     uint64_t moments_bytes;
-    uint32_t sinks_check, moments_check;
+    uint32_t sinks_check, moments_check; /* 0 without the part */
     uint32_t table_check; /* of the head table */
     uint32_t header_check; /* of this header with header_check = 0 */
     uint8_t reserved1[24];

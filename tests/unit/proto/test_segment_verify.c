@@ -175,6 +175,16 @@ static void test_reserved_words_must_be_zero(void **state)
     reseal_header(segment.extent, segment.bytes);
     assert_int_equal(lw_segment_check(segment.extent, segment.bytes, &error), LW_ERR_INVALID);
     assert_names(error, "reserved1 is not zero");
+    header->reserved1[23] = 0;
+    header->moments_check = 5; /* of a part that is not there */
+    reseal_header(segment.extent, segment.bytes);
+    assert_int_equal(lw_segment_check(segment.extent, segment.bytes, &error), LW_ERR_INVALID);
+    assert_names(error, "moments_check is 5");
+    header->moments_check = 0;
+    header->sinks_check = 4;
+    reseal_header(segment.extent, segment.bytes);
+    assert_int_equal(lw_segment_check(segment.extent, segment.bytes, &error), LW_ERR_INVALID);
+    assert_names(error, "sinks_check is 4");
     free(segment.extent);
 }
 
