@@ -14,4 +14,9 @@ typedef struct lwd_stats {
 #undef STAT
 } lwd_stats_t;
 
+#define LWD_STATS_PREFIX "storaged"
+
+/* The rows of stats.def; static. */
+const lw_stat_row_t *lwd_stat_rows(size_t *count_out);
+
 #endif /* LWD_STATS_H */

@@ -137,5 +137,6 @@ bool lwd_writer_gone(const lwd_shard_t *shard, uint64_t client_id, uint64_t inca
     const lwd_client_t *client = lwd_client_find(&shard->clients, client_id);
     if (client == NULL || client->incarnation != incarnation)
         return true;
-    return client->connections == 0 && now_us - client->gone_us >= shard->params.lease_us;
+    uint64_t lease_us = atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+    return client->connections == 0 && now_us - client->gone_us >= lease_us;
 }

@@ -82,6 +82,7 @@ lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **sha
     if (shard == NULL)
         return LW_ERR_NO_MEMORY;
     shard->params = *params;
+    atomic_init(&shard->lease_us, params->lease_us);
     uint32_t index_size = 16;
     while (index_size < 2 * (uint64_t)params->segment_max)
         index_size *= 2;
@@ -119,7 +120,7 @@ void lwd_shard_destroy(lwd_shard_t *shard)
 
 void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us)
 {
-    shard->params.lease_us = lease_us;
+    atomic_store_explicit(&shard->lease_us, lease_us, memory_order_relaxed);
 }
 
 void lwd_segment_move(lwd_segment_t *segment, lwd_segment_state_t to)

@@ -37,7 +37,7 @@ typedef struct lwd_shard_params {
 
 LW_CHECK lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **shard_out);
 void lwd_shard_destroy(lwd_shard_t *shard);
-void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us);
+void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us); /* [any] */
 
 /* ---- writers ---- */
 /* A connection of a client has said HELLO. ERR_STALE: a later incarnation was seen. A later incarnation than before frees

@@ -51,6 +51,7 @@ struct lwd_shard {
     uint32_t written;
     lwd_origin_table_t origins;
     lwd_client_table_t clients;
+    _Atomic uint64_t lease_us; /* the control side may change it */
     uint64_t next_tick_us;
     uint64_t want_bytes;
     uint32_t written_cursor;

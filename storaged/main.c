@@ -1,0 +1,176 @@
+/* main.c - storaged: arguments -> options -> lwd_server_run. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "storaged/server.h"
+#include "storaged/stats.h"
+
+#define EXIT_USAGE 2
+
+typedef struct arguments {
+    const char *config, *ready_file;
+    int ready_fd;
+    bool json, help, version, dump_config, reference, stats_reference;
+    int argc;       /* what is left: option flags */
+    char **argv;
+    char **scratch; /* [argc], for parsing them again on SIGHUP */
+} arguments_t;
+
+/* Takes the program's own words out of argv. */
+static lw_status_t take_words(int argc, char **argv, arguments_t *out, lw_error_t *error)
+{
+    const struct { const char *word; bool *flag; } flags[] = {
+        {"--json", &out->json}, {"--help", &out->help}, {"--version", &out->version},
+        {"--dump-config", &out->dump_config}, {"--reference", &out->reference},
+        {"--stats-reference", &out->stats_reference},
+    };
+    const char *fd_text = NULL;
+    const struct { const char *word; const char **value; } valued[] = {
+        {"--config", &out->config}, {"--ready-file", &out->ready_file}, {"--ready-fd", &fd_text},
+    };
+    out->argv[out->argc++] = argv[0];
+    for (int i = 1; i < argc; i++) {
+        bool taken = false;
+        for (size_t f = 0; f < LW_ARRAY_SIZE(flags) && !taken; f++) {
+            taken = strcmp(argv[i], flags[f].word) == 0;
+            if (taken)
+                *flags[f].flag = true;
+        }
+        for (size_t v = 0; v < LW_ARRAY_SIZE(valued) && !taken; v++) {
+            taken = strcmp(argv[i], valued[v].word) == 0;
+            if (taken && i + 1 >= argc)
+                return lw_fail(error, LW_ERR_INVALID, "%s needs a value", argv[i]);
+            if (taken)
+                *valued[v].value = argv[++i];
+        }
+        if (!taken)
+            out->argv[out->argc++] = argv[i];
+    }
+    char *end = NULL;
+    out->ready_fd = fd_text != NULL ? (int)strtol(fd_text, &end, 10) : -1;
+    if (fd_text != NULL && (*fd_text == '\0' || *end != '\0' || out->ready_fd < 0))
+        return lw_fail(error, LW_ERR_INVALID, "--ready-fd is \"%s\", must be a file descriptor's number", fd_text);
+    return LW_OK;
+}
+
+/* Defaults, then the file, the environment, the flags. Also the answer to SIGHUP. */
+static lw_status_t load(void *arg, lwd_options_t *options, lw_error_t *error)
+{
+    const arguments_t *args = arg;
+    const lw_option_table_t *table = lwd_option_table();
+    int argc = args->argc;
+    memcpy(args->scratch, args->argv, (size_t)argc * sizeof(*args->argv));
+    memset(options, 0, sizeof(*options));
+    lw_status_t status = lw_options_default(table, options, error);
+    if (status == LW_OK && args->config != NULL)
+        status = lw_options_file(table, args->config, options, error);
+    if (status == LW_OK)
+        status = lw_options_env(table, options, error);
+    if (status == LW_OK)
+        status = lw_options_args(table, &argc, args->scratch, options, error);
+    if (status == LW_OK && argc > 1)
+        status = lw_fail(error, LW_ERR_INVALID, "unknown argument \"%s\" (try --help)", args->scratch[1]);
+    return status;
+}
+
+static void print_ready(FILE *out, const lwd_server_addresses_t *at)
+{
+    fprintf(out, "{\"control\":\"%s\",\"data\":\"%s\",\"http\":\"%s\",\"node_id\":%llu,\"fleet_id\":%llu,\"lanes\":[",
+            at->control, at->data[0], at->http, (unsigned long long)at->node_id, (unsigned long long)at->fleet_id);
+    for (uint32_t i = 0; i < at->data_count; i++)
+        fprintf(out, "%s\"%s\"", i > 0 ? "," : "", at->data[i]);
+    fprintf(out, "],\"arena_bytes\":%llu,\"pages\":\"%s\",\"pid\":%ld}\n", (unsigned long long)at->arena_bytes, at->pages,
+            (long)getpid());
+    fflush(out);
+}
+
+/* Tests and scripts wait for this file or descriptor; the file appears complete or not at all. */
+static void on_ready(void *arg, const lwd_server_addresses_t *at)
+{
+    const arguments_t *args = arg;
+    if (args->json)
+        print_ready(stdout, at);
+    else
+        printf("storaged: node %llu control %s data %s http %s\n", (unsigned long long)at->node_id, at->control,
+               at->data[0], at->http[0] != '\0' ? at->http : "none");
+    fflush(stdout);
+    FILE *fd = args->ready_fd >= 0 ? fdopen(args->ready_fd, "w") : NULL;
+    if (fd != NULL) {
+        print_ready(fd, at);
+        fclose(fd);
+    }
+    if (args->ready_file == NULL)
+        return;
+    char fresh[4096];
+    snprintf(fresh, sizeof(fresh), "%s.new", args->ready_file);
+    FILE *file = fopen(fresh, "we");
+    if (file != NULL)
+        print_ready(file, at);
+    if (file == NULL || fclose(file) != 0 || rename(fresh, args->ready_file) != 0)
+        LW_ERROR("main", "cannot write --ready-file %s", args->ready_file);
+}
+
+static void print_help(void)
+{
+    printf("storaged: holds segments of KV caches and answers fetches\n\n"
+           "  --config FILE          options from a file, under the environment and the flags\n"
+           "  --ready-file PATH      writes one JSON line there once the node serves\n"
+           "  --ready-fd N           the same, to an open descriptor\n"
+           "  --json                 the start line as JSON\n"
+           "  --dump-config          the options in force, as a file\n"
+           "  --reference            the options page in Markdown; --stats-reference: the figures page\n"
+           "  --version, --help\n\n");
+    lw_options_help(lwd_option_table(), stdout);
+}
+
+static int print_and_leave(const arguments_t *args, const lwd_options_t *options)
+{
+    size_t row_count;
+    const lw_stat_row_t *rows = lwd_stat_rows(&row_count);
+    if (args->help)
+        print_help();
+    else if (args->version)
+        printf(args->json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n", LW_VERSION);
+    else if (args->dump_config)
+        lw_options_dump(lwd_option_table(), options, stdout);
+    else if (args->reference)
+        lw_options_reference(lwd_option_table(), stdout);
+    else
+        lw_stat_reference("Figures of storaged", LWD_STATS_PREFIX, rows, row_count, stdout);
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    lw_error_t error = {0};
+    lwd_options_t options;
+    lwd_choices_t choices;
+    arguments_t args = {.argv = calloc((size_t)argc + 1, sizeof(char *)), .scratch = calloc((size_t)argc + 1, sizeof(char *))};
+    int exit_status = EXIT_USAGE;
+    lw_status_t status = args.argv != NULL && args.scratch != NULL ? LW_OK : LW_ERR_NO_MEMORY;
+    if (status == LW_OK)
+        status = take_words(argc, argv, &args, &error);
+    if (status == LW_OK)
+        status = load(&args, &options, &error);
+    if (status == LW_OK && (args.help || args.version || args.dump_config || args.reference || args.stats_reference)) {
+        exit_status = print_and_leave(&args, &options);
+    } else if (status == LW_OK && (status = lwd_options_check(&options, &choices, &error)) == LW_OK) {
+        lw_log_set_level(choices.log_level);
+#ifdef LW_FAULTS
+        if (getenv("LW_FAULT_POINTS") != NULL && lw_fault_enable_text(getenv("LW_FAULT_POINTS")) != LW_OK)
+            status = lw_fail(&error, LW_ERR_INVALID, "LW_FAULT_POINTS is \"%s\"", getenv("LW_FAULT_POINTS"));
+#endif
+        lwd_server_params_t params = {.options = &options, .on_ready = on_ready, .reload = load, .arg = &args};
+        if (status == LW_OK)
+            status = lwd_server_run(&params, &error);
+        exit_status = status == LW_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    if (status != LW_OK)
+        fprintf(stderr, "storaged: %s\n", error.text);
+    free(args.argv);
+    free(args.scratch);
+    return exit_status;
+}

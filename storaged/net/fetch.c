@@ -1,0 +1,206 @@
+/* fetch.c - FETCH: scattered records of many segments gathered into one reply. The serve path: no allocation, no lock, no
+ * system call, no logging; pools were sized at start.
+ *
+ * resolve() turns runs into statuses, checksums and pieces (neighbouring records are one piece); then the pieces are
+ * copied behind the reply's lists, with the next ones on their way from memory, and sent as one contiguous payload. */
+#include <string.h>
+
+#include "base/fault.h"
+#include "fabric/fabric_gather.h"
+#include "storaged/net/net_private.h"
+
+#define GATHER_SAMPLE 16u /* one request in so many is timed */
+
+typedef struct fetch_plan {
+    uint64_t bulk_bytes;
+    uint32_t run_count, record_count, piece_count;
+    lwd_segment_t *first; /* segment of the first run that is OK */
+} fetch_plan_t;
+
+/* Adds the records of one run; all of them or none. */
+static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segment, const lw_msg_fetch_run_t *run,
+                               const uint16_t *entry, fetch_plan_t *plan)
+{
+    if (run->head >= segment->head_count)
+        return LW_ERR_INVALID;
+    const lwd_head_t *head = &segment->heads[run->head];
+    const lwd_record_t *record = segment->records + head->first;
+    fetch_plan_t next = *plan;
+    lw_iov_t *last = plan->piece_count > 0 ? &worker->pieces[plan->piece_count - 1] : NULL;
+    size_t last_bytes = last != NULL ? last->bytes : 0;
+    for (uint32_t i = 0; i < run->count; i++) {
+        if (entry[i] >= head->entry_count) {
+            if (last != NULL)
+                last->bytes = last_bytes; /* as it was before this run */
+            return LW_ERR_INVALID;
+        }
+        const lwd_record_t *at = &record[entry[i]];
+        const uint8_t *data = segment->extent + at->offset;
+        uint32_t bytes = at[1].offset - at->offset;
+        worker->checks[next.record_count++] = at->check;
+        next.bulk_bytes += bytes;
+        lw_iov_t *before = next.piece_count > 0 ? &worker->pieces[next.piece_count - 1] : NULL;
+        if (before != NULL && (const uint8_t *)before->data + before->bytes == data)
+            before->bytes += bytes;
+        else
+            worker->pieces[next.piece_count++] = (lw_iov_t){data, bytes};
+    }
+    *plan = next;
+    return LW_OK;
+}
+
+static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t *msg, fetch_plan_t *plan)
+{
+    const uint16_t *entry = msg->entries;
+    lwd_stats_t *stats = lwd_stats(worker);
+    *plan = (fetch_plan_t){.run_count = msg->body.fetch.run_count};
+    for (uint32_t r = 0; r < plan->run_count; r++) {
+        const lw_msg_fetch_run_t *run = &msg->runs[r];
+        lwd_segment_t *segment = NULL;
+        lwd_ref_t ref;
+        bool writer;
+        lw_status_t status = lwd_attach_resolve(worker->attach, peer->index, run->handle, &ref, &writer);
+        if (status == LW_OK) {
+            segment = lwd_shard_readable(worker->params.shard, ref);
+            status = segment != NULL ? resolve_run(worker, segment, run, entry, plan) : LW_ERR_STALE;
+        }
+        worker->run_status[r] = status;
+        entry += run->count;
+        if (status == LW_OK)
+            plan->first = plan->first != NULL ? plan->first : segment;
+        else if (status == LW_ERR_STALE)
+            lw_count(&stats->fetch_runs_stale, 1);
+        else if (status == LW_ERR_NOT_FOUND)
+            lw_count(&stats->fetch_runs_not_found, 1);
+        else
+            lw_count(&stats->fetch_runs_invalid, 1);
+    }
+}
+
+/* perftest's ceiling: as many bytes, from one place that nobody touched lately. */
+static lw_status_t make_contiguous(lwd_worker_t *worker, fetch_plan_t *plan)
+{
+    if (plan->piece_count == 0)
+        return LW_OK;
+    if (plan->bulk_bytes > plan->first->bytes)
+        return LW_ERR_INVALID;
+    uint64_t room = plan->first->bytes - plan->bulk_bytes;
+    if (worker->contiguous_at > room)
+        worker->contiguous_at = 0;
+    worker->pieces[0] = (lw_iov_t){plan->first->extent + worker->contiguous_at, plan->bulk_bytes};
+    worker->contiguous_at += lw_align_up(plan->bulk_bytes, 64);
+    plan->piece_count = 1;
+    return LW_OK;
+}
+
+static void write_lists(const lwd_worker_t *worker, const fetch_plan_t *plan, uint8_t *lists)
+{
+    uint64_t run_bytes = plan->run_count * sizeof(int32_t), check_bytes = plan->record_count * sizeof(uint32_t);
+    memcpy(lists, worker->run_status, run_bytes);
+    memcpy(lists + run_bytes, worker->checks, check_bytes);
+    uint64_t end = run_bytes + check_bytes;
+    memset(lists + end, 0, lw_wire_bulk_offset((uint32_t)end) - end);
+}
+
+/* Ends the request with its reply. msg's lists are valid until this returns. */
+static void serve(lwd_request_t *request, const lw_msg_t *msg)
+{
+    lwd_worker_t *worker = request->worker;
+    lwd_stats_t *stats = lwd_stats(worker);
+    bool timed = worker->fetch_count++ % GATHER_SAMPLE == 0;
+    uint64_t before = timed ? lw_now_us(worker->params.clock) : 0;
+    fetch_plan_t plan;
+    resolve(worker, request->peer, msg, &plan);
+    lw_status_t status = plan.bulk_bytes > LW_MSG_BULK_MAX ? LW_ERR_INVALID : LW_OK;
+    bool contiguous = (msg->body.fetch.flags & LW_MSG_FETCH_CONTIGUOUS) != 0;
+    if (status == LW_OK && contiguous)
+        status = make_contiguous(worker, &plan);
+    lw_msg_t reply = {.header.type = LW_MSG_FETCH_REPLY};
+    reply.body.fetch_reply = (lw_msg_fetch_reply_t){
+        .run_count = plan.run_count,
+        .record_count = plan.record_count,
+        .epoch = atomic_load_explicit(&worker->params.node->epoch, memory_order_relaxed),
+        .bulk_bytes = plan.bulk_bytes,
+    };
+    uint32_t list_bytes = lw_msg_list_bytes(&reply);
+    uint64_t bulk_at = lw_wire_bulk_offset(list_bytes), total = bulk_at + plan.bulk_bytes;
+    if (status == LW_OK && total > worker->params.reply_bytes)
+        status = LW_ERR_INVALID; /* can never fit */
+    if (request->buffer != LWD_EXTENT_NONE) { /* the request's own lists, when they came by rendezvous */
+        lwd_extents_free(worker->reply_extents, request->buffer);
+        request->buffer = LWD_EXTENT_NONE;
+    }
+    uint8_t *buffer = status == LW_OK && total > 0 ? lwd_request_buffer(request, total) : NULL;
+    if (status != LW_OK || (buffer == NULL && total > 0)) {
+        lwd_request_answer(request, status != LW_OK ? status : LW_ERR_BUSY);
+        return;
+    }
+    if (buffer != NULL)
+        write_lists(worker, &plan, buffer);
+    lw_count(&stats->fetch_requests, 1);
+    lw_count(&stats->fetch_records, plan.record_count);
+    lw_count(&stats->fetch_bytes, plan.bulk_bytes);
+    if (total == 0) {
+        lwd_request_reply(request, &reply);
+        return;
+    }
+    lw_fabric_gather(buffer + bulk_at, worker->pieces, plan.piece_count);
+    if (plan.bulk_bytes > 0 && LW_FAULT(REPLY_CORRUPT))
+        buffer[bulk_at + plan.bulk_bytes / 2] ^= 1;
+    lw_iov_t piece = {buffer, plan.bulk_bytes > 0 ? total : list_bytes};
+    lwd_request_send(request, &reply, buffer, list_bytes, &piece, 1, LW_SEND_AUTO);
+    if (timed)
+        lw_histogram_add(&stats->gather_us, lw_now_us(worker->params.clock) - before);
+}
+
+/* Lists that came by rendezvous, in the request's buffer. */
+static void landed(void *arg, lw_status_t status)
+{
+    lwd_request_t *request = arg;
+    lwd_worker_t *worker = request->worker;
+    lw_error_t error = {0};
+    if (status != LW_OK || request->peer->conn == NULL) {
+        lwd_request_release(request);
+        return;
+    }
+    const lw_msg_fetch_t *fetch = &request->msg.body.fetch;
+    if (request->canceled) {
+        lwd_request_answer(request, LW_ERR_CANCELED);
+    } else if (fetch->deadline_us != 0 && worker->now_us - request->started_us > fetch->deadline_us) {
+        lw_count(&lwd_stats(worker)->fetch_late, 1);
+        lwd_request_answer(request, LW_ERR_TIMEOUT);
+    } else if (lw_msg_decode_lists(&request->msg, worker->reply + request->buffer, lw_msg_list_bytes(&request->msg),
+                                   &error) != LW_OK) {
+        lwd_malformed(worker, request->peer, &error);
+        lwd_request_release(request);
+    } else {
+        serve(request, &request->msg);
+    }
+}
+
+void lwd_serve_fetch(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, const lw_fabric_msg_t *arrived)
+{
+    lw_error_t error;
+    lwd_request_t *request = lwd_request_acquire(worker, peer, msg);
+    if (request == NULL) {
+        lwd_reply_status(worker, peer, LW_MSG_FETCH, msg->header.request_id, LW_ERR_BUSY);
+        return;
+    }
+    uint32_t list_bytes = lw_msg_list_bytes(msg);
+    if (arrived->data == NULL && list_bytes > 0) {
+        uint8_t *buffer = lwd_request_buffer(request, lw_wire_bulk_offset(list_bytes));
+        if (buffer == NULL)
+            lwd_request_answer(request, LW_ERR_BUSY);
+        else
+            worker->params.fabric->recv(worker->fabric, arrived, buffer, NULL, landed, request);
+        return;
+    }
+    if (list_bytes > 0)
+        memcpy(worker->lists, arrived->data, list_bytes); /* an eager payload may be unaligned */
+    if (lw_msg_decode_lists(msg, worker->lists, list_bytes, &error) != LW_OK) {
+        lwd_malformed(worker, peer, &error);
+        lwd_request_release(request);
+        return;
+    }
+    serve(request, msg);
+}

@@ -1,0 +1,44 @@
+/* read.c - READ: a stretch of a stored segment, sent from where it lies. The segment's memory stays until it is sent. */
+#include "storaged/net/net_private.h"
+
+void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
+{
+    const lw_msg_read_t *read = &msg->body.read;
+    lwd_ref_t ref;
+    bool writer;
+    lwd_segment_t *segment = NULL;
+    lw_status_t status = lwd_attach_resolve(worker->attach, peer->index, read->handle, &ref, &writer);
+    if (status == LW_OK) {
+        segment = lwd_shard_readable(worker->params.shard, ref);
+        status = segment != NULL ? LW_OK : LW_ERR_STALE;
+    }
+    uint64_t bytes = 0;
+    if (status == LW_OK) {
+        if (read->offset > segment->bytes || read->bytes > segment->bytes - read->offset)
+            status = LW_ERR_INVALID;
+        bytes = read->bytes != 0 ? read->bytes : segment->bytes - read->offset;
+        if (bytes > LW_MSG_BULK_MAX)
+            status = LW_ERR_INVALID;
+    }
+    lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
+    if (request == NULL) {
+        lwd_reply_status(worker, peer, LW_MSG_READ, msg->header.request_id, status != LW_OK ? status : LW_ERR_BUSY);
+        return;
+    }
+    lw_msg_t reply = {.header.type = LW_MSG_READ_REPLY};
+    reply.body.read_reply = (lw_msg_read_reply_t){
+        .bytes = (uint32_t)bytes,
+        .segment_bytes = segment->bytes,
+        .epoch = atomic_load_explicit(&worker->params.node->epoch, memory_order_relaxed),
+    };
+    lw_count(&lwd_stats(worker)->read_requests, 1);
+    lw_count(&lwd_stats(worker)->read_bytes, bytes);
+    if (bytes == 0) {
+        lwd_request_reply(request, &reply);
+        return;
+    }
+    lwd_segment_borrow(segment);
+    request->borrowed[request->borrow_count++] = segment;
+    lw_iov_t piece = {segment->extent + read->offset, bytes};
+    lwd_request_send(request, &reply, NULL, 0, &piece, 1, LW_SEND_AUTO);
+}
