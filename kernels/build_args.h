@@ -33,7 +33,9 @@ static inline uint32_t lwk_build_outlier_max(const lwk_build_t *args)
 /* Element number of row i of job j in keys and values. */
 static inline size_t lwk_build_row(const lwk_build_t *args, uint32_t job, uint32_t i)
 {
-    uint64_t row = ((uint64_t)args->first_row + i) % args->ring_rows;
+    uint64_t row = (uint64_t)args->first_row + i; /* below twice ring_rows */
+    if (row >= args->ring_rows)
+        row -= args->ring_rows;
     return (size_t)(job * args->job_stride + row * args->head_dim);
 }
 

@@ -1,0 +1,12 @@
+# Build ops: kmeans, outliers, moments, encode, pack, unpack, on ref and cpu.
+function(lwk_add_build_test name)
+  lw_add_test(NAME ${name} SOURCES ${name}.c build_fixture.c ${ARGN} LIBS lwk_cpu lwk_ref lw_base)
+endfunction()
+lwk_add_build_test(test_build_kmeans)
+lwk_add_build_test(test_build_outliers)
+lwk_add_build_test(test_build_moments)
+lwk_add_build_test(test_build_encode)
+lwk_add_build_test(test_build_pack)
+lwk_add_build_test(test_build_isa)
+lwk_add_build_test(test_build_recall synthetic_keys.c)
+lwk_add_build_test(test_build_convert)
