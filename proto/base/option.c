@@ -40,13 +40,13 @@ lw_status_t lw_options_set(const lw_option_table_t *table, const char *group_dot
     if (row == NULL) {
         return unknown(group_dot_name, strlen(group_dot_name), error);
     }
-    return option_store(row, value, options, error);
+    return lw_option_store(row, value, options, error);
 }
 
 lw_status_t lw_options_default(const lw_option_table_t *table, void *options, lw_error_t *error)
 {
     for (size_t i = 0; i < table->row_count; i++) {
-        lw_status_t status = option_store(&table->rows[i], table->rows[i].default_text, options, error);
+        lw_status_t status = lw_option_store(&table->rows[i], table->rows[i].default_text, options, error);
 
         if (status != LW_OK) {
             return status;
@@ -129,7 +129,7 @@ static lw_status_t set_from_line(const lw_option_table_t *table, const char *beg
         return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its quoted value does not end with the line", row->group,
                        row->name);
     }
-    return option_store(row, value, options, error);
+    return lw_option_store(row, value, options, error);
 }
 
 lw_status_t lw_options_text(const lw_option_table_t *table, const char *text, size_t bytes, void *options,
@@ -202,7 +202,7 @@ lw_status_t lw_options_env(const lw_option_table_t *table, void *options, lw_err
         if (value == NULL) {
             continue;
         }
-        lw_status_t status = option_store(row, value, options, &cause);
+        lw_status_t status = lw_option_store(row, value, options, &cause);
         if (status != LW_OK) {
             return lw_fail(error, status, "environment %s: %.180s", name, cause.text);
         }
@@ -244,7 +244,7 @@ lw_status_t lw_options_args(const lw_option_table_t *table, int *argc, char **ar
         } else {
             return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its value is missing", row->group, row->name);
         }
-        lw_status_t status = option_store(row, value, options, error);
+        lw_status_t status = lw_option_store(row, value, options, error);
         if (status != LW_OK) {
             return status;
         }

@@ -60,7 +60,7 @@ static void print_wrapped(FILE *out, const char *indent, const char *text)
 static void print_facts(FILE *out, const lw_option_t *row)
 {
     char bounds[OPTION_TEXT_MAX];
-    const char *limits = option_bounds(row, bounds);
+    const char *limits = lw_option_bounds(row, bounds);
 
     fprintf(out, "default %s%s%s%s", row->default_text[0] != '\0' ? row->default_text : "empty",
             limits != NULL ? ", " : "", limits != NULL ? limits : "",
@@ -96,7 +96,7 @@ void lw_options_dump(const lw_option_table_t *table, const void *options, FILE *
         print_wrapped(out, "# ", row->help);
         fprintf(out, "# ");
         print_facts(out, row);
-        fprintf(out, "\n%s.%s = %s\n", row->group, row->name, option_show(row, options, text));
+        fprintf(out, "\n%s.%s = %s\n", row->group, row->name, lw_option_show(row, options, text));
     }
 }
 
@@ -108,7 +108,7 @@ void lw_options_reference(const lw_option_table_t *table, FILE *out)
                  " us, ms, s, m or h.\n", table->program);
     for (size_t i = 0; i < table->row_count; i++) {
         const lw_option_t *row = &table->rows[i];
-        const char *limits = option_bounds(row, bounds);
+        const char *limits = lw_option_bounds(row, bounds);
 
         if (i == 0 || strcmp(row->group, table->rows[i - 1].group) != 0) {
             fprintf(out, "\n## %s\n\n| option | kind | default | bounds | change takes | meaning |\n|---|---|---|---|---|---|\n",

@@ -105,7 +105,7 @@ static uint64_t bound_of(const lw_option_t *row, const char *text)
     return bound;
 }
 
-const char *option_bounds(const lw_option_t *row, char *text)
+const char *lw_option_bounds(const lw_option_t *row, char *text)
 {
     bool low = has_text(row->min_text), high = has_text(row->max_text);
 
@@ -122,7 +122,7 @@ const char *option_bounds(const lw_option_t *row, char *text)
 static lw_status_t refuse(const lw_option_t *row, const char *value, lw_error_t *error)
 {
     char bounds[OPTION_TEXT_MAX];
-    const char *limits = option_bounds(row, bounds);
+    const char *limits = lw_option_bounds(row, bounds);
 
     return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is not %s%s%.64s%s%s", row->group, row->name, value,
                    kind_wants(row->kind), limits != NULL ? " (" : "", limits != NULL ? limits : "",
@@ -144,7 +144,7 @@ static lw_status_t store_number(const lw_option_t *row, const char *value, uint6
     if ((has_text(row->min_text) && number < bound_of(row, row->min_text)) ||
         (has_text(row->max_text) && number > bound_of(row, row->max_text))) {
         return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is out of bounds: %.96s", row->group, row->name,
-                       value, option_bounds(row, bounds));
+                       value, lw_option_bounds(row, bounds));
     }
     *field = number;
     return LW_OK;
@@ -169,7 +169,7 @@ static lw_status_t store_string(const lw_option_t *row, const char *value, char 
     return LW_OK;
 }
 
-lw_status_t option_store(const lw_option_t *row, const char *value, void *options, lw_error_t *error)
+lw_status_t lw_option_store(const lw_option_t *row, const char *value, void *options, lw_error_t *error)
 {
     void *field = (char *)options + row->offset;
     bool flag;
@@ -221,7 +221,7 @@ static void show_string(const char *value, char *text)
     *at = '\0';
 }
 
-const char *option_show(const lw_option_t *row, const void *options, char *text)
+const char *lw_option_show(const lw_option_t *row, const void *options, char *text)
 {
     const void *field = (const char *)options + row->offset;
 

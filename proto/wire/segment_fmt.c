@@ -101,7 +101,7 @@ static lw_status_t check_flags(const lw_segment_header_t *header, lw_error_t *er
     return status;
 }
 
-lw_status_t segment_check_fields(const lw_segment_header_t *header, lw_error_t *error)
+lw_status_t lw_segment_check_fields(const lw_segment_header_t *header, lw_error_t *error)
 {
     static const uint8_t zeros[sizeof(header->reserved1)];
     lw_status_t status = check_flags(header, error);
@@ -127,10 +127,10 @@ lw_status_t segment_check_fields(const lw_segment_header_t *header, lw_error_t *
     return status;
 }
 
-lw_status_t segment_check_counts(const lw_segment_header_t *header, uint32_t head, uint32_t clusters, uint32_t outliers,
+lw_status_t lw_segment_check_counts(const lw_segment_header_t *header, uint32_t head, uint32_t clusters, uint32_t outliers,
                                  uint32_t index_bytes, lw_error_t *error)
 {
-    uint64_t rows = segment_rows(header);
+    uint64_t rows = lw_segment_rows(header);
 
     if ((uint64_t)clusters + outliers > LW_SEGMENT_ENTRIES_MAX) {
         return lw_fail(error, LW_ERR_INVALID, "segment head %u: %u clusters and %u outliers, at most %u together", head,
@@ -152,30 +152,30 @@ lw_status_t segment_check_counts(const lw_segment_header_t *header, uint32_t hea
     return LW_OK;
 }
 
-lw_status_t segment_place_parts(lw_segment_header_t *header, lw_segment_head_t *heads, lw_error_t *error)
+lw_status_t lw_segment_place_parts(lw_segment_header_t *header, lw_segment_head_t *heads, lw_error_t *error)
 {
-    uint64_t records_bytes = segment_rows(header) * lw_row_pair_bytes(header->dtype, header->head_dim);
-    segment_walk_t walk;
+    uint64_t records_bytes = lw_segment_rows(header) * lw_row_pair_bytes(header->dtype, header->head_dim);
+    lw_segment_walk_t walk;
 
-    segment_walk_begin(&walk, header);
+    lw_segment_walk_begin(&walk, header);
     for (uint32_t i = 0; i < header->head_count; i++) {
         lw_segment_head_t *head = &heads[i];
 
-        head->sizes_offset = segment_walk_take(&walk, head->cluster_count * 2ull);
-        head->checks_offset = segment_walk_take(&walk, (head->cluster_count + head->outlier_count) * 4ull);
-        head->index_offset = segment_walk_take(&walk, head->index_bytes);
+        head->sizes_offset = lw_segment_walk_take(&walk, head->cluster_count * 2ull);
+        head->checks_offset = lw_segment_walk_take(&walk, (head->cluster_count + head->outlier_count) * 4ull);
+        head->index_offset = lw_segment_walk_take(&walk, head->index_bytes);
     }
     header->sinks_offset = 0;
     if ((header->flags & LW_SEGMENT_SINKS) != 0) {
-        header->sinks_offset = segment_walk_take(&walk, segment_sinks_bytes(header));
+        header->sinks_offset = lw_segment_walk_take(&walk, lw_segment_sinks_bytes(header));
     }
     header->moments_offset = 0;
     if ((header->flags & LW_SEGMENT_MOMENTS) != 0) {
-        header->moments_offset = segment_walk_take(&walk, header->moments_bytes);
+        header->moments_offset = lw_segment_walk_take(&walk, header->moments_bytes);
     }
     for (uint32_t i = 0; i < header->head_count; i++) {
         heads[i].records_bytes = records_bytes;
-        heads[i].records_offset = segment_walk_take(&walk, records_bytes);
+        heads[i].records_offset = lw_segment_walk_take(&walk, records_bytes);
     }
     if (walk.end > LW_SEGMENT_BYTES_MAX) {
         return lw_fail(error, LW_ERR_INVALID, "segment of %" PRIu64 " bytes, at most %llu", walk.end,
@@ -215,7 +215,7 @@ static lw_status_t header_from_plan(const lw_segment_plan_t *plan, lw_segment_he
     header->cluster_encoding = (uint16_t)plan->cluster_encoding;
     header->outlier_encoding = (uint16_t)plan->outlier_encoding;
     header->moments_bytes = plan->moments_bytes;
-    return segment_check_fields(header, error);
+    return lw_segment_check_fields(header, error);
 }
 
 lw_status_t lw_segment_layout(const lw_segment_plan_t *plan, void *extent, uint64_t *bytes_out, lw_error_t *error)
@@ -232,24 +232,24 @@ lw_status_t lw_segment_layout(const lw_segment_plan_t *plan, void *extent, uint6
         heads[i].cluster_count = plan->head[i].cluster_count;
         heads[i].outlier_count = plan->head[i].outlier_count;
         heads[i].index_bytes = plan->head[i].index_bytes;
-        status = segment_check_counts(&header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
+        status = lw_segment_check_counts(&header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
                                       error);
         if (status != LW_OK) {
             return status;
         }
-        if (plan->head[i].row_count != segment_rows(&header)) {
+        if (plan->head[i].row_count != lw_segment_rows(&header)) {
             return lw_fail(error, LW_ERR_INVALID, "segment head %u: row_count is %u, token_count makes %" PRIu64, i,
-                           plan->head[i].row_count, segment_rows(&header));
+                           plan->head[i].row_count, lw_segment_rows(&header));
         }
     }
-    status = segment_place_parts(&header, heads, error);
+    status = lw_segment_place_parts(&header, heads, error);
     if (status != LW_OK) {
         return status;
     }
     if (extent != NULL) {
         LW_ASSERT((uintptr_t)extent % 8 == 0);
         memcpy(extent, &header, sizeof(header));
-        memcpy((uint8_t *)extent + sizeof(header), heads, segment_table_bytes(&header));
+        memcpy((uint8_t *)extent + sizeof(header), heads, lw_segment_table_bytes(&header));
     }
     *bytes_out = header.bytes;
     return LW_OK;
@@ -265,7 +265,7 @@ static void zero_gap(uint8_t *base, uint64_t *end, uint64_t offset, uint64_t byt
 
 static void zero_gaps(uint8_t *base, const lw_segment_header_t *header, const lw_segment_head_t *heads)
 {
-    uint64_t end = sizeof(*header) + segment_table_bytes(header);
+    uint64_t end = sizeof(*header) + lw_segment_table_bytes(header);
 
     for (uint32_t i = 0; i < header->head_count; i++) {
         zero_gap(base, &end, heads[i].sizes_offset, heads[i].cluster_count * 2ull);
@@ -273,7 +273,7 @@ static void zero_gaps(uint8_t *base, const lw_segment_header_t *header, const lw
         zero_gap(base, &end, heads[i].index_offset, heads[i].index_bytes);
     }
     if (header->sinks_offset != 0) {
-        zero_gap(base, &end, header->sinks_offset, segment_sinks_bytes(header));
+        zero_gap(base, &end, header->sinks_offset, lw_segment_sinks_bytes(header));
     }
     if (header->moments_offset != 0) {
         zero_gap(base, &end, header->moments_offset, header->moments_bytes);
@@ -320,7 +320,7 @@ void lw_segment_seal(void *extent)
     header->sinks_check = 0;
     if (header->sinks_offset != 0) {
         header->sinks_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_SINKS),
-                                              base + header->sinks_offset, segment_sinks_bytes(header));
+                                              base + header->sinks_offset, lw_segment_sinks_bytes(header));
     }
     header->moments_check = 0;
     if (header->moments_offset != 0) {
@@ -328,7 +328,7 @@ void lw_segment_seal(void *extent)
                                                 base + header->moments_offset, header->moments_bytes);
     }
     header->table_check =
-        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), heads, segment_table_bytes(header));
+        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), heads, lw_segment_table_bytes(header));
     header->header_check = 0;
     header->header_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
 }

@@ -51,7 +51,7 @@ static lw_status_t check_header(const void *extent, uint64_t bytes, lw_error_t *
     if (header->header_check != wanted) {
         return corrupt(error, header, "header", header->header_check, wanted);
     }
-    return segment_check_fields(header, error);
+    return lw_segment_check_fields(header, error);
 }
 
 static lw_status_t check_table(const void *extent, uint64_t bytes, lw_error_t *error)
@@ -63,14 +63,14 @@ static lw_status_t check_table(const void *extent, uint64_t bytes, lw_error_t *e
         return lw_fail(error, LW_ERR_INVALID, "segment bytes is %" PRIu64 ", the extent has %" PRIu64, header->bytes,
                        bytes);
     }
-    if (bytes < sizeof(*header) + segment_table_bytes(header)) {
+    if (bytes < sizeof(*header) + lw_segment_table_bytes(header)) {
         return lw_fail(error, LW_ERR_INVALID, "segment of %" PRIu64 " bytes is shorter than its table of %u heads",
                        bytes, header->head_count);
     }
-    lw_status_t status = check_part(extent, "table", 0, LW_PART_TABLE, sizeof(*header), segment_table_bytes(header),
+    lw_status_t status = check_part(extent, "table", 0, LW_PART_TABLE, sizeof(*header), lw_segment_table_bytes(header),
                                     header->table_check, error);
     for (uint32_t i = 0; status == LW_OK && i < header->head_count; i++) {
-        status = segment_check_counts(header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
+        status = lw_segment_check_counts(header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
                                       error);
         if (status == LW_OK && heads[i].reserved != 0) {
             status = lw_fail(error, LW_ERR_INVALID, "segment head %u: reserved is %u, must be 0", i, heads[i].reserved);
@@ -86,8 +86,8 @@ static lw_status_t check_layout(const void *extent, lw_error_t *error)
     lw_segment_head_t heads[LW_KV_HEADS_MAX];
 
     memset(heads, 0, sizeof(heads));
-    memcpy(heads, lw_segment_heads(extent), segment_table_bytes(&header));
-    lw_status_t status = segment_place_parts(&header, heads, error);
+    memcpy(heads, lw_segment_heads(extent), lw_segment_table_bytes(&header));
+    lw_status_t status = lw_segment_place_parts(&header, heads, error);
     if (status != LW_OK) {
         return status;
     }
@@ -126,10 +126,10 @@ static lw_status_t check_sizes(const void *extent, uint32_t index, lw_error_t *e
             return lw_fail(error, LW_ERR_INVALID, "segment head %u: size of cluster %u is %u", index, i, sizes[i]);
         }
     }
-    if (rows != segment_rows(header)) {
+    if (rows != lw_segment_rows(header)) {
         return lw_fail(error, LW_ERR_INVALID,
                        "segment head %u: sizes and outliers add up to %" PRIu64 " rows, token_count makes %" PRIu64,
-                       index, rows, segment_rows(header));
+                       index, rows, lw_segment_rows(header));
     }
     return LW_OK;
 }
@@ -214,7 +214,7 @@ static lw_status_t verify_gaps(const void *extent, lw_error_t *error)
 {
     const lw_segment_header_t *header = lw_segment_header(extent);
     const lw_segment_head_t *heads = lw_segment_heads(extent);
-    uint64_t end = sizeof(*header) + segment_table_bytes(header);
+    uint64_t end = sizeof(*header) + lw_segment_table_bytes(header);
     lw_status_t status = LW_OK;
 
     for (uint32_t i = 0; status == LW_OK && i < header->head_count; i++) {
@@ -230,7 +230,7 @@ static lw_status_t verify_gaps(const void *extent, lw_error_t *error)
         }
     }
     if (status == LW_OK && header->sinks_offset != 0) {
-        status = verify_gap(extent, &end, header->sinks_offset, segment_sinks_bytes(header), error);
+        status = verify_gap(extent, &end, header->sinks_offset, lw_segment_sinks_bytes(header), error);
     }
     if (status == LW_OK && header->moments_offset != 0) {
         status = verify_gap(extent, &end, header->moments_offset, header->moments_bytes, error);
@@ -247,7 +247,7 @@ static lw_status_t verify_whole_parts(const void *extent, lw_error_t *error)
     lw_status_t status = LW_OK;
 
     if (header->sinks_offset != 0) {
-        status = check_part(extent, "sinks", 0, LW_PART_SINKS, header->sinks_offset, segment_sinks_bytes(header),
+        status = check_part(extent, "sinks", 0, LW_PART_SINKS, header->sinks_offset, lw_segment_sinks_bytes(header),
                             header->sinks_check, error);
     }
     if (status == LW_OK && header->moments_offset != 0) {
