@@ -1,0 +1,12 @@
+lw_add_test(NAME test_catalogue_check SOURCES test_catalogue_check.c LIBS lwd_catalogue)
+# One conformance test over all catalogues, run once for each.
+add_executable(test_catalogue test_catalogue.c)
+target_link_libraries(test_catalogue PRIVATE lwd_catalogue PkgConfig::CMOCKA)
+add_test(NAME test_catalogue_sim COMMAND test_catalogue sim)
+set_tests_properties(test_catalogue_sim PROPERTIES TIMEOUT 60 SKIP_RETURN_CODE 77 LABELS unit)
+if(SQLITE_FOUND)
+  add_test(NAME test_catalogue_sqlite COMMAND test_catalogue sqlite)
+  set_tests_properties(test_catalogue_sqlite PROPERTIES TIMEOUT 60 SKIP_RETURN_CODE 77 LABELS unit)
+  lw_add_test(NAME test_catalogue_sqlite_file SOURCES test_catalogue_sqlite_file.c LIBS lwd_catalogue)
+  lw_add_test(NAME test_catalogue_model SOURCES test_catalogue_model.c LIBS lwd_catalogue)
+endif()
