@@ -12,13 +12,26 @@
 #include "fabric/fabric_address.h"
 
 #define PROGRESS_ROUNDS_MAX 64u    /* bound of one progress call */
-#define CLOSE_ROUNDS_US 100000u    /* how long close() waits for graceful ends */
+#define CLOSE_ROUNDS_US 1000000u   /* how long close() waits for graceful ends */
 
 static uint64_t monotonic_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+static ucs_status_t set_handler(lw_fabric_t *fabric, unsigned id, ucp_am_recv_callback_t callback)
+{
+    ucp_am_handler_param_t handler = {
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
+                      UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
+        .id = id,
+        .flags = UCP_AM_FLAG_WHOLE_MSG,
+        .cb = callback,
+        .arg = fabric,
+    };
+    return ucp_worker_set_am_recv_handler(fabric->worker, &handler);
 }
 
 static lw_status_t create_worker(lw_fabric_t *fabric, lw_error_t *error)
@@ -31,15 +44,9 @@ static lw_status_t create_worker(lw_fabric_t *fabric, lw_error_t *error)
     if (status != UCS_OK)
         return lw_fail(error, lw_ucx_status(status), "UCX worker: %s", ucs_status_string(status));
 
-    ucp_am_handler_param_t handler = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
-                      UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
-        .id = LW_UCX_AM_ID,
-        .flags = UCP_AM_FLAG_WHOLE_MSG,
-        .cb = lw_ucx_on_message,
-        .arg = fabric,
-    };
-    status = ucp_worker_set_am_recv_handler(fabric->worker, &handler);
+    status = set_handler(fabric, LW_UCX_AM_ID, lw_ucx_on_message);
+    if (status == UCS_OK)
+        status = set_handler(fabric, LW_UCX_AM_READY_ID, lw_ucx_on_ready);
     if (status == UCS_OK)
         status = ucp_worker_get_efd(fabric->worker, &fabric->event_fd);
     if (status != UCS_OK) {
@@ -92,6 +99,10 @@ static void ucx_close(lw_fabric_t *fabric)
     while (!lw_ucx_list_empty(&fabric->ending)) /* a peer that does not answer, or sits in this very thread */
         lw_ucx_conn_abandon((lw_conn_t *)fabric->ending.next);
     lw_ucx_run_ready(fabric);
+    if (fabric->worker_lost) {
+        LW_WARN("fabric", "a shared-memory peer did not answer: its worker's memory stays until the process ends");
+        return;
+    }
     ucp_worker_destroy(fabric->worker);
     lw_ucx_transfer_fini(fabric);
     lw_ucx_context_release(fabric->shared);

@@ -4,8 +4,14 @@
  *
  * Between CLOSING and the end UCX completes what it holds, mostly at once. It gets CLOSE_LIMIT_US for that; then the
  * connection's operations are completed here and left to UCX as orphans, so that a silent peer delays nobody for long.
- * Over shared memory a connection can't be closed by force (UCX 1.13 has no failure handling there), so a graceful end
- * under the same limit takes its place. */
+ *
+ * Messages are held back until both ends have exchanged a word that they hear each other: UCX 1.13 aborts the process
+ * now and then when an endpoint is lost, or its lanes are chosen, while large sends are queued on it.
+ *
+ * Shared memory is a case of its own: no failure handling, no closing by force, and an abort when an endpoint goes while
+ * something is queued on it. So such a connection waits in ENDING until its operations are over (the peer goes on
+ * answering, and we go on dropping what it sends), and is closed gracefully then. A peer that does not answer within the
+ * limit leaves its endpoint behind, unclosed, and its worker is not destroyed any more. */
 #define _GNU_SOURCE /* open_memstream */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +23,7 @@
 #include "fabric/fabric_ucx_private.h"
 
 #define CLOSE_LIMIT_US 500000u
+#define DRAIN_LIMIT_US 50000u /* some receives never hear of their connection's end from UCX */
 #define MAP_SIZE_MIN 64u
 
 static uint64_t monotonic_us(void)
@@ -129,6 +136,9 @@ static lw_status_t create(lw_fabric_t *fabric, ucp_ep_params_t *params, lw_conn_
     }
     map_put(fabric, conn);
     lw_ucx_list_add(&fabric->open, &conn->link);
+    conn->accepted = (params->field_mask & UCP_EP_PARAM_FIELD_CONN_REQUEST) != 0;
+    if (!conn->accepted)
+        lw_ucx_send_ready(conn);
     *conn_out = conn;
     return LW_OK;
 }
@@ -168,6 +178,8 @@ void lw_ucx_conn_end(lw_conn_t *conn, lw_status_t status)
 {
     conn->state = LW_CONN_ENDING;
     conn->status = status;
+    conn->close_deadline_us = monotonic_us() + CLOSE_LIMIT_US;
+    lw_ucx_cancel_held(conn, status == LW_OK ? LW_ERR_CANCELED : status);
     lw_ucx_list_remove(&conn->link);
     lw_ucx_list_add(&conn->fabric->ending, &conn->link);
 }
@@ -187,29 +199,36 @@ static void finish(lw_conn_t *conn)
 
 static void begin_close(lw_conn_t *conn)
 {
+    conn->state = LW_CONN_CLOSING;
+    if (conn->fabric->closing && conn->fabric->shared->shm)
+        return; /* goes with the worker, without asking the peer */
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS};
     param.flags = conn->fabric->shared->shm ? 0 : UCP_EP_CLOSE_FLAG_FORCE;
-    conn->close_deadline_us = monotonic_us() + CLOSE_LIMIT_US;
     void *request = ucp_ep_close_nbx(conn->ep, &param);
     conn->close_request = UCS_PTR_IS_PTR(request) ? request : NULL;
-    conn->state = LW_CONN_CLOSING;
+}
+
+static bool may_close(const lw_conn_t *conn)
+{
+    return !conn->fabric->shared->shm || conn->failed || (conn->ready && lw_ucx_list_empty(&conn->ops));
+}
+
+static bool is_gone(const lw_conn_t *conn)
+{
+    return conn->close_request == NULL || ucp_request_check_status(conn->close_request) != UCS_INPROGRESS;
 }
 
 /* Takes conn as far as it goes now; true when it has ended (and is freed). */
 static bool advance(lw_conn_t *conn)
 {
-    if (conn->state == LW_CONN_ENDING)
+    if (conn->state == LW_CONN_ENDING && may_close(conn))
         begin_close(conn);
-    bool late = false;
-    if (conn->state == LW_CONN_CLOSING) {
-        bool gone = conn->close_request == NULL || ucp_request_check_status(conn->close_request) != UCS_INPROGRESS;
-        late = !gone && monotonic_us() >= conn->close_deadline_us;
-        if (gone)
-            conn->state = LW_CONN_DRAINING;
+    if (conn->state == LW_CONN_CLOSING && is_gone(conn)) {
+        conn->state = LW_CONN_DRAINING;
+        conn->close_deadline_us = lw_min_u64(conn->close_deadline_us, monotonic_us() + DRAIN_LIMIT_US);
     }
-    if (conn->state == LW_CONN_DRAINING && !lw_ucx_list_empty(&conn->ops))
-        late = monotonic_us() >= conn->close_deadline_us;
-    if (!late && !(conn->state == LW_CONN_DRAINING && lw_ucx_list_empty(&conn->ops)))
+    bool over = conn->state == LW_CONN_DRAINING && lw_ucx_list_empty(&conn->ops);
+    if (!over && monotonic_us() < conn->close_deadline_us)
         return false;
     lw_ucx_conn_abandon(conn);
     return true;
@@ -217,8 +236,11 @@ static bool advance(lw_conn_t *conn)
 
 void lw_ucx_conn_abandon(lw_conn_t *conn)
 {
-    if (conn->state == LW_CONN_ENDING)
+    if (conn->state == LW_CONN_ENDING && may_close(conn))
         begin_close(conn);
+    bool left_behind = conn->state == LW_CONN_ENDING || !is_gone(conn);
+    if (left_behind && conn->fabric->shared->shm)
+        conn->fabric->worker_lost = true;
     if (conn->close_request != NULL)
         ucp_request_free(conn->close_request); /* UCX goes on without us if it has to */
     conn->close_request = NULL;
@@ -246,8 +268,10 @@ bool lw_ucx_reap_due(const lw_fabric_t *fabric)
     uint64_t now_us = monotonic_us();
     for (const lw_ucx_link_t *at = fabric->ending.next; at != &fabric->ending; at = at->next) {
         const lw_conn_t *conn = (const lw_conn_t *)at;
-        bool gone = conn->close_request == NULL || ucp_request_check_status(conn->close_request) != UCS_INPROGRESS;
-        if (conn->state == LW_CONN_ENDING || (conn->state == LW_CONN_CLOSING && gone) || now_us >= conn->close_deadline_us)
+        bool can_move = (conn->state == LW_CONN_ENDING && may_close(conn)) ||
+                        (conn->state == LW_CONN_CLOSING && is_gone(conn)) ||
+                        (conn->state == LW_CONN_DRAINING && lw_ucx_list_empty(&conn->ops));
+        if (can_move || now_us >= conn->close_deadline_us)
             return true;
     }
     return false; /* UCX's event descriptor wakes us when it gets on */

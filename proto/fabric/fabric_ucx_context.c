@@ -91,8 +91,9 @@ static lw_status_t create(const transport_set_t *set, lw_ucx_context_t *into, lw
         return lw_fail(error, LW_ERR_IO, "UCX configuration: %s", ucs_status_string(status));
     if (strcmp(set->name, "auto") != 0 || getenv("UCX_TLS") == NULL)
         (void)ucp_config_modify(config, "TLS", set->tls);
-    if (getenv("UCX_CM_USE_ALL_DEVICES") == NULL) /* connect over the device that has the address, no other */
-        (void)ucp_config_modify(config, "CM_USE_ALL_DEVICES", "n");
+    /* Over networks, connect by the device that has the address and no other; shared memory is another device. */
+    if (getenv("UCX_CM_USE_ALL_DEVICES") == NULL)
+        (void)ucp_config_modify(config, "CM_USE_ALL_DEVICES", set->shm ? "y" : "n");
 
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME,

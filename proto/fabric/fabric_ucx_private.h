@@ -13,6 +13,7 @@
 #include "fabric/fabric.h"
 
 #define LW_UCX_AM_ID 1u
+#define LW_UCX_AM_READY_ID 2u /* "messages of yours reach me" */
 #define LW_UCX_OPS_PER_SLAB 64u
 #define LW_UCX_COPY_CLASS_MIN 12u /* buffers for copies: powers of two from 4 KiB */
 #define LW_UCX_COPY_CLASSES 16u   /* to 128 MiB */
@@ -21,7 +22,13 @@ typedef struct lw_ucx_link {
     struct lw_ucx_link *next, *prev;
 } lw_ucx_link_t;
 
-typedef enum lw_ucx_op_state { LW_UCX_OP_FREE, LW_UCX_OP_POSTED, LW_UCX_OP_READY, LW_UCX_OP_ORPHAN } lw_ucx_op_state_t;
+typedef enum lw_ucx_op_state {
+    LW_UCX_OP_FREE,
+    LW_UCX_OP_HELD, /* a send that waits for its connection to be ready */
+    LW_UCX_OP_POSTED,
+    LW_UCX_OP_READY,
+    LW_UCX_OP_ORPHAN
+} lw_ucx_op_state_t;
 
 typedef struct lw_ucx_copy { /* head of a free buffer, inside it */
     struct lw_ucx_copy *next;
@@ -36,7 +43,11 @@ typedef struct lw_ucx_op { /* one for each send and receive in flight */
     lw_status_t status;
     lw_ucx_op_state_t state;
     uint32_t copy_class; /* of `copy` */
+    uint32_t head_bytes;
     void *copy;          /* the pieces as one buffer, or NULL */
+    const void *payload; /* what UCX is given: memory in place, `copy` or `iov` */
+    size_t payload_count;
+    ucp_datatype_t payload_type;
     ucp_dt_iov_t iov[LW_FABRIC_IOV_MAX];
     uint8_t head[LW_MSG_HEAD_MAX];
 } lw_ucx_op_t;
@@ -55,13 +66,15 @@ typedef enum lw_conn_state {
 
 struct lw_conn {
     lw_ucx_link_t link; /* in the fabric's open or ending list; first */
-    lw_ucx_link_t ops;  /* posted operations */
+    lw_ucx_link_t ops;  /* posted and held operations, in order */
     lw_fabric_t *fabric;
     ucp_ep_h ep;
     void *user;
     lw_conn_state_t state;
     lw_status_t status; /* for on_closed */
     bool failed;        /* UCX reported an error */
+    bool accepted;
+    bool ready; /* messages may be posted */
     void *close_request;
     uint64_t close_deadline_us;
     char transport[64];
@@ -86,6 +99,7 @@ struct lw_fabric {
     ucp_listener_h listener;
     int event_fd;
     bool closing;
+    bool worker_lost; /* UCX would abort if the worker were destroyed: it stays until the process ends */
     unsigned depth; /* > 0 while inside send or recv: callbacks wait */
     lw_ucx_link_t open, ending, ready;
     lw_ucx_link_t free_ops;
@@ -134,6 +148,11 @@ void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw
                  void *arg);
 ucs_status_t lw_ucx_on_message(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                                const ucp_am_recv_param_t *param);
+void lw_ucx_cancel_held(lw_conn_t *conn, lw_status_t status); /* sends that UCX has not seen yet */
+/* Tells the peer that it may post messages; and its callback at the peer. */
+void lw_ucx_send_ready(lw_conn_t *conn);
+ucs_status_t lw_ucx_on_ready(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
+                             const ucp_am_recv_param_t *param);
 unsigned lw_ucx_run_ready(lw_fabric_t *fabric);
 void lw_ucx_orphan_ops(lw_conn_t *conn, lw_status_t status); /* completes what UCX still holds of a connection */
 void lw_ucx_transfer_fini(lw_fabric_t *fabric);              /* frees operations and buffers; the worker is gone */

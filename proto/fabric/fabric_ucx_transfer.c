@@ -192,45 +192,63 @@ static void on_sent(void *request, ucs_status_t status, void *arg)
     op_complete(arg, status);
 }
 
-typedef struct payload {
-    const void *buffer;
-    size_t count; /* bytes, or pieces of an iov */
-    ucp_datatype_t type;
-} payload_t;
-
 /* Lays the pieces out as UCX wants them: in place, as a list, or copied together. */
-static lw_status_t lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, size_t bytes, lw_send_mode_t mode,
-                           payload_t *payload)
+static lw_status_t lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
 {
-    payload->type = ucp_dt_make_contig(1);
-    payload->count = bytes;
-    payload->buffer = NULL;
+    op->payload_type = ucp_dt_make_contig(1);
+    op->payload_count = bytes;
+    op->payload = NULL;
     if (bytes == 0)
         return LW_OK;
     if (piece_count == 1) {
-        payload->buffer = pieces[0].data;
+        op->payload = pieces[0].data;
         return LW_OK;
     }
     if (mode == LW_SEND_IOV && piece_count <= LW_FABRIC_IOV_MAX) {
         for (uint32_t i = 0; i < piece_count; i++)
             op->iov[i] = (ucp_dt_iov_t){.buffer = (void *)pieces[i].data, .length = pieces[i].bytes};
-        payload->type = UCP_DATATYPE_IOV;
-        payload->buffer = op->iov;
-        payload->count = piece_count;
+        op->payload_type = UCP_DATATYPE_IOV;
+        op->payload = op->iov;
+        op->payload_count = piece_count;
         return LW_OK;
     }
     lw_status_t status = copy_acquire(op, bytes);
     if (status != LW_OK)
         return status;
     lw_fabric_gather(op->copy, pieces, piece_count);
-    payload->buffer = op->copy;
+    op->payload = op->copy;
+    return LW_OK;
+}
+
+/* Gives op to UCX. On an error op is as it was. */
+static lw_status_t post(lw_ucx_op_t *op)
+{
+    lw_fabric_t *fabric = op->fabric;
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
+                        UCP_OP_ATTR_FIELD_DATATYPE,
+        .flags = UCP_AM_SEND_FLAG_REPLY, /* so that the receiver knows which connection it came by */
+        .datatype = op->payload_type,
+        .cb.send = on_sent,
+        .user_data = op,
+    };
+    op->state = LW_UCX_OP_POSTED;
+    fabric->depth++;
+    void *request = ucp_am_send_nbx(op->conn->ep, LW_UCX_AM_ID, op->head, op->head_bytes, op->payload, op->payload_count,
+                                    &param);
+    fabric->depth--;
+    if (UCS_PTR_IS_ERR(request))
+        return lw_ucx_status(UCS_PTR_STATUS(request));
+    if (request == NULL && op->done != NULL)
+        op_ready(op, LW_OK);
+    else if (request == NULL)
+        op_release(op);
     return LW_OK;
 }
 
 lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, const lw_iov_t *pieces, uint32_t piece_count,
                         lw_send_mode_t mode, lw_fabric_done_t done, void *arg)
 {
-    lw_fabric_t *fabric = conn->fabric;
     if (conn->state != LW_CONN_OPEN)
         return conn->status != LW_OK ? conn->status : LW_ERR_CANCELED;
     size_t bytes = 0;
@@ -242,36 +260,67 @@ lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, co
     lw_ucx_op_t *op = op_acquire(conn, done, arg);
     if (op == NULL)
         return LW_ERR_NO_MEMORY;
-    memcpy(op->head, head, head_bytes);
-    payload_t payload;
-    lw_status_t status = lay_out(op, pieces, piece_count, bytes, mode, &payload);
-    if (status != LW_OK) {
-        op_release(op);
-        return status;
+    if (head_bytes > 0)
+        memcpy(op->head, head, head_bytes);
+    op->head_bytes = (uint32_t)head_bytes;
+    lw_status_t status = lay_out(op, pieces, piece_count, bytes, mode);
+    if (status == LW_OK && !conn->ready) {
+        op->state = LW_UCX_OP_HELD;
+        return LW_OK;
     }
+    if (status == LW_OK)
+        status = post(op);
+    if (status != LW_OK)
+        op_release(op);
+    return status;
+}
+
+/* ---- making a connection ready: each end tells the other that it hears it ---- */
+
+static void on_ready_sent(void *request, ucs_status_t status, void *arg) { ucp_request_free(request); }
+
+void lw_ucx_send_ready(lw_conn_t *conn)
+{
     ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
-                        UCP_OP_ATTR_FIELD_DATATYPE,
-        .flags = UCP_AM_SEND_FLAG_REPLY, /* so that the receiver knows which connection it came by */
-        .datatype = payload.type,
-        .cb.send = on_sent,
-        .user_data = op,
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_FLAGS,
+        .flags = UCP_AM_SEND_FLAG_REPLY,
+        .cb.send = on_ready_sent,
     };
-    fabric->depth++;
-    void *request =
-        ucp_am_send_nbx(conn->ep, LW_UCX_AM_ID, op->head, head_bytes, payload.buffer, payload.count, &param);
-    fabric->depth--;
-    if (UCS_PTR_IS_ERR(request)) {
-        op_release(op);
-        return lw_ucx_status(UCS_PTR_STATUS(request));
+    (void)ucp_am_send_nbx(conn->ep, LW_UCX_AM_READY_ID, NULL, 0, NULL, 0, &param); /* an error ends the connection */
+}
+
+ucs_status_t lw_ucx_on_ready(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
+                             const ucp_am_recv_param_t *param)
+{
+    lw_conn_t *conn = NULL;
+    if (param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP)
+        conn = lw_ucx_conn_find(arg, param->reply_ep);
+    if (conn == NULL || conn->ready)
+        return UCS_OK;
+    conn->ready = true;
+    if (conn->accepted)
+        lw_ucx_send_ready(conn);
+    lw_ucx_link_t *next;
+    for (lw_ucx_link_t *at = conn->ops.next; at != &conn->ops && conn->state == LW_CONN_OPEN; at = next) {
+        next = at->next;
+        lw_ucx_op_t *op = (lw_ucx_op_t *)at;
+        if (op->state != LW_UCX_OP_HELD)
+            continue;
+        lw_status_t status = post(op);
+        if (status != LW_OK)
+            op_ready(op, status);
     }
-    if (request == NULL) {
-        if (done != NULL)
-            op_ready(op, LW_OK);
-        else
-            op_release(op);
+    return UCS_OK;
+}
+
+void lw_ucx_cancel_held(lw_conn_t *conn, lw_status_t status)
+{
+    lw_ucx_link_t *next;
+    for (lw_ucx_link_t *at = conn->ops.next; at != &conn->ops; at = next) {
+        next = at->next;
+        if (((lw_ucx_op_t *)at)->state == LW_UCX_OP_HELD)
+            op_ready((lw_ucx_op_t *)at, status);
     }
-    return LW_OK;
 }
 
 /* ---- receiving ---- */
