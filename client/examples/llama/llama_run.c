@@ -110,7 +110,7 @@ static lw_status_t tokenize(const options_t *options, const llama_model_t *model
     uint32_t most = llama_model_shape(model)->context;
     if (options->context && options->context < most)
         most = options->context;
-    if (tokens->count > most)
+    if (tokens->count > most && !options->ids)
         tokens->count = most;
     return status == LW_OK && tokens->count == 0 ? LW_ERR_INVALID : status;
 }
