@@ -1,0 +1,110 @@
+#define _GNU_SOURCE
+#include "e2e/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ARGS_MAX 64
+#define LIMIT_MS 20000
+
+static void run_child(const char *const *argv, int ready_fd, int error_fd)
+{
+    const char *args[ARGS_MAX];
+    char number[16];
+    int count = 0;
+    while (argv[count] != NULL && count < ARGS_MAX - 3) {
+        args[count] = argv[count];
+        count++;
+    }
+    snprintf(number, sizeof(number), "%d", ready_fd);
+    args[count++] = "--ready-fd";
+    args[count++] = number;
+    args[count] = NULL;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlives its test */
+    if (error_fd >= 0)
+        (void)dup2(error_fd, STDERR_FILENO);
+    execv(args[0], (char *const *)args);
+    _exit(127);
+}
+
+static int wait_end(process_t *process, int limit_ms)
+{
+    int status = 0;
+    for (int waited = 0; waited < limit_ms; waited += 5) {
+        if (waitpid(process->pid, &status, WNOHANG) == process->pid) {
+            process->pid = 0;
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+        }
+        const struct timespec pause = {.tv_nsec = 5000000};
+        (void)nanosleep(&pause, NULL);
+    }
+    return -1;
+}
+
+bool process_start(process_t *process, const char *const *argv)
+{
+    int ready[2], errors = memfd_create("errors", MFD_CLOEXEC);
+    memset(process, 0, sizeof(*process));
+    if (pipe2(ready, O_CLOEXEC) != 0)
+        return false;
+    process->pid = fork();
+    if (process->pid == 0) {
+        (void)fcntl(ready[1], F_SETFD, 0);
+        run_child(argv, ready[1], errors);
+    }
+    (void)close(ready[1]);
+    size_t used = 0;
+    struct pollfd wanted = {.fd = ready[0], .events = POLLIN};
+    while (used + 1 < sizeof(process->ready) && strchr(process->ready, '\n') == NULL && poll(&wanted, 1, LIMIT_MS) > 0) {
+        ssize_t got = read(ready[0], process->ready + used, sizeof(process->ready) - 1 - used);
+        if (got <= 0)
+            break;
+        used += (size_t)got;
+    }
+    (void)close(ready[0]);
+    bool is_ready = strchr(process->ready, '\n') != NULL;
+    if (!is_ready)
+        process->exit_status = wait_end(process, LIMIT_MS);
+    if (errors >= 0) {
+        ssize_t got = pread(errors, process->errors, sizeof(process->errors) - 1, 0);
+        process->errors[got > 0 ? got : 0] = '\0';
+        if (is_ready || getenv("LW_TEST_VERBOSE") != NULL)
+            fputs(process->errors, stderr);
+        (void)close(errors);
+    }
+    return is_ready;
+}
+
+bool process_ready_text(const process_t *process, const char *member, char *text, size_t text_bytes)
+{
+    char wanted[64];
+    snprintf(wanted, sizeof(wanted), "\"%s\":\"", member);
+    const char *at = strstr(process->ready, wanted);
+    if (at == NULL)
+        return false;
+    at += strlen(wanted);
+    snprintf(text, text_bytes, "%.*s", (int)strcspn(at, "\""), at);
+    return true;
+}
+
+int process_end(process_t *process, int signum)
+{
+    if (process->pid <= 0)
+        return process->exit_status;
+    (void)kill(process->pid, signum);
+    int status = wait_end(process, LIMIT_MS);
+    if (status == -1) {
+        (void)kill(process->pid, SIGKILL);
+        (void)wait_end(process, LIMIT_MS);
+    }
+    return status;
+}

@@ -1,0 +1,23 @@
+/* process.h - starts a daemon for a test and waits until it says that it is ready. */
+#ifndef LW_TEST_PROCESS_H
+#define LW_TEST_PROCESS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+typedef struct process {
+    pid_t pid;
+    char ready[1024]; /* the JSON line; "" when the process ended before it was ready */
+    char errors[4096]; /* what it wrote to stderr, when it ended before it was ready */
+    int exit_status;  /* when it ended before it was ready */
+} process_t;
+
+/* argv ends with NULL; the process also gets --ready-fd. True when it became ready within about 20 s. */
+bool process_start(process_t *process, const char *const *argv);
+/* A string member of the ready line; false when it is not there. */
+bool process_ready_text(const process_t *process, const char *member, char *text, size_t text_bytes);
+/* Sends the signal and waits for the end. Exit status, or 1000 + signal number when a signal ended it; -1: still running
+ * after 20 s (it is then killed). */
+int process_end(process_t *process, int signum);
+
+#endif /* LW_TEST_PROCESS_H */
