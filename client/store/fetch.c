@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "client/store/store_private.h"
 
+#define TRANSIT_RETRIES 2u /* a wrong checksum may have happened on the way: ask so often again before the copy is given up */
+
 /* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last failure */
 static uint32_t want_replica(const lwc_want_t *want) { return want->reserved & 7; }
 static bool want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
@@ -295,7 +297,8 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
     store->stats.checksum_failures++;
     LW_WARN("store", "node %u: segment %u head %u entry %u has a wrong checksum", request->peer->node.index, want->segment,
             want->head, want->entry);
-    want_fails(want, LW_ERR_CORRUPT);
+    if (want_attempts(want) >= TRANSIT_RETRIES) /* not the wire, then: this copy is bad */
+        want_fails(want, LW_ERR_CORRUPT);
     again(request, want);
 }
 

@@ -12,6 +12,7 @@ static void end(lwc_put_t *put, lwc_store_t *store, lw_status_t status)
     if (!put->ending) {
         put->ending = true;
         put->status = status;
+        put->requests -= lwc_requests_let_go(store, put);
     }
     if (put->requests > 0)
         return; /* chunks still borrow the extent */
@@ -188,6 +189,7 @@ void lwc_put_reply(lwc_request_t *request, const lw_msg_t *msg)
     bool current = replica->serial == request->serial && !put->ending && replica->step != LWC_PUT_WAIT;
     uint16_t type = request->sent_type;
     put->requests--;
+    request->owner = NULL;
     if (current && type == LW_MSG_WRITE)
         replica->in_flight--;
     if (current && status != LW_OK) {
@@ -221,6 +223,7 @@ void lwc_put_lost(lwc_request_t *request)
     lwc_put_t *put = request->owner;
     lwc_store_t *store = request->store;
     put->requests--;
+    request->owner = NULL;
     if (put->replica[request->replica].serial == request->serial)
         restart(&put->replica[request->replica], 0);
     lwc_request_end(request);

@@ -8,6 +8,7 @@ static void end(lwc_read_t *read, lwc_store_t *store, lw_status_t status)
     if (!read->ending) {
         read->ending = true;
         read->status = status;
+        read->requests -= lwc_requests_let_go(store, read);
     }
     if (read->requests > 0)
         return; /* a transfer may still write into the caller's memory */
@@ -75,6 +76,7 @@ static void chunk_landed(void *arg, lw_status_t status)
     }
     read->got += request->payload_bytes;
     read->requests--;
+    request->owner = NULL;
     lwc_request_end(request);
     if (read->ending || read->got == read->bytes)
         end(read, store, LW_OK);
@@ -89,6 +91,7 @@ void lwc_read_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fa
     const lw_msg_read_reply_t *body = &reply->body.read_reply;
     if (read->ending || body->status != LW_OK) {
         read->requests--;
+        request->owner = NULL;
         lwc_request_end(request);
         if (read->ending)
             end(read, store, read->status);
@@ -104,6 +107,7 @@ void lwc_read_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fa
                                             read->key, (unsigned long long)read->bytes,
                                             (unsigned long long)read->capacity);
         read->requests--;
+        request->owner = NULL;
         lwc_request_end(request);
         end(read, store, status);
         return;
@@ -118,6 +122,7 @@ void lwc_read_lost(lwc_request_t *request)
     lwc_read_t *read = request->owner;
     lwc_store_t *store = request->store;
     read->requests--;
+    request->owner = NULL;
     lwc_request_end(request);
     if (read->ending)
         end(read, store, read->status);
@@ -139,8 +144,6 @@ void lwc_reads_scan(lwc_store_t *store)
                            peer ? peer->node.index : 0, lw_status_text(status), peer && peer->cause[0] ? ": " : "",
                            peer ? peer->cause : "");
             end(read, store, status);
-            if (read->used && peer) /* a transfer into the caller's memory hangs: only the connection's end stops it */
-                lwc_peer_disconnect(peer, "a read passed its deadline while landing");
         } else if (!read->ending) {
             lwc_read_advance(read, store);
         }

@@ -236,3 +236,21 @@ void lwc_requests_scan(lwc_store_t *store)
         }
     }
 }
+
+uint32_t lwc_requests_let_go(lwc_store_t *store, const void *owner)
+{
+    uint32_t count = 0;
+    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
+        lwc_request_t *request = &store->requests[slot];
+        if (request->kind == LWC_REQUEST_FREE || request->owner != owner || request->state == LWC_ZOMBIE)
+            continue;
+        if (request->state == LWC_SENT && !request->send_pending) {
+            request->state = LWC_ZOMBIE;
+            request->owner = NULL;
+            count++;
+        } else {
+            lwc_peer_disconnect(request->peer, "a transfer passed its deadline");
+        }
+    }
+    return count;
+}

@@ -45,7 +45,7 @@ lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session
                               LW_REPLICAS_MAX);
     lwc_segment_t *segment = &store->segments[key];
     *segment = (lwc_segment_t){.used = true, .replica_count = (uint8_t)replica_count, .session_slot = session_slot,
-                               .row_pair_bytes = row_pair_bytes, .name = *name};
+                               .row_pair_bytes = row_pair_bytes, .version = segment->version + 1, .name = *name};
     for (uint32_t r = 0; r < replica_count; r++)
         segment->replica[r].node_index = node_index[r];
     return LW_OK;
@@ -158,6 +158,7 @@ static bool attach_add(lwc_store_t *store, open_attaches_t *open, uint32_t key, 
         return false;
     lwc_batch_t *batch = request->batch;
     ((lw_segment_name_t *)batch->lists)[batch->count] = segment->name;
+    batch->versions[batch->count] = segment->version;
     batch->keys[batch->count++] = key << 3 | r;
     segment->replica[r].state = LWC_ATTACHING;
     segment->replica[r].serial = peer->serial;
@@ -201,8 +202,8 @@ void lwc_attach_reply(lwc_request_t *request, const lw_msg_t *msg)
     for (uint32_t i = 0; i < batch->count; i++) {
         uint32_t key = batch->keys[i] >> 3, r = batch->keys[i] & 7;
         lwc_segment_t *segment = lwc_segment(store, key);
-        if (!segment)
-            continue;
+        if (!segment || segment->version != batch->versions[i])
+            continue; /* the key belongs to another segment by now */
         int32_t status = whole == LW_OK ? msg->attached[i].status : whole;
         lwc_replica_t *replica = &segment->replica[r];
         if (replica->state != LWC_ATTACHING || replica->serial != request->serial)
@@ -223,7 +224,8 @@ void lwc_attach_lost(lwc_request_t *request, lw_status_t status)
     for (uint32_t i = 0; i < request->batch->count; i++) {
         uint32_t key = request->batch->keys[i] >> 3, r = request->batch->keys[i] & 7;
         lwc_segment_t *segment = lwc_segment(store, key);
-        if (!segment || segment->replica[r].state != LWC_ATTACHING || segment->replica[r].serial != request->serial)
+        if (!segment || segment->version != request->batch->versions[i] ||
+            segment->replica[r].state != LWC_ATTACHING || segment->replica[r].serial != request->serial)
             continue;
         segment->replica[r].state = LWC_DETACHED;
         if (segment->waiter)

@@ -75,7 +75,8 @@ typedef struct lwc_batch {
     bool used;
     uint32_t count;
     lwc_want_t wants[LWC_BATCH_WANTS]; /* FETCH */
-    uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH */
+    uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH: key << 3 | replica */
+    uint32_t versions[LWC_BATCH_WANTS]; /* ATTACH: of the segment, when it was asked */
     uint64_t lists[(LWC_BATCH_WANTS * sizeof(lw_segment_name_t)) / 8]; /* ATTACH: names; FETCH: runs, then entries */
 } lwc_batch_t;
 
@@ -131,6 +132,7 @@ typedef struct lwc_segment {
     uint8_t replica_count, waiter; /* waiter: 1 + index of the attach waiter that counts it, 0: none */
     uint16_t reserved;
     uint32_t session_slot, row_pair_bytes;
+    uint32_t version; /* grows when the key is given to another segment */
     lw_segment_name_t name;
     lwc_replica_t replica[LW_REPLICAS_MAX];
 } lwc_segment_t;
@@ -254,6 +256,9 @@ void lwc_on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg);
 /* The connection is gone: what becomes of each of its requests. */
 void lwc_requests_lost(lwc_peer_t *peer);
 void lwc_requests_scan(lwc_store_t *store);
+/* The owner of these requests (a put or read) wants to end: those that only await a reply are let go; where memory of the
+ * owner's is still in use, the connection is ended, and the rest follows from that. Returns how many were let go. */
+uint32_t lwc_requests_let_go(lwc_store_t *store, const void *owner);
 
 /* ---- segment.c ---- */
 lwc_segment_t *lwc_segment(const lwc_store_t *store, uint32_t key);

@@ -1,0 +1,315 @@
+/* world.c - time, faults and the end: what the seed has in store for a fleet. */
+#include "tests/sim/sim.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RUN_US 6000000ull
+#define WIND_DOWN_US 30000000ull
+#define CHECK_EVERY 512u
+
+static uint64_t now_of(void *self)
+{
+    return ((sim_world_t *)self)->now_us;
+}
+
+void sim_violation(sim_world_t *world, const char *format, ...)
+{
+    va_list args;
+    if (world->violated)
+        return;
+    world->violated = true;
+    va_start(args, format);
+    vsnprintf(world->violation, sizeof(world->violation), format, args);
+    va_end(args);
+}
+
+void sim_trace(sim_world_t *world, const char *format, ...)
+{
+    va_list args;
+    if (!world->trace)
+        return;
+    printf("%10.3f ms  ", (double)world->now_us / 1000);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    putchar('\n');
+}
+
+bool sim_chance(sim_world_t *world, double chance)
+{
+    return lw_prng_unit(&world->prng) < chance;
+}
+
+uint64_t sim_below(sim_world_t *world, uint64_t bound)
+{
+    return lw_prng_below(&world->prng, bound);
+}
+
+void sim_view_changed(sim_world_t *world)
+{
+    world->view.epoch++;
+    for (uint32_t i = 0; i < SIM_NODES; i++) {
+        lw_node_t *row = &world->view_nodes[i];
+        const sim_node_t *node = &world->nodes[i];
+        row->id = i + 1;
+        row->index = (uint16_t)i;
+        row->incarnation = node->incarnation;
+        row->state = node->up ? LW_NODE_UP : LW_NODE_DOWN;
+        row->weight = 100;
+        snprintf(row->data, sizeof(row->data), "%s", node->address);
+    }
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++) {
+        lw_error_t error = {0};
+        sim_client_t *client = &world->clients[c];
+        if (client->up && lwc_store_set_view(client->store, &world->view, &error) != LW_OK)
+            sim_violation(world, "client %u: view: %s", c, error.text);
+    }
+}
+
+/* ---- creation ---- */
+
+/* What kind of run this is comes from the seed too: some are calm, some corrupt, some crash, some are short of memory. */
+static void choose_faults(sim_world_t *world)
+{
+    lw_sim_faults_t faults = {.delay_min_us = 20, .delay_max_us = 50 + (uint32_t)sim_below(world, 5000)};
+    if (sim_chance(world, 0.4))
+        faults.drop = 0.0005 + 0.002 * lw_prng_unit(&world->prng);
+    if (sim_chance(world, 0.3)) {
+        world->corrupts = true;
+        faults.corrupt = 0.001 + 0.02 * lw_prng_unit(&world->prng);
+    }
+    faults.close_after_us = 1000 + (uint32_t)sim_below(world, 20000);
+    world->calm = sim_chance(world, 0.2);
+    world->arena_bytes = (sim_chance(world, 0.3) ? 96u : 1024u) << 10;
+    lw_sim_net_faults(world->net, &faults);
+    if (sim_chance(world, 0.3))
+        lw_fault_enable(LW_FAULT_REPLY_DROP, 0.003);
+    if (sim_chance(world, 0.3))
+        lw_fault_enable(LW_FAULT_RESERVE_FULL, 0.05);
+    if (world->corrupts && sim_chance(world, 0.5))
+        lw_fault_enable(LW_FAULT_REPLY_CORRUPT, 0.01);
+}
+
+lw_status_t sim_world_create(uint64_t seed, bool trace, sim_world_t **world_out)
+{
+    sim_world_t *world = calloc(1, sizeof(*world));
+    lw_error_t error = {0};
+    if (!world)
+        return LW_ERR_NO_MEMORY;
+    world->seed = seed;
+    world->trace = trace;
+    world->now_us = 1000000;
+    world->end_us = world->now_us + RUN_US;
+    world->clock = (lw_clock_t){.now_us = now_of, .unix_us = now_of, .self = world};
+    world->catalogue_ops = lwd_catalogue_sim();
+    world->view = (lw_view_t){.fleet_id = 77, .node_count = SIM_NODES, .nodes = world->view_nodes};
+    lw_prng_seed(&world->prng, seed);
+    lw_status_t status = lw_sim_net_create(seed, &world->net);
+    if (status == LW_OK)
+        status = world->catalogue_ops->open("", &world->catalogue, &error);
+    if (status != LW_OK)
+        goto err_destroy;
+    choose_faults(world);
+    for (uint32_t i = 0; i < SIM_NODES && status == LW_OK; i++) {
+        sim_node_t *node = &world->nodes[i];
+        node->world = world;
+        node->index = (uint16_t)i;
+        snprintf(node->host, sizeof(node->host), "node%u", i);
+        status = sim_node_start(node);
+    }
+    sim_view_changed(world);
+    for (uint32_t c = 0; c < SIM_CLIENTS && status == LW_OK; c++) {
+        world->clients[c].world = world;
+        world->clients[c].index = c;
+        status = sim_client_start(&world->clients[c]);
+    }
+    if (status != LW_OK)
+        goto err_destroy;
+    *world_out = world;
+    return LW_OK;
+
+err_destroy:
+    sim_world_destroy(world);
+    return status;
+}
+
+void sim_world_destroy(sim_world_t *world)
+{
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+        if (world->clients[c].up)
+            sim_client_stop(&world->clients[c]);
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (world->nodes[i].up)
+            sim_node_stop(&world->nodes[i]);
+    if (world->catalogue)
+        world->catalogue_ops->close(world->catalogue);
+    if (world->net)
+        lw_sim_net_destroy(world->net);
+    free(world);
+}
+
+/* ---- faults ---- */
+
+static void crash_node(sim_world_t *world, sim_node_t *node)
+{
+    sim_trace(world, "node %u dies", node->index);
+    world->stats.crashes++;
+    lw_sim_net_crash(world->net, node->host);
+    sim_node_stop(node);
+    node->restart_us = world->now_us + 1000 + sim_below(world, 1500000);
+    sim_view_changed(world);
+}
+
+static void restart_node(sim_world_t *world, sim_node_t *node)
+{
+    if (sim_node_start(node) != LW_OK) {
+        sim_violation(world, "node %u does not start again", node->index);
+        return;
+    }
+    sim_trace(world, "node %u is back", node->index);
+    sim_view_changed(world);
+}
+
+static void crash_client(sim_world_t *world, sim_client_t *client)
+{
+    char host[16];
+    snprintf(host, sizeof(host), "client%u", client->index);
+    sim_trace(world, "client %u dies", client->index);
+    world->stats.client_crashes++;
+    lw_sim_net_crash(world->net, host);
+    sim_client_stop(client);
+    client->restart_us = world->now_us + 1000 + sim_below(world, 500000);
+}
+
+static void partition(sim_world_t *world, bool cut)
+{
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+        for (uint32_t i = 0; i < SIM_NODES; i++) {
+            char host[16];
+            snprintf(host, sizeof(host), "client%u", c);
+            if (!cut || sim_chance(world, 0.3))
+                lw_sim_net_partition(world->net, host, world->nodes[i].host, cut);
+        }
+    world->stats.partitions += cut;
+    world->heal_us = cut ? world->now_us + 10000 + sim_below(world, 1200000) : 0;
+    sim_trace(world, cut ? "some are cut off" : "healed");
+}
+
+static void inject(sim_world_t *world)
+{
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (!world->nodes[i].up && world->now_us >= world->nodes[i].restart_us)
+            restart_node(world, &world->nodes[i]);
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+        if (!world->clients[c].up && world->now_us >= world->clients[c].restart_us &&
+            sim_client_start(&world->clients[c]) != LW_OK)
+            sim_violation(world, "client %u does not start again", c);
+    if (world->heal_us && world->now_us >= world->heal_us)
+        partition(world, false);
+    if (world->calm || world->now_us >= world->end_us)
+        return;
+    if (sim_chance(world, 0.00004)) {
+        sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
+        if (node->up)
+            crash_node(world, node);
+    }
+    if (sim_chance(world, 0.00004)) {
+        sim_client_t *client = &world->clients[sim_below(world, SIM_CLIENTS)];
+        if (client->up)
+            crash_client(world, client);
+    }
+    if (!world->heal_us && sim_chance(world, 0.00005))
+        partition(world, true);
+}
+
+/* ---- checking ---- */
+
+static void check_tables(sim_world_t *world)
+{
+    for (uint32_t i = 0; i < SIM_NODES; i++) {
+        const sim_node_t *node = &world->nodes[i];
+        if (!node->up)
+            continue;
+        if (!lwd_shard_check(node->shard) || !lwd_extents_check(node->extents) || !lwd_worker_check(node->worker))
+            sim_violation(world, "node %u: its tables do not agree", i);
+    }
+}
+
+static void tick(sim_world_t *world)
+{
+    world->now_us += SIM_TICK_US;
+    world->stats.ticks++;
+    inject(world);
+    lw_sim_net_round(world->net, world->now_us);
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (world->nodes[i].up)
+            sim_node_round(&world->nodes[i]);
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+        if (world->clients[c].up)
+            sim_client_round(&world->clients[c]);
+    if (world->stats.ticks % CHECK_EVERY == 0)
+        check_tables(world);
+}
+
+static bool all_quiet(const sim_world_t *world)
+{
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+        if (!world->clients[c].up || !sim_client_idle(&world->clients[c]))
+            return false;
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (!world->nodes[i].up || sim_node_used_bytes(&world->nodes[i]) > 0 ||
+            lwd_worker_in_flight(world->nodes[i].worker) > 0)
+            return false;
+    return true;
+}
+
+/* No more faults; everybody drops everything, leases of the dead run out, and every arena must end up empty. */
+static void wind_down(sim_world_t *world)
+{
+    lw_sim_faults_t none = {.delay_min_us = 20, .delay_max_us = 200};
+    lw_sim_net_faults(world->net, &none);
+    lw_fault_enable(LW_FAULT_REPLY_DROP, 0);
+    lw_fault_enable(LW_FAULT_RESERVE_FULL, 0);
+    lw_fault_enable(LW_FAULT_REPLY_CORRUPT, 0);
+    uint64_t until = world->now_us + WIND_DOWN_US, expire_us = world->now_us + 2 * SIM_LEASE_US;
+    while (!world->violated && world->now_us < until && !all_quiet(world)) {
+        tick(world);
+        for (uint32_t c = 0; c < SIM_CLIENTS; c++)
+            if (world->clients[c].up)
+                sim_client_drop_all(&world->clients[c]);
+        if (world->now_us >= expire_us) { /* what dead clients left behind is idle by now, and goes */
+            uint64_t freed;
+            lw_error_t error = {0};
+            expire_us = world->now_us + SIM_LEASE_US;
+            if (world->catalogue_ops->expire(world->catalogue, UINT64_MAX / 2, world->now_us, &freed, &error) != LW_OK)
+                sim_violation(world, "expire: %s", error.text);
+        }
+    }
+    for (uint32_t i = 0; i < SIM_NODES && !world->violated; i++)
+        if (world->nodes[i].up && sim_node_used_bytes(&world->nodes[i]) > 0)
+            sim_violation(world, "node %u still holds %llu bytes after everything was dropped", i,
+                          (unsigned long long)sim_node_used_bytes(&world->nodes[i]));
+    if (!world->violated && !all_quiet(world))
+        sim_violation(world, "something is still in flight %llu s after the end",
+                      (unsigned long long)(WIND_DOWN_US / 1000000));
+}
+
+bool sim_world_run(sim_world_t *world)
+{
+    while (!world->violated && world->now_us < world->end_us)
+        tick(world);
+    if (!world->violated)
+        wind_down(world);
+    check_tables(world);
+    for (uint32_t c = 0; c < SIM_CLIENTS; c++) {
+        lwc_store_stats_t stats;
+        if (!world->clients[c].up)
+            continue;
+        lwc_store_stats(world->clients[c].store, &stats);
+        world->stats.checksum_failures += stats.checksum_failures;
+    }
+    return !world->violated;
+}
