@@ -81,7 +81,8 @@ lw_status_t lw_fault_enable_text(const char *text)
         lw_fault_t fault;
         char *end;
 
-        if (equals == NULL || equals + 1 == text + bytes || !find_point(text, (size_t)(equals - text), &fault)) {
+        if (equals == NULL || equals + 1 == text + bytes ||
+            !find_point(text, (size_t)(equals - text), &fault)) {
             return LW_ERR_INVALID;
         }
         chances[fault] = strtod(equals + 1, &end);

@@ -71,8 +71,8 @@ static void write_stderr(lw_log_level_t level, const char *component, const char
 
     gmtime_r(&seconds, &utc);
     strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &utc);
-    fprintf(stderr, "%s.%06uZ %-5s %s: %s\n", stamp, (unsigned)(now_us % 1000000u), level_names[level], component,
-            line);
+    fprintf(stderr, "%s.%06uZ %-5s %s: %s\n", stamp, (unsigned)(now_us % 1000000u), level_names[level],
+            component, line);
 }
 
 static bool level_passes(lw_log_level_t level)
@@ -123,7 +123,8 @@ void lw_log_rated(lw_log_rate_t *state, lw_log_level_t level, const char *compon
     uint64_t now_us = lw_max_u64(lw_now_us(lw_clock_real()), 1); /* 0 means: never logged */
     uint64_t last_us = __atomic_load_n(&state->last_us, __ATOMIC_RELAXED);
     if ((last_us != 0 && now_us - last_us < RATE_US) ||
-        !__atomic_compare_exchange_n(&state->last_us, &last_us, now_us, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        !__atomic_compare_exchange_n(&state->last_us, &last_us, now_us, false, __ATOMIC_RELAXED,
+                                     __ATOMIC_RELAXED)) {
         __atomic_fetch_add(&state->held, 1, __ATOMIC_RELAXED);
         return;
     }

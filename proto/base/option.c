@@ -1,4 +1,4 @@
-/* option.c - where option values come from: defaults, a file's text, the environment, flags. Start-up and reload only. */
+/* option.c - where option values come from: defaults, a file, the environment, flags. At start and reload. */
 #include "base/option.h"
 
 #include <ctype.h>
@@ -68,8 +68,8 @@ static void trim(const char **begin, const char **end)
     }
 }
 
-/* The value of a line, from behind its '=': quoted, or bare up to a comment. False: a quote is not closed, or text
- * follows it. `value` has LINE_MAX_BYTES, more than any line holds. */
+/* The value of a line, from behind its '=': quoted, or bare up to a comment. False: a quote is not closed, or
+ * text follows it. `value` has LINE_MAX_BYTES, more than any line holds. */
 static bool read_value(const char *begin, const char *end, char *value)
 {
     trim(&begin, &end);
@@ -88,7 +88,8 @@ static bool read_value(const char *begin, const char *end, char *value)
         trim(&begin, &end);
         return begin == end || *begin == '#';
     }
-    const char *stop = begin; /* '#' begins a comment at the start or after a blank, so that a#b stays one word */
+    /* '#' begins a comment at the start or after a blank, so that a#b stays one word. */
+    const char *stop = begin;
     while (stop < end && !(*stop == '#' && (stop == begin || is_blank(stop[-1])))) {
         stop++;
     }
@@ -98,8 +99,8 @@ static bool read_value(const char *begin, const char *end, char *value)
     return true;
 }
 
-static lw_status_t set_from_line(const lw_option_table_t *table, const char *begin, const char *end, void *options,
-                                 lw_error_t *error)
+static lw_status_t set_from_line(const lw_option_table_t *table, const char *begin, const char *end,
+                                 void *options, lw_error_t *error)
 {
     char value[LINE_MAX_BYTES];
 
@@ -126,8 +127,8 @@ static lw_status_t set_from_line(const lw_option_table_t *table, const char *beg
         return unknown(begin, (size_t)(name_end - begin), error);
     }
     if (!read_value(equals + 1, end, value)) {
-        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its quoted value does not end with the line", row->group,
-                       row->name);
+        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its quoted value does not end with the line",
+                       row->group, row->name);
     }
     return lw_option_store(row, value, options, error);
 }
@@ -151,14 +152,16 @@ lw_status_t lw_options_text(const lw_option_table_t *table, const char *text, si
     return LW_OK;
 }
 
-lw_status_t lw_options_file(const lw_option_table_t *table, const char *path, void *options, lw_error_t *error)
+lw_status_t lw_options_file(const lw_option_table_t *table, const char *path, void *options,
+                            lw_error_t *error)
 {
     lw_status_t status;
     lw_error_t cause;
     FILE *file = fopen(path, "rb");
 
     if (file == NULL) {
-        return lw_fail(error, errno == ENOENT ? LW_ERR_NOT_FOUND : LW_ERR_IO, "%.128s: %s", path, strerror(errno));
+        return lw_fail(error, errno == ENOENT ? LW_ERR_NOT_FOUND : LW_ERR_IO, "%.128s: %s", path,
+                       strerror(errno));
     }
     char *text = malloc(FILE_MAX_BYTES + 1);
     if (text == NULL) {
@@ -220,7 +223,8 @@ static bool is_option_flag(const char *arg, size_t *name_bytes_out)
     return memchr(arg + 2, '.', *name_bytes_out) != NULL;
 }
 
-lw_status_t lw_options_args(const lw_option_table_t *table, int *argc, char **argv, void *options, lw_error_t *error)
+lw_status_t lw_options_args(const lw_option_table_t *table, int *argc, char **argv, void *options,
+                            lw_error_t *error)
 {
     int kept = *argc > 0 ? 1 : 0, at = kept;
 
@@ -242,7 +246,8 @@ lw_status_t lw_options_args(const lw_option_table_t *table, int *argc, char **ar
         } else if (at < *argc) {
             value = argv[at++];
         } else {
-            return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its value is missing", row->group, row->name);
+            return lw_fail(error, LW_ERR_INVALID, "option %s.%s: its value is missing", row->group,
+                           row->name);
         }
         lw_status_t status = lw_option_store(row, value, options, error);
         if (status != LW_OK) {

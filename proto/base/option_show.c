@@ -104,15 +104,15 @@ void lw_options_reference(const lw_option_table_t *table, FILE *out)
 {
     char bounds[OPTION_TEXT_MAX];
 
-    fprintf(out, "# Options of %s\n\nGenerated from the option table. Sizes take k, m, g, t (powers of 1,024); times need"
-                 " us, ms, s, m or h.\n", table->program);
+    fprintf(out, "# Options of %s\n\nGenerated from the option table. ", table->program);
+    fprintf(out, "Sizes take k, m, g, t (powers of 1,024); times need us, ms, s, m or h.\n");
     for (size_t i = 0; i < table->row_count; i++) {
         const lw_option_t *row = &table->rows[i];
         const char *limits = lw_option_bounds(row, bounds);
 
         if (i == 0 || strcmp(row->group, table->rows[i - 1].group) != 0) {
-            fprintf(out, "\n## %s\n\n| option | kind | default | bounds | change takes | meaning |\n|---|---|---|---|---|---|\n",
-                    row->group);
+            fprintf(out, "\n## %s\n\n| option | kind | default | bounds | change takes | meaning |\n", row->group);
+            fprintf(out, "|---|---|---|---|---|---|\n");
         }
         fprintf(out, "| `%s.%s` | %s | %s | %s | %s | %s |\n", row->group, row->name, kind_text(row->kind),
                 row->default_text[0] != '\0' ? row->default_text : "empty", limits != NULL ? limits : "-",

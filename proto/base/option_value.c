@@ -12,10 +12,10 @@ typedef struct unit {
 } unit_t;
 
 /* Largest first: shown values use the first that divides. */
-static const unit_t byte_units[] = {{"t", 1ull << 40}, {"g", 1ull << 30}, {"m", 1ull << 20}, {"k", 1ull << 10},
-                                    {"", 1}};
-static const unit_t time_units[] = {{"h", 3600000000ull}, {"m", 60000000ull}, {"s", 1000000ull}, {"ms", 1000ull},
-                                    {"us", 1}};
+static const unit_t byte_units[] = {
+    {"t", 1ull << 40}, {"g", 1ull << 30}, {"m", 1ull << 20}, {"k", 1ull << 10}, {"", 1}};
+static const unit_t time_units[] = {
+    {"h", 3600000000ull}, {"m", 60000000ull}, {"s", 1000000ull}, {"ms", 1000ull}, {"us", 1}};
 static const unit_t count_units[] = {{"", 1}};
 
 static const unit_t *units_of(lw_option_kind_t kind, size_t *count_out)
@@ -49,7 +49,8 @@ static const char *kind_wants(lw_option_kind_t kind)
     }
 }
 
-/* Digits, then a suffix of the kind's units. False for anything else, overflow included. A time needs its unit, but for 0. */
+/* Digits, then a suffix of the kind's units. False for anything else, overflow included. A time needs its
+ * unit, but for 0. */
 static bool parse_number(lw_option_kind_t kind, const char *text, uint64_t *value_out)
 {
     size_t unit_count;
@@ -112,7 +113,8 @@ const char *lw_option_bounds(const lw_option_t *row, char *text)
     if (low && high) {
         snprintf(text, OPTION_TEXT_MAX, "%s to %s", row->min_text, row->max_text);
     } else if (low || high) {
-        snprintf(text, OPTION_TEXT_MAX, "at %s %s", low ? "least" : "most", low ? row->min_text : row->max_text);
+        snprintf(text, OPTION_TEXT_MAX, "at %s %s", low ? "least" : "most",
+                 low ? row->min_text : row->max_text);
     } else {
         return NULL;
     }
@@ -124,8 +126,8 @@ static lw_status_t refuse(const lw_option_t *row, const char *value, lw_error_t 
     char bounds[OPTION_TEXT_MAX];
     const char *limits = lw_option_bounds(row, bounds);
 
-    return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is not %s%s%.64s%s%s", row->group, row->name, value,
-                   kind_wants(row->kind), limits != NULL ? " (" : "", limits != NULL ? limits : "",
+    return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is not %s%s%.64s%s%s", row->group, row->name,
+                   value, kind_wants(row->kind), limits != NULL ? " (" : "", limits != NULL ? limits : "",
                    limits != NULL ? ")" : "", strcmp(row->default_text, "auto") == 0 ? " or auto" : "");
 }
 
@@ -134,7 +136,8 @@ static lw_status_t store_number(const lw_option_t *row, const char *value, uint6
     char bounds[OPTION_TEXT_MAX];
     uint64_t number;
 
-    if (row->kind == LW_OPTION_BYTES && strcmp(row->default_text, "auto") == 0 && strcmp(value, "auto") == 0) {
+    if (row->kind == LW_OPTION_BYTES && strcmp(row->default_text, "auto") == 0 &&
+        strcmp(value, "auto") == 0) {
         *field = UINT64_MAX;
         return LW_OK;
     }
@@ -143,8 +146,8 @@ static lw_status_t store_number(const lw_option_t *row, const char *value, uint6
     }
     if ((has_text(row->min_text) && number < bound_of(row, row->min_text)) ||
         (has_text(row->max_text) && number > bound_of(row, row->max_text))) {
-        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is out of bounds: %.96s", row->group, row->name,
-                       value, lw_option_bounds(row, bounds));
+        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s' is out of bounds: %.96s", row->group,
+                       row->name, value, lw_option_bounds(row, bounds));
     }
     *field = number;
     return LW_OK;
@@ -155,8 +158,8 @@ static lw_status_t store_string(const lw_option_t *row, const char *value, char 
     size_t bytes = strlen(value);
 
     if (bytes >= LW_OPTION_STRING_MAX) {
-        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s...' has %zu bytes, at most %d", row->group,
-                       row->name, value, bytes, LW_OPTION_STRING_MAX - 1);
+        return lw_fail(error, LW_ERR_INVALID, "option %s.%s: '%.48s...' has %zu bytes, at most %d",
+                       row->group, row->name, value, bytes, LW_OPTION_STRING_MAX - 1);
     }
     for (size_t i = 0; i < bytes; i++) {
         if ((unsigned char)value[i] < 0x20 || value[i] == 0x7f) {

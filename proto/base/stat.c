@@ -1,4 +1,4 @@
-/* stat.c - latency histograms, and the text that shows all stats. Histograms are written by one thread, shown by any. */
+/* stat.c - latency histograms, and the text that shows all stats. Written by one thread, shown by any. */
 #include "base/stat.h"
 
 #include <inttypes.h>
@@ -86,12 +86,14 @@ static void put_help(text_t *out, const char *name, const lw_stat_row_t *row)
     put(out, "\n# TYPE %s %s\n", name, kind_text(row->kind));
 }
 
-static void put_histogram(text_t *out, const char *name, size_t offset, const void *const *blocks, size_t block_count)
+static void put_histogram(text_t *out, const char *name, size_t offset, const void *const *blocks,
+                          size_t block_count)
 {
     uint64_t below = 0;
 
     for (unsigned i = 0; i < LW_HISTOGRAM_BUCKETS; i++) {
-        below += sum_at(blocks, block_count, offset + offsetof(lw_histogram_t, bucket) + i * sizeof(lw_counter_t));
+        below +=
+            sum_at(blocks, block_count, offset + offsetof(lw_histogram_t, bucket) + i * sizeof(lw_counter_t));
         if (i + 1 < LW_HISTOGRAM_BUCKETS) {
             put(out, "%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", name, (double)(1ull << i) * 1e-6, below);
         }
@@ -103,8 +105,8 @@ static void put_histogram(text_t *out, const char *name, size_t offset, const vo
     put(out, "%s_count %" PRIu64 "\n", name, below);
 }
 
-size_t lw_stat_prometheus(const char *prefix, const lw_stat_row_t *rows, size_t row_count, const void *const *blocks,
-                          size_t block_count, char *text, size_t text_bytes)
+size_t lw_stat_prometheus(const char *prefix, const lw_stat_row_t *rows, size_t row_count,
+                          const void *const *blocks, size_t block_count, char *text, size_t text_bytes)
 {
     text_t out = {.at = text, .room = text_bytes, .need = 0};
 
@@ -125,7 +127,8 @@ size_t lw_stat_prometheus(const char *prefix, const lw_stat_row_t *rows, size_t 
     return out.need;
 }
 
-void lw_stat_reference(const char *title, const char *prefix, const lw_stat_row_t *rows, size_t row_count, FILE *out)
+void lw_stat_reference(const char *title, const char *prefix, const lw_stat_row_t *rows, size_t row_count,
+                       FILE *out)
 {
     fprintf(out, "# %s\n\n| metric | kind | meaning |\n|---|---|---|\n", title);
     for (size_t i = 0; i < row_count; i++) {

@@ -1,4 +1,5 @@
-/* checksum.c - the only file that includes xxHash. Called on the serve path's edges: commit, load, receive. Any thread. */
+/* checksum.c - the only file that includes xxHash. Called on the serve path's edges: commit, load, receive.
+ * Any thread. */
 #include "wire/checksum.h"
 
 #ifdef LW_XXHASH_DISPATCH

@@ -1,4 +1,4 @@
-/* checksum.h - the one hash of the wire and of stored segments: XXH3-64 with a seed. Inside proto/wire only. */
+/* checksum.h - the one hash of messages and stored segments: XXH3-64 with a seed. Inside proto/wire only. */
 #ifndef LW_WIRE_CHECKSUM_H
 #define LW_WIRE_CHECKSUM_H
 

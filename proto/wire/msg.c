@@ -1,4 +1,4 @@
-/* msg.c - the codec: one row per type says how long the body is and what its lists are made of. Pure; any thread.
+/* msg.c - the codec: one row per type says how long the body is and what its lists hold. Pure; any thread.
  *
  * Called for every message on the serve path: no allocation, no lock, no copy but of the head. */
 #include "wire/msg.h"
@@ -19,15 +19,17 @@ static const shape_t shapes[LW_MSG_TYPE_END] = {
 #undef XX
 };
 
-#define XX(type, member, body, bytes, first, second) \
-    static_assert((bytes) % 8 == 0 && sizeof(lw_wire_header_t) + (bytes) <= LW_MSG_HEAD_MAX, "wire: room for " #type);
+#define XX(type, member, body, bytes, first, second)                                         \
+    static_assert((bytes) % 8 == 0 && sizeof(lw_wire_header_t) + (bytes) <= LW_MSG_HEAD_MAX, \
+                  "wire: room for " #type);
 LW_MSG_MAP(XX)
 #undef XX
 static_assert(sizeof(lw_msg_fetch_run_t) == 16, "wire: fetch run");
 static_assert(sizeof(lw_msg_attached_t) == 16, "wire: attached");
 static_assert(LW_MSG_CANCEL == 18, "wire: types keep their codes");
 
-/* The largest lists that the limits of counts allow stay below the limit of all lists, so that 32 bits suffice. */
+/* The largest lists that the limits of counts allow stay below the limit of all lists, so that 32 bits
+ * suffice. */
 static_assert(LW_FETCH_RUNS_MAX * 16u + LW_FETCH_ENTRIES_MAX * 4u <= LW_MSG_LIST_MAX, "wire: fetch lists");
 static_assert(LW_ATTACH_NAMES_MAX * 24u <= LW_MSG_LIST_MAX, "wire: attach lists");
 
@@ -128,8 +130,9 @@ static lw_status_t check_payload(const lw_msg_t *msg, uint64_t payload_bytes, lw
     }
     uint64_t padded = lw_wire_bulk_offset(list_bytes);
     if (bulk > 0 ? payload_bytes != padded + bulk : payload_bytes < list_bytes || payload_bytes > padded) {
-        return lw_fail(error, LW_ERR_INVALID, "%s: payload of %llu bytes, its body announces %u of lists and %llu of bulk",
-                       type, (unsigned long long)payload_bytes, list_bytes, (unsigned long long)bulk);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "%s: payload of %llu bytes, its body announces %u of lists and %llu of bulk", type,
+                       (unsigned long long)payload_bytes, list_bytes, (unsigned long long)bulk);
     }
     return LW_OK;
 }
@@ -139,25 +142,28 @@ static lw_status_t check_header(const lw_wire_header_t *header, size_t head_byte
     uint32_t crc = lw_wire_header_crc(header);
 
     if (header->header_crc != crc) {
-        return lw_fail(error, LW_ERR_INVALID, "header_crc is %08x, the header makes %08x", header->header_crc, crc);
+        return lw_fail(error, LW_ERR_INVALID, "header_crc is %08x, the header makes %08x", header->header_crc,
+                       crc);
     }
     if (header->version != LW_WIRE_VERSION) {
-        return lw_fail(error, LW_ERR_VERSION, "wire version is %u, this is %u", header->version, LW_WIRE_VERSION);
+        return lw_fail(error, LW_ERR_VERSION, "wire version is %u, this is %u", header->version,
+                       LW_WIRE_VERSION);
     }
     if (!type_known(header->type)) {
         return lw_fail(error, LW_ERR_INVALID, "message type %u is unknown", header->type);
     }
     size_t wanted = sizeof(*header) + shapes[header->type].body_bytes;
     if (head_bytes != wanted) {
-        return lw_fail(error, LW_ERR_INVALID, "%s: head of %zu bytes, must be %zu", lw_msg_type_text(header->type),
-                       head_bytes, wanted);
+        return lw_fail(error, LW_ERR_INVALID, "%s: head of %zu bytes, must be %zu",
+                       lw_msg_type_text(header->type), head_bytes, wanted);
     }
     return LW_OK;
 }
 
 static lw_status_t check_body_crc(const lw_msg_t *msg, const void *lists, lw_error_t *error)
 {
-    uint32_t crc = lw_wire_body_crc(&msg->body, shapes[msg->header.type].body_bytes, lists, msg->header.list_bytes);
+    uint32_t crc =
+        lw_wire_body_crc(&msg->body, shapes[msg->header.type].body_bytes, lists, msg->header.list_bytes);
 
     if (msg->header.body_crc != crc) {
         return lw_fail(error, LW_ERR_INVALID, "%s: body_crc is %08x, body and lists make %08x",
@@ -174,8 +180,8 @@ lw_status_t lw_msg_decode_head(const void *head, size_t head_bytes, uint64_t pay
 
     memset(&msg, 0, sizeof(msg));
     if (head_bytes < sizeof(msg.header) || head_bytes > LW_MSG_HEAD_MAX) {
-        return lw_fail(error, LW_ERR_INVALID, "head of %zu bytes, must be %zu to %u", head_bytes, sizeof(msg.header),
-                       LW_MSG_HEAD_MAX);
+        return lw_fail(error, LW_ERR_INVALID, "head of %zu bytes, must be %zu to %u", head_bytes,
+                       sizeof(msg.header), LW_MSG_HEAD_MAX);
     }
     memcpy(&msg.header, head, sizeof(msg.header));
     status = check_header(&msg.header, head_bytes, error);
@@ -196,7 +202,8 @@ lw_status_t lw_msg_decode_head(const void *head, size_t head_bytes, uint64_t pay
     return status;
 }
 
-static lw_status_t check_padding(const lw_msg_t *msg, const uint8_t *payload, size_t payload_bytes, lw_error_t *error)
+static lw_status_t check_padding(const lw_msg_t *msg, const uint8_t *payload, size_t payload_bytes,
+                                 lw_error_t *error)
 {
     size_t end = lw_min_u64(payload_bytes, lw_wire_bulk_offset(msg->header.list_bytes));
 
@@ -213,7 +220,8 @@ static lw_status_t check_names(const lw_segment_name_t *names, uint32_t count, l
 {
     for (uint32_t i = 0; i < count; i++) {
         if (names[i].reserved != 0) {
-            return lw_fail(error, LW_ERR_INVALID, "ATTACH: names[%u].reserved is %u, must be 0", i, names[i].reserved);
+            return lw_fail(error, LW_ERR_INVALID, "ATTACH: names[%u].reserved is %u, must be 0", i,
+                           names[i].reserved);
         }
     }
     return LW_OK;
@@ -227,20 +235,22 @@ static lw_status_t check_attached(const lw_msg_attached_t *attached, uint32_t co
                            attached[i].reserved);
         }
         if (attached[i].status > 0 || (attached[i].status != LW_OK && attached[i].handle != 0)) {
-            return lw_fail(error, LW_ERR_INVALID, "ATTACH_REPLY: attached[%u].status is %d with handle %llx", i,
-                           attached[i].status, (unsigned long long)attached[i].handle);
+            return lw_fail(error, LW_ERR_INVALID, "ATTACH_REPLY: attached[%u].status is %d with handle %llx",
+                           i, attached[i].status, (unsigned long long)attached[i].handle);
         }
     }
     return LW_OK;
 }
 
-static lw_status_t check_runs(const lw_msg_fetch_run_t *runs, uint32_t count, uint32_t entry_count, lw_error_t *error)
+static lw_status_t check_runs(const lw_msg_fetch_run_t *runs, uint32_t count, uint32_t entry_count,
+                              lw_error_t *error)
 {
     uint64_t sum = 0; /* at most 8,192 x 65,535 */
 
     for (uint32_t i = 0; i < count; i++) {
         if (runs[i].reserved != 0) {
-            return lw_fail(error, LW_ERR_INVALID, "FETCH: runs[%u].reserved is %u, must be 0", i, runs[i].reserved);
+            return lw_fail(error, LW_ERR_INVALID, "FETCH: runs[%u].reserved is %u, must be 0", i,
+                           runs[i].reserved);
         }
         sum += runs[i].count;
     }
@@ -255,8 +265,8 @@ static lw_status_t check_run_status(const int32_t *run_status, uint32_t count, l
 {
     for (uint32_t i = 0; i < count; i++) {
         if (run_status[i] > 0) {
-            return lw_fail(error, LW_ERR_INVALID, "FETCH_REPLY: run_status[%u] is %d, must be 0 or negative", i,
-                           run_status[i]);
+            return lw_fail(error, LW_ERR_INVALID, "FETCH_REPLY: run_status[%u] is %d, must be 0 or negative",
+                           i, run_status[i]);
         }
     }
     return LW_OK;

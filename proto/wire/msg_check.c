@@ -5,11 +5,12 @@
 
 #include "wire/msg.h"
 
-static lw_status_t field_range(lw_error_t *error, const char *field, uint64_t value, uint64_t min, uint64_t max)
+static lw_status_t field_range(lw_error_t *error, const char *field, uint64_t value, uint64_t min,
+                               uint64_t max)
 {
     if (value < min || value > max) {
-        return lw_fail(error, LW_ERR_INVALID, "%s is %" PRIu64 ", must be %" PRIu64 " to %" PRIu64, field, value, min,
-                       max);
+        return lw_fail(error, LW_ERR_INVALID, "%s is %" PRIu64 ", must be %" PRIu64 " to %" PRIu64, field,
+                       value, min, max);
     }
     return LW_OK;
 }
@@ -31,12 +32,12 @@ static lw_status_t field_status(lw_error_t *error, const char *field, int32_t st
 }
 
 /* The first rule that is broken ends the check. */
-#define RULE(call)                   \
-    do {                             \
+#define RULE(call)                    \
+    do {                              \
         lw_status_t status_ = (call); \
-        if (status_ != LW_OK) {      \
-            return status_;          \
-        }                            \
+        if (status_ != LW_OK) {       \
+            return status_;           \
+        }                             \
     } while (0)
 #define RANGE(member, min, max) RULE(field_range(error, FIELD(member), body->member, min, max))
 #define ZERO(member) RULE(field_zero(error, FIELD(member), body->member))

@@ -1,8 +1,9 @@
-/* placement.c - weighted rendezvous hashing in integers, so that every machine gives the same answer. Pure; any thread.
+/* placement.c - weighted rendezvous hashing in integers, so that every machine gives the same answer. Pure;
+ * any thread.
  *
- * Node i with weight w draws u in (0, 1) from the segment's key and its own id, and scores w / -log2(u): the largest score
- * wins, and a node's chance is proportional to w. A node that comes or goes changes no other node's score, so only the
- * segments that it gains or loses move. Called by writers once a segment. */
+ * Node i with weight w draws u in (0, 1) from the segment's key and its own id, and scores w / -log2(u): the
+ * largest score wins, and a node's chance is proportional to w. A node that comes or goes changes no other
+ * node's score, so only the segments that it gains or loses move. Called by writers once a segment. */
 #include "wire/placement.h"
 
 #include <string.h>
@@ -23,7 +24,8 @@ static uint64_t cost_of(uint64_t draw)
     uint64_t mantissa = draw << leading; /* in [1, 2) with 63 bits of fraction */
     uint64_t fraction = 0;
 
-    for (int bit = 0; bit < LOG_FRACTION_BITS; bit++) { /* squaring doubles the logarithm: one bit of it a turn */
+    for (int bit = 0; bit < LOG_FRACTION_BITS;
+         bit++) { /* squaring doubles the logarithm: one bit of it a turn */
         unsigned __int128 square = (unsigned __int128)mantissa * mantissa;
         bool two = (square >> 127) != 0;
 
@@ -46,7 +48,8 @@ static uint64_t key_of(const lw_segment_name_t *name)
 
 static bool better(const score_t *a, const score_t *b, const lw_view_t *view)
 {
-    unsigned __int128 left = (unsigned __int128)a->weight * b->cost, right = (unsigned __int128)b->weight * a->cost;
+    unsigned __int128 left = (unsigned __int128)a->weight * b->cost,
+                      right = (unsigned __int128)b->weight * a->cost;
 
     if (left != right) {
         return left > right;
@@ -54,10 +57,14 @@ static bool better(const score_t *a, const score_t *b, const lw_view_t *view)
     return view->nodes[a->position].id < view->nodes[b->position].id;
 }
 
-static bool same_zone(const lw_node_t *a, const lw_node_t *b) { return strncmp(a->zone, b->zone, sizeof(a->zone)) == 0; }
+static bool same_zone(const lw_node_t *a, const lw_node_t *b)
+{
+    return strncmp(a->zone, b->zone, sizeof(a->zone)) == 0;
+}
 
 /* How many of the chosen nodes share the candidate's zone. */
-static uint32_t zone_load(const lw_view_t *view, uint32_t candidate, const uint32_t *chosen, uint32_t chosen_count)
+static uint32_t zone_load(const lw_view_t *view, uint32_t candidate, const uint32_t *chosen,
+                          uint32_t chosen_count)
 {
     uint32_t load = 0;
 
@@ -67,7 +74,8 @@ static uint32_t zone_load(const lw_view_t *view, uint32_t candidate, const uint3
     return load;
 }
 
-uint32_t lw_place(const lw_view_t *view, const lw_segment_name_t *name, uint32_t replicas, uint32_t *position_out)
+uint32_t lw_place(const lw_view_t *view, const lw_segment_name_t *name, uint32_t replicas,
+                  uint32_t *position_out)
 {
     score_t scores[LW_NODES_MAX];
     uint32_t score_count = 0, chosen = 0;
@@ -80,7 +88,8 @@ uint32_t lw_place(const lw_view_t *view, const lw_segment_name_t *name, uint32_t
 
         if (node->state == LW_NODE_UP && node->weight > 0) {
             uint64_t draw = lw_checksum64(key, &node->id, sizeof(node->id));
-            scores[score_count++] = (score_t){.weight = node->weight, .cost = cost_of(draw | 1), .position = i};
+            scores[score_count++] =
+                (score_t){.weight = node->weight, .cost = cost_of(draw | 1), .position = i};
         }
     }
     while (chosen < replicas && score_count > 0) {

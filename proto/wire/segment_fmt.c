@@ -1,4 +1,5 @@
-/* segment_fmt.c - lays segments out and seals them: the writer's half. Pure; any thread, one writer an extent. */
+/* segment_fmt.c - lays segments out and seals them: the writer's half. Pure; any thread, one writer an
+ * extent. */
 #include "wire/segment_fmt.h"
 
 #include <inttypes.h>
@@ -46,11 +47,12 @@ uint32_t lw_record_check(uint64_t seed, const void *bytes, size_t byte_count)
     return (uint32_t)lw_checksum64(seed, bytes, byte_count);
 }
 
-static lw_status_t field_range(lw_error_t *error, const char *field, uint64_t value, uint64_t min, uint64_t max)
+static lw_status_t field_range(lw_error_t *error, const char *field, uint64_t value, uint64_t min,
+                               uint64_t max)
 {
     if (value < min || value > max) {
-        return lw_fail(error, LW_ERR_INVALID, "segment %s is %" PRIu64 ", must be %" PRIu64 " to %" PRIu64, field,
-                       value, min, max);
+        return lw_fail(error, LW_ERR_INVALID, "segment %s is %" PRIu64 ", must be %" PRIu64 " to %" PRIu64,
+                       field, value, min, max);
     }
     return LW_OK;
 }
@@ -58,7 +60,8 @@ static lw_status_t field_range(lw_error_t *error, const char *field, uint64_t va
 static lw_status_t check_shape(const lw_segment_header_t *header, lw_error_t *error)
 {
     uint64_t tokens_min = (header->flags & LW_SEGMENT_SINKS) != 0 ? LW_SINK_TOKENS + 1 : 1;
-    lw_status_t status = field_range(error, "token_count", header->token_count, tokens_min, LW_SEGMENT_TOKENS_MAX);
+    lw_status_t status =
+        field_range(error, "token_count", header->token_count, tokens_min, LW_SEGMENT_TOKENS_MAX);
 
     if (status == LW_OK) {
         status = field_range(error, "head_count", header->head_count, 1, LW_KV_HEADS_MAX);
@@ -67,13 +70,15 @@ static lw_status_t check_shape(const lw_segment_header_t *header, lw_error_t *er
         status = field_range(error, "head_dim", header->head_dim, 8, LW_HEAD_DIM_MAX);
     }
     if (status == LW_OK && header->head_dim % 8 != 0) {
-        status = lw_fail(error, LW_ERR_INVALID, "segment head_dim is %u, must be a multiple of 8", header->head_dim);
+        status = lw_fail(error, LW_ERR_INVALID, "segment head_dim is %u, must be a multiple of 8",
+                         header->head_dim);
     }
     if (status == LW_OK) {
         status = field_range(error, "dtype", header->dtype, LW_DTYPE_BF16, LW_DTYPE_FP32);
     }
     if (status == LW_OK) {
-        status = field_range(error, "name.first_token", header->name.first_token, 0, UINT32_MAX - header->token_count);
+        status = field_range(error, "name.first_token", header->name.first_token, 0,
+                             UINT32_MAX - header->token_count);
     }
     return status;
 }
@@ -93,10 +98,12 @@ static lw_status_t check_flags(const lw_segment_header_t *header, lw_error_t *er
                              moments ? LW_SEGMENT_BYTES_MAX : 0);
     }
     if (status == LW_OK) {
-        status = field_range(error, "cluster_encoding", header->cluster_encoding, encoding_min, LW_ENCODING_FP32);
+        status =
+            field_range(error, "cluster_encoding", header->cluster_encoding, encoding_min, LW_ENCODING_FP32);
     }
     if (status == LW_OK) {
-        status = field_range(error, "outlier_encoding", header->outlier_encoding, encoding_min, LW_ENCODING_FP32);
+        status =
+            field_range(error, "outlier_encoding", header->outlier_encoding, encoding_min, LW_ENCODING_FP32);
     }
     return status;
 }
@@ -127,27 +134,30 @@ lw_status_t lw_segment_check_fields(const lw_segment_header_t *header, lw_error_
     return status;
 }
 
-lw_status_t lw_segment_check_counts(const lw_segment_header_t *header, uint32_t head, uint32_t clusters, uint32_t outliers,
-                                 uint32_t index_bytes, lw_error_t *error)
+lw_status_t lw_segment_check_counts(const lw_segment_header_t *header, uint32_t head, uint32_t clusters,
+                                    uint32_t outliers, uint32_t index_bytes, lw_error_t *error)
 {
     uint64_t rows = lw_segment_rows(header);
 
     if ((uint64_t)clusters + outliers > LW_SEGMENT_ENTRIES_MAX) {
-        return lw_fail(error, LW_ERR_INVALID, "segment head %u: %u clusters and %u outliers, at most %u together", head,
-                       clusters, outliers, LW_SEGMENT_ENTRIES_MAX);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "segment head %u: %u clusters and %u outliers, at most %u together", head, clusters,
+                       outliers, LW_SEGMENT_ENTRIES_MAX);
     }
     if ((header->flags & LW_SEGMENT_RAW) != 0) {
         uint64_t pieces = lw_div_up(rows, LW_SEGMENT_RAW_ROWS);
         if (clusters != pieces || outliers != 0 || index_bytes != 0) {
             return lw_fail(error, LW_ERR_INVALID,
-                           "segment head %u: raw, %u clusters, %u outliers, %u index_bytes, must be %" PRIu64 ", 0, 0",
+                           "segment head %u: raw, %u clusters, %u outliers, %u index_bytes, must be %" PRIu64
+                           ", 0, 0",
                            head, clusters, outliers, index_bytes, pieces);
         }
     }
     /* No cluster is empty, and without clusters only outliers can hold the rows. */
     if ((uint64_t)clusters + outliers > rows || (clusters == 0 && outliers != rows)) {
-        return lw_fail(error, LW_ERR_INVALID, "segment head %u: %u clusters and %u outliers cannot hold %" PRIu64 " rows",
-                       head, clusters, outliers, rows);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "segment head %u: %u clusters and %u outliers cannot hold %" PRIu64 " rows", head,
+                       clusters, outliers, rows);
     }
     return LW_OK;
 }
@@ -186,7 +196,8 @@ lw_status_t lw_segment_place_parts(lw_segment_header_t *header, lw_segment_head_
 }
 
 /* A plan's numbers are wider than the header's: what does not fit is refused before it is cut. */
-static lw_status_t header_from_plan(const lw_segment_plan_t *plan, lw_segment_header_t *header, lw_error_t *error)
+static lw_status_t header_from_plan(const lw_segment_plan_t *plan, lw_segment_header_t *header,
+                                    lw_error_t *error)
 {
     const struct {
         const char *field;
@@ -218,7 +229,8 @@ static lw_status_t header_from_plan(const lw_segment_plan_t *plan, lw_segment_he
     return lw_segment_check_fields(header, error);
 }
 
-lw_status_t lw_segment_layout(const lw_segment_plan_t *plan, void *extent, uint64_t *bytes_out, lw_error_t *error)
+lw_status_t lw_segment_layout(const lw_segment_plan_t *plan, void *extent, uint64_t *bytes_out,
+                              lw_error_t *error)
 {
     lw_segment_head_t heads[LW_KV_HEADS_MAX];
     lw_segment_header_t header;
@@ -232,13 +244,14 @@ lw_status_t lw_segment_layout(const lw_segment_plan_t *plan, void *extent, uint6
         heads[i].cluster_count = plan->head[i].cluster_count;
         heads[i].outlier_count = plan->head[i].outlier_count;
         heads[i].index_bytes = plan->head[i].index_bytes;
-        status = lw_segment_check_counts(&header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
-                                      error);
+        status = lw_segment_check_counts(&header, i, heads[i].cluster_count, heads[i].outlier_count,
+                                         heads[i].index_bytes, error);
         if (status != LW_OK) {
             return status;
         }
         if (plan->head[i].row_count != lw_segment_rows(&header)) {
-            return lw_fail(error, LW_ERR_INVALID, "segment head %u: row_count is %u, token_count makes %" PRIu64, i,
+            return lw_fail(error, LW_ERR_INVALID,
+                           "segment head %u: row_count is %u, token_count makes %" PRIu64, i,
                            plan->head[i].row_count, lw_segment_rows(&header));
         }
     }
@@ -269,7 +282,8 @@ static void zero_gaps(uint8_t *base, const lw_segment_header_t *header, const lw
 
     for (uint32_t i = 0; i < header->head_count; i++) {
         zero_gap(base, &end, heads[i].sizes_offset, heads[i].cluster_count * 2ull);
-        zero_gap(base, &end, heads[i].checks_offset, (heads[i].cluster_count + heads[i].outlier_count) * 4ull);
+        zero_gap(base, &end, heads[i].checks_offset,
+                 (heads[i].cluster_count + heads[i].outlier_count) * 4ull);
         zero_gap(base, &end, heads[i].index_offset, heads[i].index_bytes);
     }
     if (header->sinks_offset != 0) {
@@ -284,7 +298,8 @@ static void zero_gaps(uint8_t *base, const lw_segment_header_t *header, const lw
     LW_ASSERT(end == header->bytes);
 }
 
-static void seal_head(uint8_t *base, const lw_segment_header_t *header, uint32_t index, lw_segment_head_t *head)
+static void seal_head(uint8_t *base, const lw_segment_header_t *header, uint32_t index,
+                      lw_segment_head_t *head)
 {
     uint64_t hash = lw_segment_name_hash(&header->name);
     uint64_t row_pair = lw_row_pair_bytes(header->dtype, header->head_dim);
@@ -300,10 +315,10 @@ static void seal_head(uint8_t *base, const lw_segment_header_t *header, uint32_t
         at += bytes;
     }
     LW_ASSERT(at == head->records_offset + head->records_bytes);
-    head->sizes_check = lw_record_check(lw_record_seed_hashed(hash, index, LW_PART_SIZES), sizes,
-                                        head->cluster_count * 2ull);
-    head->index_check = lw_record_check(lw_record_seed_hashed(hash, index, LW_PART_INDEX), base + head->index_offset,
-                                        head->index_bytes);
+    head->sizes_check =
+        lw_record_check(lw_record_seed_hashed(hash, index, LW_PART_SIZES), sizes, head->cluster_count * 2ull);
+    head->index_check = lw_record_check(lw_record_seed_hashed(hash, index, LW_PART_INDEX),
+                                        base + head->index_offset, head->index_bytes);
 }
 
 void lw_segment_seal(void *extent)
@@ -327,10 +342,11 @@ void lw_segment_seal(void *extent)
         header->moments_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_MOMENTS),
                                                 base + header->moments_offset, header->moments_bytes);
     }
-    header->table_check =
-        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), heads, lw_segment_table_bytes(header));
+    header->table_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), heads,
+                                          lw_segment_table_bytes(header));
     header->header_check = 0;
-    header->header_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
+    header->header_check =
+        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
 }
 
 void lw_segment_record_offsets(const void *extent, uint32_t head, uint32_t *offset_out)

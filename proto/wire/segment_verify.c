@@ -1,7 +1,7 @@
 /* segment_verify.c - checks an extent that came from elsewhere: the reader's half. Pure; any thread.
  *
- * Called at commit, load and move, never while serving. Order: what can be known without trusting anything, then
- * checksums of header and table, then the layout those imply, then contents. */
+ * Called at commit, load and move, never while serving. Order: what can be known without trusting anything,
+ * then checksums of header and table, then the layout those imply, then contents. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,8 +9,8 @@
 #include "wire/segment_fmt.h"
 #include "wire/segment_private.h"
 
-static lw_status_t corrupt(lw_error_t *error, const lw_segment_header_t *header, const char *part, uint32_t found,
-                           uint32_t wanted)
+static lw_status_t corrupt(lw_error_t *error, const lw_segment_header_t *header, const char *part,
+                           uint32_t found, uint32_t wanted)
 {
     char name[LW_SEGMENT_NAME_TEXT_BYTES];
 
@@ -34,7 +34,8 @@ static lw_status_t check_header(const void *extent, uint64_t bytes, lw_error_t *
     const lw_segment_header_t *header = lw_segment_header(extent);
 
     if (bytes < sizeof(*header)) {
-        return lw_fail(error, LW_ERR_INVALID, "segment of %" PRIu64 " bytes is shorter than its header", bytes);
+        return lw_fail(error, LW_ERR_INVALID, "segment of %" PRIu64 " bytes is shorter than its header",
+                       bytes);
     }
     if ((uintptr_t)extent % 8 != 0) {
         return lw_fail(error, LW_ERR_INVALID, "segment at an address that is not 8-byte aligned");
@@ -43,7 +44,8 @@ static lw_status_t check_header(const void *extent, uint64_t bytes, lw_error_t *
         return lw_fail(error, LW_ERR_INVALID, "segment magic is %016" PRIx64, header->magic);
     }
     if (header->version != LW_SEGMENT_VERSION) {
-        return lw_fail(error, LW_ERR_VERSION, "segment version is %u, this is %u", header->version, LW_SEGMENT_VERSION);
+        return lw_fail(error, LW_ERR_VERSION, "segment version is %u, this is %u", header->version,
+                       LW_SEGMENT_VERSION);
     }
     lw_segment_header_t copy = *header;
     copy.header_check = 0;
@@ -60,20 +62,22 @@ static lw_status_t check_table(const void *extent, uint64_t bytes, lw_error_t *e
     const lw_segment_head_t *heads = lw_segment_heads(extent);
 
     if (header->bytes != bytes) {
-        return lw_fail(error, LW_ERR_INVALID, "segment bytes is %" PRIu64 ", the extent has %" PRIu64, header->bytes,
-                       bytes);
+        return lw_fail(error, LW_ERR_INVALID, "segment bytes is %" PRIu64 ", the extent has %" PRIu64,
+                       header->bytes, bytes);
     }
     if (bytes < sizeof(*header) + lw_segment_table_bytes(header)) {
-        return lw_fail(error, LW_ERR_INVALID, "segment of %" PRIu64 " bytes is shorter than its table of %u heads",
-                       bytes, header->head_count);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "segment of %" PRIu64 " bytes is shorter than its table of %u heads", bytes,
+                       header->head_count);
     }
-    lw_status_t status = check_part(extent, "table", 0, LW_PART_TABLE, sizeof(*header), lw_segment_table_bytes(header),
-                                    header->table_check, error);
+    lw_status_t status = check_part(extent, "table", 0, LW_PART_TABLE, sizeof(*header),
+                                    lw_segment_table_bytes(header), header->table_check, error);
     for (uint32_t i = 0; status == LW_OK && i < header->head_count; i++) {
-        status = lw_segment_check_counts(header, i, heads[i].cluster_count, heads[i].outlier_count, heads[i].index_bytes,
-                                      error);
+        status = lw_segment_check_counts(header, i, heads[i].cluster_count, heads[i].outlier_count,
+                                         heads[i].index_bytes, error);
         if (status == LW_OK && heads[i].reserved != 0) {
-            status = lw_fail(error, LW_ERR_INVALID, "segment head %u: reserved is %u, must be 0", i, heads[i].reserved);
+            status = lw_fail(error, LW_ERR_INVALID, "segment head %u: reserved is %u, must be 0", i,
+                             heads[i].reserved);
         }
     }
     return status;
@@ -96,17 +100,18 @@ static lw_status_t check_layout(const void *extent, lw_error_t *error)
         return lw_fail(error, LW_ERR_INVALID,
                        "segment bytes, sinks_offset, moments_offset are %" PRIu64 ", %" PRIu64 ", %" PRIu64
                        ", the counts make %" PRIu64 ", %" PRIu64 ", %" PRIu64,
-                       found->bytes, found->sinks_offset, found->moments_offset, header.bytes, header.sinks_offset,
-                       header.moments_offset);
+                       found->bytes, found->sinks_offset, found->moments_offset, header.bytes,
+                       header.sinks_offset, header.moments_offset);
     }
     for (uint32_t i = 0; i < header.head_count; i++) {
         const lw_segment_head_t *found = &lw_segment_heads(extent)[i];
         if (memcmp(&heads[i], found, sizeof(heads[i])) != 0) {
             return lw_fail(error, LW_ERR_INVALID,
-                           "segment head %u: offsets of sizes, checks, index, records are %" PRIu64 ", %" PRIu64
-                           ", %" PRIu64 ", %" PRIu64 ", the counts make others, or %" PRIu64 " bytes of records",
-                           i, found->sizes_offset, found->checks_offset, found->index_offset, found->records_offset,
-                           heads[i].records_bytes);
+                           "segment head %u: offsets of sizes, checks, index, records are %" PRIu64
+                           ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 ", the counts make others, or %" PRIu64
+                           " bytes of records",
+                           i, found->sizes_offset, found->checks_offset, found->index_offset,
+                           found->records_offset, heads[i].records_bytes);
         }
     }
     return LW_OK;
@@ -123,12 +128,14 @@ static lw_status_t check_sizes(const void *extent, uint32_t index, lw_error_t *e
     for (uint32_t i = 0; i < head->cluster_count; i++) {
         rows += sizes[i];
         if (sizes[i] == 0 || (raw && i + 1 < head->cluster_count && sizes[i] != LW_SEGMENT_RAW_ROWS)) {
-            return lw_fail(error, LW_ERR_INVALID, "segment head %u: size of cluster %u is %u", index, i, sizes[i]);
+            return lw_fail(error, LW_ERR_INVALID, "segment head %u: size of cluster %u is %u", index, i,
+                           sizes[i]);
         }
     }
     if (rows != lw_segment_rows(header)) {
         return lw_fail(error, LW_ERR_INVALID,
-                       "segment head %u: sizes and outliers add up to %" PRIu64 " rows, token_count makes %" PRIu64,
+                       "segment head %u: sizes and outliers add up to %" PRIu64
+                       " rows, token_count makes %" PRIu64,
                        index, rows, lw_segment_rows(header));
     }
     return LW_OK;
@@ -166,8 +173,8 @@ static lw_status_t verify_index(const void *extent, uint32_t index, lw_error_t *
     char part[32];
 
     snprintf(part, sizeof(part), "head %u index", index);
-    return check_part(extent, part, index, LW_PART_INDEX, head->index_offset, head->index_bytes, head->index_check,
-                      error);
+    return check_part(extent, part, index, LW_PART_INDEX, head->index_offset, head->index_bytes,
+                      head->index_check, error);
 }
 
 static lw_status_t verify_records(const void *extent, uint32_t index, lw_error_t *error)
@@ -195,7 +202,8 @@ static lw_status_t verify_records(const void *extent, uint32_t index, lw_error_t
 }
 
 /* Bytes from *end to `offset` must be zero; *end moves behind the part. */
-static lw_status_t verify_gap(const void *extent, uint64_t *end, uint64_t offset, uint64_t bytes, lw_error_t *error)
+static lw_status_t verify_gap(const void *extent, uint64_t *end, uint64_t offset, uint64_t bytes,
+                              lw_error_t *error)
 {
     const uint8_t *base = extent;
 
@@ -222,8 +230,8 @@ static lw_status_t verify_gaps(const void *extent, lw_error_t *error)
 
         status = verify_gap(extent, &end, head->sizes_offset, head->cluster_count * 2ull, error);
         if (status == LW_OK) {
-            status = verify_gap(extent, &end, head->checks_offset, (head->cluster_count + head->outlier_count) * 4ull,
-                                error);
+            status = verify_gap(extent, &end, head->checks_offset,
+                                (head->cluster_count + head->outlier_count) * 4ull, error);
         }
         if (status == LW_OK) {
             status = verify_gap(extent, &end, head->index_offset, head->index_bytes, error);
@@ -247,12 +255,12 @@ static lw_status_t verify_whole_parts(const void *extent, lw_error_t *error)
     lw_status_t status = LW_OK;
 
     if (header->sinks_offset != 0) {
-        status = check_part(extent, "sinks", 0, LW_PART_SINKS, header->sinks_offset, lw_segment_sinks_bytes(header),
-                            header->sinks_check, error);
+        status = check_part(extent, "sinks", 0, LW_PART_SINKS, header->sinks_offset,
+                            lw_segment_sinks_bytes(header), header->sinks_check, error);
     }
     if (status == LW_OK && header->moments_offset != 0) {
-        status = check_part(extent, "moments", 0, LW_PART_MOMENTS, header->moments_offset, header->moments_bytes,
-                            header->moments_check, error);
+        status = check_part(extent, "moments", 0, LW_PART_MOMENTS, header->moments_offset,
+                            header->moments_bytes, header->moments_check, error);
     }
     return status;
 }

@@ -1,4 +1,5 @@
-/* fuzz.h - what every fuzz target uses. A target defines LLVMFuzzerTestOneInput and nothing else that others see. */
+/* fuzz.h - what every fuzz target uses. A target defines LLVMFuzzerTestOneInput and nothing else that others
+ * see. */
 #ifndef LW_FUZZ_H
 #define LW_FUZZ_H
 
@@ -18,8 +19,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t byte_count);
         }                                                                               \
     } while (0)
 
-/* A copy whose last byte lies before a page that cannot be touched, so that a read behind the end stops the process with any
- * compiler. `align` (a power of two) aligns its first byte; up to align - 1 bytes of slack then follow the end. */
+/* A copy whose last byte lies before a page that cannot be touched, so that a read behind the end stops the
+ * process with any compiler. `align` (a power of two) aligns its first byte; up to align - 1 bytes of slack
+ * then follow the end. */
 typedef struct fuzz_guard {
     uint8_t *bytes;
     void *map;

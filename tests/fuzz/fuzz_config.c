@@ -1,4 +1,5 @@
-/* fuzz_config.c - the text of a configuration file. What is taken must dump to a file that reads back the same. */
+/* fuzz_config.c - the text of a configuration file. What is taken must dump to a file that reads back the
+ * same. */
 #include <stdbool.h>
 #include <string.h>
 

@@ -1,7 +1,8 @@
-/* fuzz_msg.c - the message decoder: an input is a head and its payload, one after the other, as in the golden files.
+/* fuzz_msg.c - the message decoder: an input is a head and its payload, one after the other, as in the golden
+ * files.
  *
- * Each input is tried as it is and with both checksums made right, since an attacker can compute them too. What decodes must
- * encode to the same bytes. */
+ * Each input is tried as it is and with both checksums made right, since an attacker can compute them too.
+ * What decodes must encode to the same bytes. */
 #include <string.h>
 
 #include "fuzz.h"

@@ -1,8 +1,10 @@
-/* fuzz_replay.c - a fuzz target as a plain program: every file of the named directories, then seeded mutations of them.
+/* fuzz_replay.c - a fuzz target as a plain program: every file of the named directories, then seeded
+ * mutations of them.
  *
  *   fuzz_<parser>_replay [--mutations N] [--seed S] [--expect-failure] DIRECTORY|FILE...
  *
- * Without --seed the seed is fresh; it is printed first, and with the number of the mutation it repeats a failure exactly. */
+ * Without --seed the seed is fresh; it is printed first, and with the number of the mutation it repeats a
+ * failure exactly. */
 #include <dirent.h>
 #include <signal.h>
 #include <string.h>
@@ -44,7 +46,10 @@ static void load_file(const char *path)
     seed_count++;
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
 
 /* In order of names: the order of a directory must not change what a seed repeats. */
 static void load_path(const char *path)
@@ -73,13 +78,16 @@ static void load_path(const char *path)
     free(names);
 }
 
-static size_t some(lw_prng_t *prng, size_t below) { return (size_t)lw_prng_below(prng, below > 0 ? below : 1); }
+static size_t some(lw_prng_t *prng, size_t below)
+{
+    return (size_t)lw_prng_below(prng, below > 0 ? below : 1);
+}
 
 /* One small change; keeps byte_count within INPUT_MAX. */
 static size_t mutate_once(lw_prng_t *prng, uint8_t *bytes, size_t byte_count)
 {
-    static const uint64_t extremes[] = {0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
-                                        0x7fffffffffffffff, UINT64_MAX};
+    static const uint64_t extremes[] = {
+        0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff, UINT64_MAX};
     size_t at = some(prng, byte_count), length;
 
     switch (lw_prng_below(prng, 7)) {
@@ -153,7 +161,8 @@ static void run_all(unsigned long long mutations)
 static void tell_place(int number)
 {
     char text[128];
-    int bytes = snprintf(text, sizeof(text), "fuzz: failed at --seed %llu, mutation %llu\n", seed_now, mutation_now);
+    int bytes =
+        snprintf(text, sizeof(text), "fuzz: failed at --seed %llu, mutation %llu\n", seed_now, mutation_now);
 
     if (write(2, text, (size_t)bytes) != bytes) {
         _exit(3);

@@ -1,7 +1,7 @@
 /* fuzz_segment_fmt.c - a stored segment that came from elsewhere: an input is the whole extent.
  *
- * Tried as it is, and with the checksums of header and table made right. What passes the check must be safe to index into;
- * what verifies must seal to the same bytes. */
+ * Tried as it is, and with the checksums of header and table made right. What passes the check must be safe
+ * to index into; what verifies must seal to the same bytes. */
 #include <string.h>
 
 #include "fuzz.h"
@@ -65,7 +65,8 @@ static void repair(uint8_t *extent, size_t byte_count)
     header->table_check =
         lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), extent + sizeof(*header), table);
     header->header_check = 0;
-    header->header_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
+    header->header_check =
+        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t byte_count)

@@ -1,4 +1,5 @@
-/* golden_items.c - fixed messages and segments. Never change what a version's items hold: add items of a new version. */
+/* golden_items.c - fixed messages and segments. Never change what a version's items hold: add items of a new
+ * version. */
 #include "golden_items.h"
 
 #include <ctype.h>
@@ -48,7 +49,8 @@ static void set_attach_reply(golden_message_t *out)
 
 static void set_fetch(golden_message_t *out)
 {
-    static const lw_msg_fetch_run_t runs[2] = {{0x0102030405060708, 0x1112, 3, 0}, {0x2122232425262728, 0x3132, 2, 0}};
+    static const lw_msg_fetch_run_t runs[2] = {{0x0102030405060708, 0x1112, 3, 0},
+                                               {0x2122232425262728, 0x3132, 2, 0}};
     static const uint16_t entries[5] = {0x0001, 0x0203, 0x0405, 0xfffe, 0xffff};
 
     out->msg.body.fetch = (lw_msg_fetch_t){
@@ -62,8 +64,12 @@ static void set_fetch_reply(golden_message_t *out)
     static const int32_t run_status[2] = {LW_OK, LW_ERR_STALE};
     static const uint32_t checksums[3] = {0x01020304, 0x11121314, 0x21222324};
 
-    out->msg.body.fetch_reply = (lw_msg_fetch_reply_t){.status = LW_OK, .run_count = 2, .record_count = 3, .moved = 1,
-                                                       .epoch = 0x3132333435363738, .bulk_bytes = 96};
+    out->msg.body.fetch_reply = (lw_msg_fetch_reply_t){.status = LW_OK,
+                                                       .run_count = 2,
+                                                       .record_count = 3,
+                                                       .moved = 1,
+                                                       .epoch = 0x3132333435363738,
+                                                       .bulk_bytes = 96};
     add_list(out, run_status, sizeof(run_status));
     add_list(out, checksums, sizeof(checksums));
     add_bulk(out, 96);
@@ -76,16 +82,16 @@ static void set_body(uint16_t type, golden_message_t *out)
         out->msg.body.hello = (lw_msg_hello_t){1, 1, 0x1011121314151617, 0x2021222324252627, 3, 0};
         break;
     case LW_MSG_HELLO_REPLY:
-        out->msg.body.hello_reply =
-            (lw_msg_hello_reply_t){LW_OK, 1, 0x0102030405060708, 0x1112131415161718, 0x2122232425262728,
-                                   0x3132333435363738, 0x1234, 0x8765};
+        out->msg.body.hello_reply = (lw_msg_hello_reply_t){
+            LW_OK,  1,     0x0102030405060708, 0x1112131415161718, 0x2122232425262728, 0x3132333435363738,
+            0x1234, 0x8765};
         break;
     case LW_MSG_PING:
         out->msg.body.ping = (lw_msg_ping_t){0x0102030405060708};
         break;
     case LW_MSG_PING_REPLY:
-        out->msg.body.ping_reply = (lw_msg_ping_reply_t){0x0102030405060708, 0x1112131415161718, 0x3122232425262728,
-                                                         0x2122232425262728, 0x31323334, 1};
+        out->msg.body.ping_reply = (lw_msg_ping_reply_t){
+            0x0102030405060708, 0x1112131415161718, 0x3122232425262728, 0x2122232425262728, 0x31323334, 1};
         break;
     case LW_MSG_ATTACH:
         set_attach(out);
@@ -97,8 +103,8 @@ static void set_body(uint16_t type, golden_message_t *out)
         out->msg.body.reserve = (lw_msg_reserve_t){name_a, 0x01020304, 0x1112131415161718};
         break;
     case LW_MSG_RESERVE_REPLY:
-        out->msg.body.reserve_reply = (lw_msg_reserve_reply_t){LW_ERR_EXHAUSTED, 0x01020304, 0x1112131415161718,
-                                                               0x2122232425262728, 1, 0};
+        out->msg.body.reserve_reply = (lw_msg_reserve_reply_t){
+            LW_ERR_EXHAUSTED, 0x01020304, 0x1112131415161718, 0x2122232425262728, 1, 0};
         break;
     case LW_MSG_WRITE:
         out->msg.body.write = (lw_msg_write_t){0x0102030405060708, 0x11121314, 70, 0};

@@ -79,7 +79,8 @@ static int write_items(const char *only)
         known = 1;
         int error = write_file(file, bytes);
         if (error != 0 && (only != NULL || error != EEXIST)) {
-            fprintf(stderr, "%s: %s\n", file, error == EEXIST ? "exists: golden files are never edited" : strerror(error));
+            fprintf(stderr, "%s: %s\n", file,
+                    error == EEXIST ? "exists: golden files are never edited" : strerror(error));
             failed = 1;
         }
     }
@@ -128,7 +129,8 @@ static void test_encoding_gives_the_golden_bytes(void **state)
             while (at < bytes && at < found_bytes && made[at] == found[at]) {
                 at++;
             }
-            fail_msg("%s: %zu bytes, today's codec makes %u; they differ at byte %u", file, found_bytes, bytes, at);
+            fail_msg("%s: %zu bytes, today's codec makes %u; they differ at byte %u", file, found_bytes,
+                     bytes, at);
         }
     }
 }

@@ -22,8 +22,16 @@ static unsigned draw(lw_fault_t fault, bool *fired)
 
 static void test_bad_text_enables_nothing(void **state)
 {
-    static const char *const bad[] = {"REPLY_DROP", "REPLY_DROP=", "NO_SUCH=1", "REPLY_DROP=2", "REPLY_DROP=-0.1",
-                                      "REPLY_DROP=nan", "REPLY_DROP=1x", "=1", ";", "RESERVE_FULL=1;REPLY_DROP=oops"};
+    static const char *const bad[] = {"REPLY_DROP",
+                                      "REPLY_DROP=",
+                                      "NO_SUCH=1",
+                                      "REPLY_DROP=2",
+                                      "REPLY_DROP=-0.1",
+                                      "REPLY_DROP=nan",
+                                      "REPLY_DROP=1x",
+                                      "=1",
+                                      ";",
+                                      "RESERVE_FULL=1;REPLY_DROP=oops"};
 
     lw_fault_reset(1);
     for (size_t i = 0; i < LW_ARRAY_SIZE(bad); i++) {
@@ -107,7 +115,10 @@ static void test_threads_share_one_sequence_of_draws(void **state)
 
 static void enable_beyond_one(void *arg) { lw_fault_enable(LW_FAULT_REPLY_DROP, 1.5); }
 
-static void test_a_chance_beyond_one_is_our_mistake(void **state) { assert_true(test_aborts(enable_beyond_one, NULL)); }
+static void test_a_chance_beyond_one_is_our_mistake(void **state)
+{
+    assert_true(test_aborts(enable_beyond_one, NULL));
+}
 
 int main(void)
 {

@@ -80,7 +80,8 @@ static inline void test_random_fetch_reply(lw_prng_t *prng, uint32_t runs, test_
     test_fill(prng, &status[runs], body->record_count * 4ull);
 }
 
-/* Random contents, then what the rules ask for. `count` is the length of the first list, where there is one. */
+/* Random contents, then what the rules ask for. `count` is the length of the first list, where there is one.
+ */
 static inline void test_random_message(lw_prng_t *prng, uint16_t type, uint32_t count, test_message_t *out)
 {
     lw_msg_t *msg = &out->msg;

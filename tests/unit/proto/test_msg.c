@@ -8,8 +8,8 @@ static uint32_t encode(const test_message_t *from, uint8_t *head)
 }
 
 /* Both halves; the payload's bulk need not exist, only be counted. */
-static lw_status_t decode(const void *head, size_t head_bytes, const void *lists, size_t list_bytes, uint64_t payload_bytes,
-                          lw_msg_t *msg_out, lw_error_t *error)
+static lw_status_t decode(const void *head, size_t head_bytes, const void *lists, size_t list_bytes,
+                          uint64_t payload_bytes, lw_msg_t *msg_out, lw_error_t *error)
 {
     lw_status_t status = lw_msg_decode_head(head, head_bytes, payload_bytes, msg_out, error);
 
@@ -22,7 +22,8 @@ static void reseal(uint8_t *head, uint32_t head_bytes, const void *lists)
     lw_wire_header_t header;
 
     memcpy(&header, head, sizeof(header));
-    header.body_crc = lw_wire_body_crc(head + sizeof(header), head_bytes - sizeof(header), lists, header.list_bytes);
+    header.body_crc =
+        lw_wire_body_crc(head + sizeof(header), head_bytes - sizeof(header), lists, header.list_bytes);
     header.header_crc = lw_wire_header_crc(&header);
     memcpy(head, &header, sizeof(header));
 }
@@ -82,14 +83,15 @@ static void test_every_flipped_bit_of_a_head_is_refused(void **state)
         for (uint32_t bit = 0; bit < bytes * 8; bit++) {
             lw_error_t error;
             head[bit / 8] ^= (uint8_t)(1u << bit % 8);
-            lw_status_t status = decode(head, bytes, message.lists, message.list_bytes, test_payload_bytes(&message),
-                                        &msg, &error);
+            lw_status_t status = decode(head, bytes, message.lists, message.list_bytes,
+                                        test_payload_bytes(&message), &msg, &error);
             assert_int_equal(status, LW_ERR_INVALID);
             assert_true(error.text[0] != '\0');
             head[bit / 8] ^= (uint8_t)(1u << bit % 8);
         }
-        assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, test_payload_bytes(&message), &msg, NULL),
-                         LW_OK);
+        assert_int_equal(
+            decode(head, bytes, message.lists, message.list_bytes, test_payload_bytes(&message), &msg, NULL),
+            LW_OK);
     }
 }
 
@@ -106,7 +108,8 @@ static void test_every_flipped_bit_of_a_list_or_its_padding_is_refused(void **st
         for (uint32_t bit = 0; bit < padded * 8; bit++) {
             lw_error_t error;
             message.lists[bit / 8] ^= (uint8_t)(1u << bit % 8);
-            assert_int_equal(decode(head, bytes, message.lists, padded, payload, &msg, &error), LW_ERR_INVALID);
+            assert_int_equal(decode(head, bytes, message.lists, padded, payload, &msg, &error),
+                             LW_ERR_INVALID);
             assert_names(error, bit / 8 < message.list_bytes ? "body_crc" : "padding byte");
             message.lists[bit / 8] ^= (uint8_t)(1u << bit % 8);
         }
@@ -163,11 +166,14 @@ static void test_counts_that_lie_are_refused_with_good_checksums(void **state)
         uint64_t payload = test_payload_bytes(&message);
         uint8_t *exact = aligned_alloc(64, lw_align_up(list_bytes + 1, 64));
 
-        for (int i = (int)lw_prng_below(&prng, 4); i >= 0; i--) { /* some 32-bit words of head become extreme or random */
-            static const uint32_t extremes[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 0x10000, 0x0aaaaaab};
+        for (int i = (int)lw_prng_below(&prng, 4); i >= 0;
+             i--) { /* some 32-bit words of head become extreme or random */
+            static const uint32_t extremes[] = {0,          1,       0x7fffffff, 0x80000000,
+                                                0xffffffff, 0x10000, 0x0aaaaaab};
             uint32_t at = 8 + 4 * (uint32_t)lw_prng_below(&prng, (bytes - 8) / 4);
-            uint32_t value = lw_prng_below(&prng, 4) == 0 ? (uint32_t)lw_prng_u64(&prng)
-                                                          : extremes[lw_prng_below(&prng, LW_ARRAY_SIZE(extremes))];
+            uint32_t value = lw_prng_below(&prng, 4) == 0
+                                 ? (uint32_t)lw_prng_u64(&prng)
+                                 : extremes[lw_prng_below(&prng, LW_ARRAY_SIZE(extremes))];
             if (at != 12) { /* version and type have tests of their own */
                 memcpy(head + at, &value, 4);
             }
@@ -261,8 +267,8 @@ static void test_elements_that_break_a_rule_are_named(void **state)
     } while (message.list_bytes == 0);
     ((int32_t *)(void *)message.lists)[1] = LW_INPROGRESS;
     bytes = encode(&message, head);
-    assert_int_equal(decode(head, bytes, message.lists, lw_wire_bulk_offset(message.list_bytes), test_payload_bytes(&message),
-                            &msg, &error),
+    assert_int_equal(decode(head, bytes, message.lists, lw_wire_bulk_offset(message.list_bytes),
+                            test_payload_bytes(&message), &msg, &error),
                      LW_ERR_INVALID);
     assert_names(error, "run_status[1] is 1");
 }
@@ -302,7 +308,8 @@ static void test_a_message_comes_out_as_it_went_in(void **state)
             uint32_t padded = lw_wire_bulk_offset(message.list_bytes);
 
             assert_int_equal(bytes, sizeof(lw_wire_header_t) + lw_msg_body_bytes(type));
-            assert_int_equal(decode(head, bytes, message.lists, padded, test_payload_bytes(&message), &msg, NULL), LW_OK);
+            assert_int_equal(
+                decode(head, bytes, message.lists, padded, test_payload_bytes(&message), &msg, NULL), LW_OK);
             assert_int_equal(msg.header.type, type);
             assert_true(msg.header.fleet_id == message.msg.header.fleet_id);
             assert_true(msg.header.request_id == message.msg.header.request_id);
@@ -321,7 +328,8 @@ static void test_lists_point_where_the_counts_say(void **state)
 
     test_random_message(&prng, LW_MSG_FETCH, 5, &message);
     uint32_t bytes = encode(&message, head);
-    assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, message.list_bytes, &msg, NULL), LW_OK);
+    assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, message.list_bytes, &msg, NULL),
+                     LW_OK);
     assert_ptr_equal(msg.runs, message.lists);
     assert_ptr_equal(msg.entries, message.lists + 5 * 16);
     assert_null(msg.names);
@@ -329,7 +337,9 @@ static void test_lists_point_where_the_counts_say(void **state)
         test_random_message(&prng, LW_MSG_FETCH_REPLY, 3, &message);
     } while (message.list_bytes == 0);
     bytes = encode(&message, head);
-    assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, test_payload_bytes(&message), &msg, NULL), LW_OK);
+    assert_int_equal(
+        decode(head, bytes, message.lists, message.list_bytes, test_payload_bytes(&message), &msg, NULL),
+        LW_OK);
     assert_ptr_equal(msg.run_status, message.lists);
     assert_ptr_equal(msg.checksums, message.lists + 3 * 4);
 }
@@ -342,7 +352,8 @@ static void test_the_longest_lists_pass_and_one_more_is_our_mistake(void **state
 
     test_random_message(&prng, LW_MSG_ATTACH, LW_ATTACH_NAMES_MAX, &larger);
     uint32_t bytes = encode(&larger, head);
-    assert_int_equal(decode(head, bytes, larger.lists, larger.list_bytes, larger.list_bytes, &msg, NULL), LW_OK);
+    assert_int_equal(decode(head, bytes, larger.lists, larger.list_bytes, larger.list_bytes, &msg, NULL),
+                     LW_OK);
 
     test_random_message(&prng, LW_MSG_FETCH, LW_FETCH_RUNS_MAX, &larger);
     lw_msg_fetch_run_t *runs = (void *)larger.lists;
@@ -353,7 +364,8 @@ static void test_the_longest_lists_pass_and_one_more_is_our_mistake(void **state
     larger.list_bytes = lw_msg_list_bytes(&larger.msg);
     assert_int_equal(larger.list_bytes, LW_FETCH_RUNS_MAX * 16u + LW_FETCH_ENTRIES_MAX * 2u);
     bytes = encode(&larger, head);
-    assert_int_equal(decode(head, bytes, larger.lists, larger.list_bytes, larger.list_bytes, &msg, NULL), LW_OK);
+    assert_int_equal(decode(head, bytes, larger.lists, larger.list_bytes, larger.list_bytes, &msg, NULL),
+                     LW_OK);
     assert_ptr_equal(msg.entries, larger.lists + LW_FETCH_RUNS_MAX * 16u);
 }
 

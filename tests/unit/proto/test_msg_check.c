@@ -3,21 +3,21 @@
 static test_message_t message;
 
 /* Sets one field of a good message to a value beyond its rule: the error must name it. */
-#define REFUSED(TYPE, member, field, value, words)                                                \
-    do {                                                                                          \
-        lw_error_t error_;                                                                        \
-        good(LW_MSG_##TYPE);                                                                      \
-        message.msg.body.member.field = (value);                                                  \
-        assert_int_equal(lw_msg_check_body(&message.msg, &error_), LW_ERR_INVALID);               \
-        assert_names(error_, #TYPE ": " #field " is ");                                           \
-        assert_names(error_, words);                                                              \
+#define REFUSED(TYPE, member, field, value, words)                                  \
+    do {                                                                            \
+        lw_error_t error_;                                                          \
+        good(LW_MSG_##TYPE);                                                        \
+        message.msg.body.member.field = (value);                                    \
+        assert_int_equal(lw_msg_check_body(&message.msg, &error_), LW_ERR_INVALID); \
+        assert_names(error_, #TYPE ": " #field " is ");                             \
+        assert_names(error_, words);                                                \
     } while (0)
 /* And to the last value that is good. */
-#define TAKEN(TYPE, member, field, value)                                  \
-    do {                                                                   \
-        good(LW_MSG_##TYPE);                                               \
-        message.msg.body.member.field = (value);                           \
-        assert_int_equal(lw_msg_check_body(&message.msg, NULL), LW_OK);    \
+#define TAKEN(TYPE, member, field, value)                               \
+    do {                                                                \
+        good(LW_MSG_##TYPE);                                            \
+        message.msg.body.member.field = (value);                        \
+        assert_int_equal(lw_msg_check_body(&message.msg, NULL), LW_OK); \
     } while (0)
 
 static lw_prng_t random_source;

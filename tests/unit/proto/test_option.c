@@ -73,7 +73,8 @@ static void test_files_that_cannot_be_read_say_why(void **state)
     char path[] = "/tmp/lw_test_option_XXXXXX";
     int file = mkstemp(path);
 
-    assert_int_equal(lw_options_file(&test_table, "/nonexistent/lw.conf", &options, &error), LW_ERR_NOT_FOUND);
+    assert_int_equal(lw_options_file(&test_table, "/nonexistent/lw.conf", &options, &error),
+                     LW_ERR_NOT_FOUND);
     assert_names(error, "/nonexistent/lw.conf");
     assert_int_equal(lw_options_file(&test_table, "/", &options, &error), LW_ERR_IO);
     assert_true(file >= 0);
@@ -102,7 +103,8 @@ static void test_comments_blanks_and_quotes_are_read_as_written(void **state)
                                &options, NULL),
                      LW_ERR_INVALID);
     assert_int_equal(options.shard_threads, 3);
-    assert_int_equal(read_text("net.label = a#b # c\nnet.listen = \" x # \\\"y\\\\ \" # z", &options, NULL), LW_OK);
+    assert_int_equal(read_text("net.label = a#b # c\nnet.listen = \" x # \\\"y\\\\ \" # z", &options, NULL),
+                     LW_OK);
     assert_string_equal(options.net_label, "a#b");
     assert_string_equal(options.net_listen, " x # \"y\\ ");
     assert_int_equal(read_text("net.label =\nshard.low = 3\nshard.low = 4\n", &options, NULL), LW_OK);
@@ -137,8 +139,8 @@ static void test_bad_flags_are_refused_by_name(void **state)
 static void test_flags_are_taken_out_and_the_rest_stays(void **state)
 {
     test_options_t options = defaults();
-    char *argv[] = {"testd", "run", "--shard.threads=5", "--json=a.b", "--net.verify", "no", "--help", "-x.y", "--",
-                    "--shard.threads=6", NULL};
+    char *argv[] = {"testd", "run", "--shard.threads=5", "--json=a.b", "--net.verify", "no", "--help",
+                    "-x.y",  "--",  "--shard.threads=6", NULL};
     int argc = 10;
 
     assert_int_equal(lw_options_args(&test_table, &argc, argv, &options, NULL), LW_OK);
@@ -181,7 +183,8 @@ static void test_a_bad_environment_names_its_variable(void **state)
 
     setenv("LW_SHARD_LEASE_US", "1ms", 1);
     assert_int_equal(lw_options_env(&test_table, &options, &error), LW_ERR_INVALID);
-    assert_names(error, "environment LW_SHARD_LEASE_US: option shard.lease_us: '1ms' is out of bounds: 1s to 1h");
+    assert_names(error,
+                 "environment LW_SHARD_LEASE_US: option shard.lease_us: '1ms' is out of bounds: 1s to 1h");
     unsetenv("LW_SHARD_LEASE_US");
 }
 
@@ -216,8 +219,22 @@ static void test_a_wrong_default_is_found_at_start(void **state)
 static void test_random_text_never_writes_beside_the_fields(void **state)
 {
     lw_prng_t prng = test_prng("option");
-    static const char *const pieces[] = {"shard.threads", "net.label", "mem.arena_bytes", "=", "= ", "\"", "\\", "#",
-                                         "\n",            "auto",      "12",              "k", "x",  " ",  "\t", "."};
+    static const char *const pieces[] = {"shard.threads",
+                                         "net.label",
+                                         "mem.arena_bytes",
+                                         "=",
+                                         "= ",
+                                         "\"",
+                                         "\\",
+                                         "#",
+                                         "\n",
+                                         "auto",
+                                         "12",
+                                         "k",
+                                         "x",
+                                         " ",
+                                         "\t",
+                                         "."};
 
     for (int round = 0; round < 3000; round++) {
         test_options_t options = defaults();

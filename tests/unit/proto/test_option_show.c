@@ -29,13 +29,15 @@ static void test_a_dump_is_a_file_that_reads_back_the_same(void **state)
         memset(&options, 0, sizeof(options));
         memset(&again, 0, sizeof(again));
         assert_int_equal(lw_options_default(&test_table, &options, &error), LW_OK);
-        options.mem_arena_bytes = lw_prng_below(&prng, 2) ? UINT64_MAX : (16ull << 20) + lw_prng_below(&prng, 1ull << 43);
+        options.mem_arena_bytes =
+            lw_prng_below(&prng, 2) ? UINT64_MAX : (16ull << 20) + lw_prng_below(&prng, 1ull << 43);
         options.mem_slice_bytes = 4096ull << lw_prng_below(&prng, 19);
         options.shard_lease_us = 1000000 + lw_prng_below(&prng, 3599000000u);
         options.shard_any = lw_prng_u64(&prng);
         options.net_verify = lw_prng_below(&prng, 2) == 1;
         for (uint64_t i = 0, length = lw_prng_below(&prng, 256); i < length; i++) {
-            options.net_label[i] = letters[lw_prng_below(&prng, sizeof(letters) - 2)]; /* no tab: it is a control character */
+            options.net_label[i] =
+                letters[lw_prng_below(&prng, sizeof(letters) - 2)]; /* no tab: it is a control character */
         }
         lw_options_dump(&test_table, &options, page.out);
         fclose(page.out);
@@ -56,7 +58,8 @@ static void test_help_tells_flag_default_bounds_and_wraps(void **state)
     lw_options_help(&test_table, page.out);
     fclose(page.out);
     assert_non_null(strstr(page.text, "\nmem\n  --mem.arena_bytes=SIZE  (default auto, 16m to 16t)\n"));
-    assert_non_null(strstr(page.text, "--shard.lease_us=TIME  (default 30s, 1s to 1h, read again on reload)\n"));
+    assert_non_null(
+        strstr(page.text, "--shard.lease_us=TIME  (default 30s, 1s to 1h, read again on reload)\n"));
     assert_non_null(strstr(page.text, "--shard.low=NUMBER  (default 9, at least 3, read again on reload)\n"));
     assert_non_null(strstr(page.text, "--net.label=TEXT  (default empty)\n      Free text.\n"));
     for (char *line = strtok(page.text, "\n"); line != NULL; line = strtok(NULL, "\n")) {

@@ -60,12 +60,18 @@ static void test_units_multiply(void **state)
         const char *name, *value;
         uint64_t wanted;
     } good[] = {
-        {"mem.slice_bytes", "4096", 4096},      {"mem.slice_bytes", "4k", 4096},
-        {"mem.slice_bytes", "5M", 5u << 20},    {"mem.slice_bytes", "3g", 3ull << 30},
-        {"mem.arena_bytes", "16t", 16ull << 40}, {"mem.arena_bytes", "auto", UINT64_MAX},
-        {"shard.lease_us", "1h", 3600000000u},  {"shard.lease_us", "2m", 120000000u},
-        {"shard.lease_us", "1s", 1000000u},     {"shard.lease_us", "1500ms", 1500000u},
-        {"shard.lease_us", "1000001us", 1000001u}, {"shard.any", "18446744073709551615", UINT64_MAX},
+        {"mem.slice_bytes", "4096", 4096},
+        {"mem.slice_bytes", "4k", 4096},
+        {"mem.slice_bytes", "5M", 5u << 20},
+        {"mem.slice_bytes", "3g", 3ull << 30},
+        {"mem.arena_bytes", "16t", 16ull << 40},
+        {"mem.arena_bytes", "auto", UINT64_MAX},
+        {"shard.lease_us", "1h", 3600000000u},
+        {"shard.lease_us", "2m", 120000000u},
+        {"shard.lease_us", "1s", 1000000u},
+        {"shard.lease_us", "1500ms", 1500000u},
+        {"shard.lease_us", "1000001us", 1000001u},
+        {"shard.any", "18446744073709551615", UINT64_MAX},
         {"shard.any", "007", 7},
     };
     for (size_t i = 0; i < LW_ARRAY_SIZE(good); i++) {

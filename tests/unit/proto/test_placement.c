@@ -21,7 +21,9 @@ static lw_view_t view_of(lw_prng_t *prng, uint32_t count, uint32_t zones)
 
 static lw_segment_name_t name_of(uint32_t i)
 {
-    return (lw_segment_name_t){.origin = 1 + i / 320, .layer = (uint16_t)(i % 32), .first_token = i / 32 % 10 * 8192,
+    return (lw_segment_name_t){.origin = 1 + i / 320,
+                               .layer = (uint16_t)(i % 32),
+                               .first_token = i / 32 % 10 * 8192,
                                .generation = 1};
 }
 
@@ -212,7 +214,10 @@ static void place_beyond(void *arg)
     lw_place(&view, &name, 1, position);
 }
 
-static void test_a_view_beyond_the_limit_is_our_mistake(void **state) { assert_true(test_aborts(place_beyond, NULL)); }
+static void test_a_view_beyond_the_limit_is_our_mistake(void **state)
+{
+    assert_true(test_aborts(place_beyond, NULL));
+}
 
 int main(void)
 {

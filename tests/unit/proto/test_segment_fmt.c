@@ -2,15 +2,15 @@
 
 #define ALL_FLAGS (LW_SEGMENT_RAW | LW_SEGMENT_SINKS | LW_SEGMENT_MOMENTS)
 
-#define REFUSED(change, words)                                                        \
-    do {                                                                              \
-        lw_segment_plan_t plan = test_random_plan(&prng, 0, 200);                     \
-        lw_error_t error;                                                             \
-        uint64_t bytes = 77;                                                          \
-        change;                                                                       \
+#define REFUSED(change, words)                                                            \
+    do {                                                                                  \
+        lw_segment_plan_t plan = test_random_plan(&prng, 0, 200);                         \
+        lw_error_t error;                                                                 \
+        uint64_t bytes = 77;                                                              \
+        change;                                                                           \
         assert_int_equal(lw_segment_layout(&plan, NULL, &bytes, &error), LW_ERR_INVALID); \
-        assert_names(error, words);                                                   \
-        assert_int_equal(bytes, 77);                                                  \
+        assert_names(error, words);                                                       \
+        assert_int_equal(bytes, 77);                                                      \
     } while (0)
 
 static void test_a_plan_that_cannot_be_is_refused_by_field(void **state)
@@ -35,12 +35,15 @@ static void test_a_plan_that_cannot_be_is_refused_by_field(void **state)
     REFUSED(plan.name.first_token = UINT32_MAX, "name.first_token is 4294967295");
     REFUSED(plan.moments_bytes = 10, "moments_bytes is 10, must be 0 to 0");
     REFUSED(plan.flags = LW_SEGMENT_MOMENTS, "moments_bytes is 0, must be 1");
-    REFUSED((plan.flags = LW_SEGMENT_MOMENTS, plan.moments_bytes = UINT64_MAX), "moments_bytes is 18446744073709551615");
+    REFUSED((plan.flags = LW_SEGMENT_MOMENTS, plan.moments_bytes = UINT64_MAX),
+            "moments_bytes is 18446744073709551615");
     REFUSED((plan.flags = LW_SEGMENT_SINKS, plan.name.first_token = 4), "it has sinks");
-    REFUSED((plan.flags = LW_SEGMENT_SINKS, plan.name.first_token = 0, plan.token_count = 4), "token_count is 4, must be 5");
+    REFUSED((plan.flags = LW_SEGMENT_SINKS, plan.name.first_token = 0, plan.token_count = 4),
+            "token_count is 4, must be 5");
     REFUSED(plan.head[0].row_count++, "head 0: row_count is ");
     REFUSED(plan.head[0].cluster_count = 60000, "head 0: 60000 clusters");
-    REFUSED((plan.head[0].cluster_count = UINT32_MAX, plan.head[0].outlier_count = 1), "at most 65536 together");
+    REFUSED((plan.head[0].cluster_count = UINT32_MAX, plan.head[0].outlier_count = 1),
+            "at most 65536 together");
     REFUSED((plan.head[0].cluster_count = 0, plan.head[0].outlier_count = 0), "cannot hold");
     REFUSED(plan.head[0].outlier_count = plan.token_count, "cannot hold");
     REFUSED((plan.flags = LW_SEGMENT_RAW, plan.head[0].outlier_count = 1), "raw, ");
@@ -64,8 +67,11 @@ static void test_a_segment_beyond_the_largest_is_refused(void **state)
 
 static void test_the_largest_shape_is_laid_out(void **state)
 {
-    lw_segment_plan_t plan = {.token_count = LW_SEGMENT_TOKENS_MAX, .head_count = LW_KV_HEADS_MAX,
-                              .head_dim = LW_HEAD_DIM_MAX, .dtype = LW_DTYPE_BF16, .cluster_encoding = LW_ENCODING_INT8,
+    lw_segment_plan_t plan = {.token_count = LW_SEGMENT_TOKENS_MAX,
+                              .head_count = LW_KV_HEADS_MAX,
+                              .head_dim = LW_HEAD_DIM_MAX,
+                              .dtype = LW_DTYPE_BF16,
+                              .cluster_encoding = LW_ENCODING_INT8,
                               .outlier_encoding = LW_ENCODING_INT4};
     uint64_t bytes = 0;
     lw_error_t error;
@@ -86,16 +92,17 @@ static void test_parts_are_aligned_in_order_and_fill_the_segment(void **state)
     lw_prng_t prng = test_prng("segment_fmt");
 
     for (int round = 0; round < 200; round++) {
-        test_segment_t segment = test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 300);
+        test_segment_t segment =
+            test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 300);
         const lw_segment_header_t *header = lw_segment_header(segment.extent);
         const lw_segment_head_t *heads = lw_segment_heads(segment.extent);
         uint64_t row_pair = lw_row_pair_bytes(header->dtype, header->head_dim);
         uint64_t end = sizeof(*header) + header->head_count * sizeof(*heads);
 
-#define PART(offset, size)                                         \
-    do {                                                           \
-        assert_int_equal((offset), lw_align_up(end, 64));          \
-        end = (offset) + (size);                                   \
+#define PART(offset, size)                                \
+    do {                                                  \
+        assert_int_equal((offset), lw_align_up(end, 64)); \
+        end = (offset) + (size);                          \
     } while (0)
         for (uint32_t i = 0; i < header->head_count; i++) {
             PART(heads[i].sizes_offset, heads[i].cluster_count * 2ull);
@@ -123,7 +130,8 @@ static void test_record_offsets_follow_the_sizes_without_gaps(void **state)
     static uint32_t offsets[LW_SEGMENT_ENTRIES_MAX + 1];
 
     for (int round = 0; round < 200; round++) {
-        test_segment_t segment = test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 300);
+        test_segment_t segment =
+            test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 300);
         uint64_t row_pair = lw_row_pair_bytes(segment.plan.dtype, segment.plan.head_dim);
 
         for (uint32_t head = 0; head < segment.plan.head_count; head++) {
@@ -135,7 +143,8 @@ static void test_record_offsets_follow_the_sizes_without_gaps(void **state)
             lw_segment_record_offsets(segment.extent, head, offsets);
             assert_int_equal(offsets[0], info->records_offset);
             for (uint32_t i = 0; i < entries; i++) {
-                assert_int_equal(offsets[i + 1] - offsets[i], (i < info->cluster_count ? sizes[i] : 1) * row_pair);
+                assert_int_equal(offsets[i + 1] - offsets[i],
+                                 (i < info->cluster_count ? sizes[i] : 1) * row_pair);
             }
             assert_int_equal(offsets[entries], info->records_offset + info->records_bytes);
             assert_int_equal(offsets[entries + 1], 0xabcdef);
@@ -149,7 +158,10 @@ static void test_a_raw_segment_is_cut_into_64_rows(void **state)
     lw_prng_t prng = test_prng("segment_fmt");
 
     for (uint32_t tokens = 1; tokens < 200; tokens += 7) {
-        lw_segment_plan_t plan = {.flags = LW_SEGMENT_RAW, .token_count = tokens, .head_count = 2, .head_dim = 8,
+        lw_segment_plan_t plan = {.flags = LW_SEGMENT_RAW,
+                                  .token_count = tokens,
+                                  .head_count = 2,
+                                  .head_dim = 8,
                                   .dtype = LW_DTYPE_FP16}; /* encodings 0: it has no index */
         for (uint32_t i = 0; i < 2; i++) {
             plan.head[i].row_count = tokens;
@@ -218,7 +230,8 @@ static void test_seeds_differ_by_name_head_and_entry(void **state)
     assert_true(seed != lw_record_seed(&name, 3, 6));
     assert_true(seed != lw_record_seed(&name, 3, LW_PART_INDEX));
     assert_true(seed != lw_record_seed(&other, 3, 5));
-    assert_int_not_equal(lw_record_check(seed, record, 64), lw_record_check(lw_record_seed(&name, 3, 6), record, 64));
+    assert_int_not_equal(lw_record_check(seed, record, 64),
+                         lw_record_check(lw_record_seed(&name, 3, 6), record, 64));
     assert_int_not_equal(lw_record_check(seed, record, 64), lw_record_check(seed, record, 63));
 }
 

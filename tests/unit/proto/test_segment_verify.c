@@ -11,7 +11,8 @@ static void reseal_header(uint8_t *extent, uint64_t bytes)
     header->table_check =
         lw_record_check(lw_record_seed(&header->name, 0, LW_PART_TABLE), extent + sizeof(*header), table);
     header->header_check = 0;
-    header->header_check = lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
+    header->header_check =
+        lw_record_check(lw_record_seed(&header->name, 0, LW_PART_HEADER), header, sizeof(*header));
 }
 
 /* Which words the error must have for a byte at `at` that was flipped. */
@@ -41,7 +42,8 @@ static void expect_part(const test_segment_t *segment, uint64_t at, char *words,
         if (at >= head->sizes_offset && at < head->sizes_offset + head->cluster_count * 2ull) {
             snprintf(words, bytes, "checksum of head %u sizes", i);
         } else if (at >= head->checks_offset && at < head->checks_offset + entries * 4ull) {
-            snprintf(words, bytes, "head %u entry %llu record", i, (unsigned long long)(at - head->checks_offset) / 4);
+            snprintf(words, bytes, "head %u entry %llu record", i,
+                     (unsigned long long)(at - head->checks_offset) / 4);
         } else if (at >= head->index_offset && at < head->index_offset + head->index_bytes) {
             snprintf(words, bytes, "checksum of head %u index", i);
         } else if (at >= head->records_offset && at < head->records_offset + head->records_bytes) {
@@ -112,12 +114,14 @@ static void test_offsets_and_counts_that_lie_are_refused_with_good_checksums(voi
 
     for (int round = 0; round < 5000; round++) {
         static const uint32_t extremes[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 64, 0xffff};
-        test_segment_t segment = test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 30);
-        uint32_t words = (uint32_t)(sizeof(lw_segment_header_t) +
-                                    segment.plan.head_count * sizeof(lw_segment_head_t)) / 4;
+        test_segment_t segment =
+            test_random_segment(&prng, (uint32_t)lw_prng_below(&prng, ALL_FLAGS + 1), 30);
+        uint32_t words =
+            (uint32_t)(sizeof(lw_segment_header_t) + segment.plan.head_count * sizeof(lw_segment_head_t)) / 4;
         uint32_t at = 3 + (uint32_t)lw_prng_below(&prng, words - 3); /* behind magic and version */
-        uint32_t value = lw_prng_below(&prng, 3) == 0 ? (uint32_t)lw_prng_u64(&prng)
-                                                      : extremes[lw_prng_below(&prng, LW_ARRAY_SIZE(extremes))];
+        uint32_t value = lw_prng_below(&prng, 3) == 0
+                             ? (uint32_t)lw_prng_u64(&prng)
+                             : extremes[lw_prng_below(&prng, LW_ARRAY_SIZE(extremes))];
 
         memcpy(segment.extent + at * 4, &value, 4);
         reseal_header(segment.extent, segment.bytes);

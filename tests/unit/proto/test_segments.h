@@ -51,7 +51,8 @@ static inline lw_segment_plan_t test_random_plan(lw_prng_t *prng, uint32_t flags
 }
 
 /* Splits rows over clusters, each at least 1. */
-static inline void test_fill_sizes(lw_prng_t *prng, const lw_segment_plan_t *plan, uint32_t head, uint16_t *sizes)
+static inline void test_fill_sizes(lw_prng_t *prng, const lw_segment_plan_t *plan, uint32_t head,
+                                   uint16_t *sizes)
 {
     uint32_t clusters = plan->head[head].cluster_count;
     uint32_t left = plan->head[head].row_count - plan->head[head].outlier_count;
@@ -81,7 +82,8 @@ static inline test_segment_t test_segment_from(lw_prng_t *prng, const lw_segment
     test_fill(prng, segment.extent, segment.bytes); /* contents, and dirt between the parts */
     assert_int_equal(lw_segment_layout(plan, segment.extent, &segment.bytes, &error), LW_OK);
     for (uint32_t i = 0; i < plan->head_count; i++) {
-        test_fill_sizes(prng, plan, i, (void *)(segment.extent + lw_segment_heads(segment.extent)[i].sizes_offset));
+        test_fill_sizes(prng, plan, i,
+                        (void *)(segment.extent + lw_segment_heads(segment.extent)[i].sizes_offset));
     }
     lw_segment_seal(segment.extent);
     return segment;

@@ -3,8 +3,8 @@
 #include "base/stat.h"
 
 /* As a module writes its .def file. */
-#define TEST_STATS(STAT)                                  \
-    STAT(COUNTER, fetches, "Fetches served.")             \
+#define TEST_STATS(STAT)                                   \
+    STAT(COUNTER, fetches, "Fetches served.")              \
     STAT(GAUGE, free_bytes, "Bytes free \\ now.\nReally.") \
     STAT(HISTOGRAM, wait_us, "Time waited.")
 
@@ -90,7 +90,8 @@ static void test_a_histogram_is_cumulative_and_in_seconds(void **state)
     assert_non_null(strstr(text, "\nlw_wait_seconds_bucket{le=\"4.194304\"} 4\n"));
     assert_non_null(strstr(text, "\nlw_wait_seconds_bucket{le=\"+Inf\"} 5\n"));
     assert_non_null(strstr(text, "\nlw_wait_seconds_count 5\n"));
-    assert_non_null(strstr(text, "\nlw_wait_seconds_sum 1152921504609.847977\n")); /* sum of the five, exactly */
+    assert_non_null(
+        strstr(text, "\nlw_wait_seconds_sum 1152921504609.847977\n")); /* sum of the five, exactly */
 }
 
 static void test_every_bucket_holds_its_powers_of_two(void **state)

@@ -1,4 +1,5 @@
-/* test_support.h - what the unit tests of proto/ share: cmocka with its headers, a printed seed, a child that must die. */
+/* test_support.h - what the unit tests of proto/ share: cmocka with its headers, a printed seed, a child that
+ * must die. */
 #ifndef LW_TEST_SUPPORT_H
 #define LW_TEST_SUPPORT_H
 
@@ -58,11 +59,12 @@ static inline bool test_aborts(void (*call)(void *arg), void *arg)
         call(arg);
         _exit(0);
     }
-    return child > 0 && waitpid(child, &state, 0) == child && WIFSIGNALED(state) && WTERMSIG(state) == SIGABRT;
+    return child > 0 && waitpid(child, &state, 0) == child && WIFSIGNALED(state) &&
+           WTERMSIG(state) == SIGABRT;
 }
 
-#define assert_names(error, words) \
-    do {                           \
+#define assert_names(error, words)                                                \
+    do {                                                                          \
         if (strstr((error).text, (words)) == NULL) {                              \
             fail_msg("the error '%s' does not name '%s'", (error).text, (words)); \
         }                                                                         \
