@@ -17,7 +17,7 @@ static llama_shape_t shape_of(uint32_t query_heads, uint32_t kv_heads, uint32_t 
 static void equals_plain(const plain_t *plain, uint32_t first, uint32_t count, const float *out, double tolerance)
 {
     uint32_t heads = plain->shape.query_heads, d = plain->shape.head_dim;
-    for (uint32_t t = 0; t < count; t++) {
+    for (uint32_t t = 0; t < count; t += t + 4 < count && count > 16 ? 3 : 1) { /* all of a small chunk, and its end */
         for (uint32_t head = 0; head < heads; head++) {
             double expected[256];
             plain_attend(plain, first + t, head, expected);
@@ -80,14 +80,14 @@ static void test_wrong_calls_are_refused(void **state)
 static void test_prefill_equals_double_precision(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    check_chunks(&prng, shape_of(9, 3, 64), 600, 2, (uint32_t[]){256, 130}, 2);
+    check_chunks(&prng, shape_of(9, 3, 64), 400, 2, (uint32_t[]){256, 130}, 2);
     check_chunks(&prng, shape_of(4, 4, 24), 300, 1, (uint32_t[]){9, 64, 65, 100}, 4);
 }
 
 static void test_decoding_equals_double_precision(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    check_chunks(&prng, shape_of(9, 3, 64), 1100, 2, (uint32_t[]){1000, 1, 8, 1, 3, 1, 1, 2}, 8);
+    check_chunks(&prng, shape_of(6, 3, 32), 1100, 2, (uint32_t[]){1018, 1, 8, 1, 3, 1, 1, 2}, 8);
     check_chunks(&prng, shape_of(16, 1, 8), 40, 1, (uint32_t[]){1, 8}, 2);
 }
 
@@ -101,21 +101,21 @@ static void test_steep_and_flat_logits(void **state)
 static void test_a_later_chunk_does_not_change_with_the_threads(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    plain_t plain = plain_make(&prng, shape_of(9, 3, 64), 2300, 2);
+    plain_t plain = plain_make(&prng, shape_of(9, 3, 64), 1300, 2);
     float *out[2];
     for (int side = 0; side < 2; side++) {
         llama_pool_t *threads;
         llama_full_t *full;
         assert_int_equal(llama_pool_create(side ? 3 : 1, &threads, NULL), LW_OK);
-        assert_int_equal(llama_full_create(&plain.shape, 2300, threads, &full), LW_OK);
+        assert_int_equal(llama_full_create(&plain.shape, 1300, threads, &full), LW_OK);
         llama_attention_t attention = llama_full_attention(full);
-        out[side] = malloc(2300u * 9 * 64 * sizeof(float));
-        assert_int_equal(plain_feed(&plain, &attention, 0, 0, 2200, out[side]), LW_OK);
-        assert_int_equal(plain_feed(&plain, &attention, 0, 2200, 1, out[side] + 2200 * 9 * 64), LW_OK);
+        out[side] = malloc(1300u * 9 * 64 * sizeof(float));
+        assert_int_equal(plain_feed(&plain, &attention, 0, 0, 1200, out[side]), LW_OK);
+        assert_int_equal(plain_feed(&plain, &attention, 0, 1200, 1, out[side] + 1200 * 9 * 64), LW_OK);
         llama_full_destroy(full);
         llama_pool_destroy(threads);
     }
-    assert_memory_equal(out[0], out[1], 2201u * 9 * 64 * sizeof(float));
+    assert_memory_equal(out[0], out[1], 1201u * 9 * 64 * sizeof(float));
     free(out[0]);
     free(out[1]);
     plain_free(&plain);
