@@ -14,7 +14,8 @@ typedef enum lw_log_level { LW_LOG_ERROR, LW_LOG_WARN, LW_LOG_INFO, LW_LOG_DEBUG
 void lw_log_set_level(lw_log_level_t level);
 /* "error", "warn", "info" or "debug" to a level; ERR_INVALID otherwise. */
 LW_CHECK lw_status_t lw_log_level_parse(const char *text, lw_log_level_t *level_out);
-/* Replaces the sink (default: stderr). NULL restores it. Used by tests that fail on unexpected errors. */
+/* Replaces the sink (default: stderr). NULL restores it. Used by tests that fail on unexpected errors.
+ * The sink runs under the log's lock: it must not log. Once this returns, the old sink is not in use any more. */
 typedef void (*lw_log_sink_t)(void *arg, lw_log_level_t level, const char *component, const char *line);
 void lw_log_set_sink(lw_log_sink_t sink, void *arg);
 

@@ -3,7 +3,8 @@
  * Rows live in a .def file: OPT(group, name, KIND, default, min, max, RELOAD, help). A module includes the
  * .def twice: once for the struct, once for the table of lw_option_t rows. Precedence, last wins: default,
  * file ("group.name = value" lines, # comments), environment (LW_GROUP_NAME), flags (--group.name=value or
- * --group.name value). Sizes take k, m, g, t suffixes (powers of 1,024); times take us, ms, s, m, h. */
+ * --group.name value). Sizes take k, m, g, t suffixes (powers of 1,024); times need us, ms, s, m, h unless 0.
+ * A value in double quotes may hold anything but control characters; proto/base/README.md has the rules of the text. */
 #ifndef LW_OPTION_H
 #define LW_OPTION_H
 

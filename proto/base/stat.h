@@ -35,7 +35,8 @@ static inline void lw_gauge(lw_counter_t *gauge, uint64_t value)
 }
 void lw_histogram_add(lw_histogram_t *histogram, uint64_t value_us);
 
-/* Writes Prometheus text (format 0.0.4) for `block_count` blocks summed; names are prefix_name, histograms in seconds.
+/* Writes Prometheus text (format 0.0.4) for `block_count` blocks summed; names are prefix_name, histograms in seconds
+ * (a row "wait_us" is shown as prefix_wait_seconds).
  * Returns the bytes that the whole text needs (as snprintf does). */
 size_t lw_stat_prometheus(const char *prefix, const lw_stat_row_t *rows, size_t row_count, const void *const *blocks,
                           size_t block_count, char *text, size_t text_bytes);

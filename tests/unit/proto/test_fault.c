@@ -78,6 +78,18 @@ static void test_a_seed_repeats_its_draws_and_another_differs(void **state)
     assert_memory_not_equal(first, other, sizeof(first));
 }
 
+static void test_points_of_one_seed_do_not_fire_together(void **state)
+{
+    bool drop[DRAWS], full[DRAWS];
+
+    lw_fault_reset(5);
+    lw_fault_enable(LW_FAULT_REPLY_DROP, 0.5);
+    lw_fault_enable(LW_FAULT_RESERVE_FULL, 0.5);
+    draw(LW_FAULT_REPLY_DROP, drop);
+    draw(LW_FAULT_RESERVE_FULL, full);
+    assert_memory_not_equal(drop, full, sizeof(drop));
+}
+
 static void test_reset_turns_every_point_off(void **state)
 {
     lw_fault_enable(LW_FAULT_REPLY_DROP, 1.0);
@@ -126,6 +138,7 @@ int main(void)
         cmocka_unit_test(test_bad_text_enables_nothing),
         cmocka_unit_test(test_text_enables_what_it_names),
         cmocka_unit_test(test_a_seed_repeats_its_draws_and_another_differs),
+        cmocka_unit_test(test_points_of_one_seed_do_not_fire_together),
         cmocka_unit_test(test_reset_turns_every_point_off),
         cmocka_unit_test(test_threads_share_one_sequence_of_draws),
         cmocka_unit_test(test_a_chance_beyond_one_is_our_mistake),

@@ -256,6 +256,14 @@ static void test_elements_that_break_a_rule_are_named(void **state)
                      LW_ERR_INVALID);
     assert_names(error, "counts of the runs add up to");
     runs[1].count--;
+    runs[0].count = 1;
+    message.msg.body.fetch.entry_count = runs[1].count + runs[2].count + 2; /* an entry that no run has */
+    message.list_bytes = lw_msg_list_bytes(&message.msg);
+    bytes = encode(&message, head);
+    assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, message.list_bytes, &msg, &error),
+                     LW_ERR_INVALID);
+    assert_names(error, "counts of the runs add up to");
+    runs[0].count++;
     runs[0].reserved = 1;
     bytes = encode(&message, head);
     assert_int_equal(decode(head, bytes, message.lists, message.list_bytes, message.list_bytes, &msg, &error),

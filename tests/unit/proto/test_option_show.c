@@ -50,6 +50,35 @@ static void test_a_dump_is_a_file_that_reads_back_the_same(void **state)
     }
 }
 
+static void test_values_are_shown_in_their_largest_whole_unit(void **state)
+{
+    static const lw_option_t rows[] = {
+        {"a", "size", LW_OPTION_BYTES, "0", "", "", LW_OPTION_LIVE, "Bytes.", 0},
+        {"a", "time", LW_OPTION_USEC, "0", "", "", LW_OPTION_LIVE, "Time.", 8},
+    };
+    static const struct {
+        uint64_t value;
+        const char *size, *time;
+    } wanted[] = {{0, "a.size = 0\n", "a.time = 0us\n"},
+                  {1024, "a.size = 1k\n", "a.time = 1024us\n"},
+                  {3ull << 30, "a.size = 3g\n", "a.time = 3221225472us\n"},
+                  {7200000000u, "a.size = 7031250k\n", "a.time = 2h\n"},
+                  {1500000, "a.size = 1500000\n", "a.time = 1500ms\n"}};
+    const lw_option_table_t table = {"x", rows, 2};
+
+    for (size_t i = 0; i < LW_ARRAY_SIZE(wanted); i++) {
+        uint64_t fields[2] = {wanted[i].value, wanted[i].value};
+        page_t page;
+
+        page_open(&page);
+        lw_options_dump(&table, fields, page.out);
+        fclose(page.out);
+        assert_non_null(strstr(page.text, wanted[i].size));
+        assert_non_null(strstr(page.text, wanted[i].time));
+        free(page.text);
+    }
+}
+
 static void test_help_tells_flag_default_bounds_and_wraps(void **state)
 {
     page_t page;
@@ -90,6 +119,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_dump_is_a_file_that_reads_back_the_same),
+        cmocka_unit_test(test_values_are_shown_in_their_largest_whole_unit),
         cmocka_unit_test(test_help_tells_flag_default_bounds_and_wraps),
         cmocka_unit_test(test_the_reference_page_has_a_row_for_each_option),
     };

@@ -47,6 +47,12 @@ static void test_a_plan_that_cannot_be_is_refused_by_field(void **state)
     REFUSED((plan.head[0].cluster_count = 0, plan.head[0].outlier_count = 0), "cannot hold");
     REFUSED(plan.head[0].outlier_count = plan.token_count, "cannot hold");
     REFUSED((plan.flags = LW_SEGMENT_RAW, plan.head[0].outlier_count = 1), "raw, ");
+    REFUSED((plan.flags = LW_SEGMENT_RAW, plan.head[0].outlier_count = 0, plan.head[0].index_bytes = 8,
+             plan.head[0].cluster_count = (plan.token_count + 63) / 64),
+            "8 index_bytes, must be");
+    REFUSED((plan.flags = LW_SEGMENT_RAW, plan.head[0].outlier_count = 2, plan.head[0].index_bytes = 0,
+             plan.head[0].cluster_count = (plan.token_count + 63) / 64),
+            "2 outliers, 0 index_bytes, must be");
 }
 
 static void test_a_segment_beyond_the_largest_is_refused(void **state)
@@ -228,6 +234,7 @@ static void test_seeds_differ_by_name_head_and_entry(void **state)
     assert_true(seed == lw_record_seed_hashed(lw_segment_name_hash(&name), 3, 5));
     assert_true(seed != lw_record_seed(&name, 5, 3));
     assert_true(seed != lw_record_seed(&name, 3, 6));
+    assert_true(seed != lw_record_seed(&name, 4, 5));
     assert_true(seed != lw_record_seed(&name, 3, LW_PART_INDEX));
     assert_true(seed != lw_record_seed(&other, 3, 5));
     assert_int_not_equal(lw_record_check(seed, record, 64),

@@ -139,6 +139,22 @@ static void test_offsets_and_counts_that_lie_are_refused_with_good_checksums(voi
     assert_true(refused > 2000);
 }
 
+static void test_a_segment_shorter_than_its_extent_is_refused(void **state)
+{
+    lw_prng_t prng = test_prng("segment_verify");
+    test_segment_t segment = test_random_segment(&prng, 0, 20);
+    uint8_t *longer = aligned_alloc(64, lw_align_up(segment.bytes + 1, 64));
+    lw_error_t error;
+
+    memcpy(longer, segment.extent, segment.bytes);
+    longer[segment.bytes] = 0;
+    assert_int_equal(lw_segment_check(longer, segment.bytes + 1, &error), LW_ERR_INVALID);
+    assert_names(error, "the extent has");
+    assert_int_equal(lw_segment_verify(longer, segment.bytes + 1, &error), LW_ERR_INVALID);
+    free(longer);
+    free(segment.extent);
+}
+
 static void test_another_version_or_address_is_told_apart(void **state)
 {
     lw_prng_t prng = test_prng("segment_verify");
@@ -234,6 +250,7 @@ int main(void)
         cmocka_unit_test(test_every_flipped_byte_is_found_and_named),
         cmocka_unit_test(test_a_segment_cut_at_any_byte_is_refused),
         cmocka_unit_test(test_offsets_and_counts_that_lie_are_refused_with_good_checksums),
+        cmocka_unit_test(test_a_segment_shorter_than_its_extent_is_refused),
         cmocka_unit_test(test_another_version_or_address_is_told_apart),
         cmocka_unit_test(test_reserved_words_must_be_zero),
         cmocka_unit_test(test_sizes_are_checked_before_they_are_used),
