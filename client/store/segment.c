@@ -45,7 +45,8 @@ lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session
                               LW_REPLICAS_MAX);
     lwc_segment_t *segment = &store->segments[key];
     *segment = (lwc_segment_t){.used = true, .replica_count = (uint8_t)replica_count, .session_slot = session_slot,
-                               .row_pair_bytes = row_pair_bytes, .version = segment->version + 1, .name = *name};
+                               .row_pair_bytes = row_pair_bytes, .version = segment->version + 1, .name = *name,
+                               .name_hash = lw_segment_name_hash(name)};
     for (uint32_t r = 0; r < replica_count; r++)
         segment->replica[r].node_index = node_index[r];
     return LW_OK;

@@ -134,6 +134,7 @@ typedef struct lwc_segment {
     uint32_t session_slot, row_pair_bytes;
     uint32_t version; /* grows when the key is given to another segment */
     lw_segment_name_t name;
+    uint64_t name_hash; /* for the seeds of its records' checksums */
     lwc_replica_t replica[LW_REPLICAS_MAX];
 } lwc_segment_t;
 
