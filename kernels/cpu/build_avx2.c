@@ -6,6 +6,7 @@
 #include <math.h>
 
 #define AVX2 __attribute__((target("avx2,fma")))
+#define AVX2_F16C __attribute__((target("avx2,f16c")))
 #define TOKENS 6u /* by 16 clusters: 12 sums, two loads and one broadcast fill the registers; two tiles make LWK_TOKEN_TILE */
 #define ROWS 4u   /* of an outer tile: LWK_OUTER_ROWS is twice that */
 
@@ -131,5 +132,34 @@ AVX2 static void outer_avx2(const float *left, const float *right, uint32_t n, u
         }
 }
 
-const lwk_cpu_build_isa_t lwk_cpu_build_avx2 = {"avx2", assign_avx2, add_rows_avx2, distances_avx2, outer_avx2};
+AVX2_F16C static __m256 load8(const void *from, uint32_t dtype, size_t at)
+{
+    if (dtype == LW_DTYPE_FP32)
+        return _mm256_loadu_ps((const float *)from + at);
+    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)from + at));
+    if (dtype == LW_DTYPE_FP16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+AVX2_F16C void lwk_cpu_widen_avx2(const void *from, uint32_t dtype, size_t count, float *to)
+{
+    for (size_t at = 0; at < count; at += 8)
+        _mm256_storeu_ps(to + at, load8(from, dtype, at));
+}
+
+AVX2_F16C void lwk_cpu_residual_avx2(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out,
+                                     float largest[8])
+{
+    __m256 most = _mm256_loadu_ps(largest), sign = _mm256_set1_ps(-0.0f);
+    for (uint32_t j = 0; j < d; j += 8) {
+        __m256 gap = _mm256_sub_ps(load8(row, dtype, j), _mm256_loadu_ps(mean + j));
+        most = _mm256_max_ps(_mm256_andnot_ps(sign, gap), most);
+        _mm256_storeu_ps(residual_out + j, gap);
+    }
+    _mm256_storeu_ps(largest, most);
+}
+
+const lwk_cpu_build_isa_t lwk_cpu_build_avx2 = {"avx2",     assign_avx2,        add_rows_avx2,        distances_avx2,
+                                                outer_avx2, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
 #endif

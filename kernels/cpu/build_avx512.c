@@ -126,5 +126,6 @@ AVX512 static void outer_avx512(const float *left, const float *right, uint32_t 
         }
 }
 
-const lwk_cpu_build_isa_t lwk_cpu_build_avx512 = {"avx512", assign_avx512, add_rows_avx512, distances_avx512, outer_avx512};
+const lwk_cpu_build_isa_t lwk_cpu_build_avx512 = {"avx512",     assign_avx512,      add_rows_avx512,      distances_avx512,
+                                                  outer_avx512, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
 #endif

@@ -76,14 +76,37 @@ static void outer_plain(const float *left, const float *right, uint32_t n, uint3
         }
 }
 
-const lwk_cpu_build_isa_t lwk_cpu_build_plain = {"plain", assign_plain, add_rows_plain, distances_plain, outer_plain};
+static void widen_plain(const void *from, uint32_t dtype, size_t count, float *to)
+{
+    lwk_load_row(from, dtype, 0, (uint32_t)count, to);
+}
+
+static void residual_plain(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out, float largest[8])
+{
+    lwk_load_row(row, dtype, 0, d, residual_out);
+    for (uint32_t j = 0; j < d; j++) {
+        residual_out[j] -= mean[j];
+        float size = fabsf(residual_out[j]);
+        largest[j % 8] = size > largest[j % 8] ? size : largest[j % 8];
+    }
+}
+
+const lwk_cpu_build_isa_t lwk_cpu_build_plain = {"plain",     assign_plain, add_rows_plain, distances_plain,
+                                                 outer_plain, widen_plain,  residual_plain};
+
+#if defined(__x86_64__)
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
 
 const lwk_cpu_build_isa_t *lwk_cpu_build_isa_at(unsigned at)
 {
 #if defined(__x86_64__)
-    if (at == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (at == 1 && has_avx2())
         return &lwk_cpu_build_avx2;
-    if (at == 2 && __builtin_cpu_supports("avx512f"))
+    if (at == 2 && has_avx2() && __builtin_cpu_supports("avx512f"))
         return &lwk_cpu_build_avx512;
 #endif
     return at == 0 ? &lwk_cpu_build_plain : NULL;
@@ -97,10 +120,15 @@ const lwk_cpu_build_isa_t *lwk_cpu_build_isa(void)
     return &lwk_cpu_build_plain;
 }
 
-void lwk_cpu_build_load(const lwk_build_t *args, const void *from, uint32_t job, float *rows_out)
+void lwk_cpu_build_load(const lwk_build_t *args, const lwk_cpu_build_isa_t *isa, const void *from, uint32_t job,
+                        float *rows_out)
 {
-    for (uint32_t i = 0; i < args->token_count; i++)
-        lwk_load_row(from, args->dtype, lwk_build_row(args, job, i), args->head_dim, rows_out + (size_t)i * args->head_dim);
+    const uint8_t *rows = from;
+    uint32_t element = lwk_dtype_bytes(args->dtype), before_wrap = args->ring_rows - args->first_row;
+    size_t n = args->token_count, d = args->head_dim, head = n < before_wrap ? n : before_wrap;
+    isa->widen(rows + lwk_build_row(args, job, 0) * element, args->dtype, head * d, rows_out);
+    if (head < n)
+        isa->widen(rows + job * args->job_stride * element, args->dtype, (n - head) * d, rows_out + head * d);
 }
 
 uint64_t lwk_cpu_build_workspace_bytes(const lwk_build_t *args)

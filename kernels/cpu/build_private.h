@@ -28,6 +28,10 @@ typedef struct lwk_cpu_build_isa {
     /* sums[a][b] += sum over n tokens of left[t][a] * right[t][b]; both have `stride` floats a row, of which d count; d is a
      * multiple of 8, stride of 32, padding is 0. */
     void (*outer)(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride, double *sums);
+    /* `count` elements of an lw_dtype_t in fp32; count is a multiple of 8. */
+    void (*widen)(const void *from, uint32_t dtype, size_t count, float *to);
+    /* residual_out = row - mean over d channels; largest[j % 8] keeps the largest |residual_out[j]|. */
+    void (*residual)(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out, float largest[8]);
 } lwk_cpu_build_isa_t;
 
 /* The best set that this processor runs. */
@@ -39,10 +43,15 @@ const lwk_cpu_build_isa_t *lwk_cpu_build_isa_at(unsigned at);
 extern const lwk_cpu_build_isa_t lwk_cpu_build_plain;
 #if defined(__x86_64__)
 extern const lwk_cpu_build_isa_t lwk_cpu_build_avx2, lwk_cpu_build_avx512;
+/* Bound by loads and stores: the avx512 set has them too. */
+void lwk_cpu_widen_avx2(const void *from, uint32_t dtype, size_t count, float *to);
+void lwk_cpu_residual_avx2(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out,
+                           float largest[8]);
 #endif
 
 /* All rows of a job in fp32. */
-void lwk_cpu_build_load(const lwk_build_t *args, const void *from, uint32_t job, float *rows_out);
+void lwk_cpu_build_load(const lwk_build_t *args, const lwk_cpu_build_isa_t *isa, const void *from, uint32_t job,
+                        float *rows_out);
 
 uint64_t lwk_cpu_kmeans_bytes(const lwk_build_t *args);
 uint64_t lwk_cpu_outliers_bytes(const lwk_build_t *args);

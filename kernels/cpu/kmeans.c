@@ -54,7 +54,7 @@ static void load_rows(const lwk_build_t *args, uint32_t job, const lwk_cpu_build
     uint32_t padded = (uint32_t)lw_div_up(n, LWK_TOKEN_TILE) * LWK_TOKEN_TILE;
     double lanes[8] = {0}, largest = 0;
     int exponent = 0;
-    lwk_cpu_build_load(args, args->keys, job, work->rows);
+    lwk_cpu_build_load(args, isa, args->keys, job, work->rows);
     memset(work->zeros, 0, n * sizeof *work->zeros);
     memset(work->mean, 0, d * sizeof *work->mean);
     isa->add_rows(work->mean, work->rows, work->zeros, NULL, n, d);
@@ -143,7 +143,7 @@ static void write_centroids(const lwk_build_t *args, uint32_t job, uint32_t clus
     float *centroids = args->centroids + (size_t)job * args->cluster_capacity * d;
     count_members(args, clusters, assign, work->counts);
     memset(work->sums, 0, (size_t)clusters * d * sizeof *work->sums);
-    lwk_cpu_build_load(args, args->keys, job, work->rows);
+    lwk_cpu_build_load(args, isa, args->keys, job, work->rows);
     isa->add_rows(work->sums, work->rows, assign, NULL, args->token_count, d);
     for (uint32_t c = 0; c < clusters; c++) {
         sizes[c] = (uint16_t)work->counts[c];

@@ -34,20 +34,7 @@ uint64_t lwk_cpu_moments_bytes(const lwk_build_t *args)
     return carve(&work, args, NULL);
 }
 
-#define LANES 8u /* running maxima: head_dim is a multiple of it */
-
-/* Writes a token's residual and keeps the largest of it. */
-static void load_residual(const lwk_build_t *args, const void *rows, size_t row, const float *mean, float *residual_out,
-                          float largest[LANES])
-{
-    lwk_load_row(rows, args->dtype, row, args->head_dim, residual_out);
-    for (uint32_t j = 0; j < args->head_dim; j += LANES)
-        for (uint32_t l = 0; l < LANES; l++) {
-            residual_out[j + l] -= mean[j + l];
-            float size = fabsf(residual_out[j + l]);
-            largest[l] = size > largest[l] ? size : largest[l];
-        }
-}
+#define LANES 8u /* running maxima of the residuals */
 
 /* Brings a block near 1, so that products of huge numbers stay finite. Returns the exponent taken out. */
 static int rescale(float *block, uint32_t rows, uint32_t stride, const float lanes[LANES])
@@ -81,6 +68,7 @@ static void add_product(const lwk_cpu_build_isa_t *isa, const lwk_build_t *args,
 static void sum_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_build_isa_t *isa, work_t *work)
 {
     uint32_t d = args->head_dim, stride = stride_of(args), n = args->token_count - args->outlier_count[job];
+    size_t element = lwk_dtype_bytes(args->dtype);
     const uint16_t *assign = args->assign + (size_t)job * args->token_count;
     const uint32_t *order = args->order + (size_t)job * args->token_count;
     double *sums = args->moment_sums + (size_t)job * (2 + 2 * (size_t)d * d);
@@ -93,8 +81,10 @@ static void sum_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_build_i
         for (uint32_t t = 0; t < tokens; t++) {
             uint32_t token = order[first + t];
             size_t mean = ((size_t)job * args->cluster_capacity + assign[token]) * d, row = lwk_build_row(args, job, token);
-            load_residual(args, args->keys, row, args->centroids + mean, work->key + (size_t)t * stride, largest_key);
-            load_residual(args, args->values, row, args->value_means + mean, work->value + (size_t)t * stride, largest_value);
+            isa->residual((const uint8_t *)args->keys + row * element, args->dtype, args->centroids + mean, d,
+                          work->key + (size_t)t * stride, largest_key);
+            isa->residual((const uint8_t *)args->values + row * element, args->dtype, args->value_means + mean, d,
+                          work->value + (size_t)t * stride, largest_value);
         }
         int key_exponent = rescale(work->key, tokens, stride, largest_key);
         int value_exponent = rescale(work->value, tokens, stride, largest_value);

@@ -122,7 +122,7 @@ static void choose_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_buil
     uint32_t n = args->token_count, d = args->head_dim;
     const uint16_t *assign = args->assign + (size_t)job * n;
     float *centroids = args->centroids + (size_t)job * args->cluster_capacity * d;
-    lwk_cpu_build_load(args, args->keys, job, work->rows);
+    lwk_cpu_build_load(args, isa, args->keys, job, work->rows);
     isa->distances(work->rows, centroids, assign, n, d, work->distance);
     find_keepers(assign, n, args->cluster_count[job], work);
     args->outlier_count[job] = choose(args, assign, work);
@@ -130,7 +130,7 @@ static void choose_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_buil
     write_means(args, job, assign, isa, work, centroids);
     isa->distances(work->rows, centroids, assign, n, d, work->distance);
     write_spreads(args, job, assign, work);
-    lwk_cpu_build_load(args, args->values, job, work->rows);
+    lwk_cpu_build_load(args, isa, args->values, job, work->rows);
     write_means(args, job, assign, isa, work, args->value_means + (size_t)job * args->cluster_capacity * d);
 }
 

@@ -133,6 +133,39 @@ static void test_sums_distances_and_products_agree_with_the_plain_ones(void **st
     free(want_outer);
 }
 
+static void test_rows_are_widened_and_centred_alike(void **state)
+{
+    static const uint32_t dtypes[] = {LW_DTYPE_BF16, LW_DTYPE_FP16, LW_DTYPE_FP32};
+    lw_prng_t prng;
+    lw_prng_seed(&prng, seed);
+    uint32_t d = 72;
+    float rows[72], *mean = noise(&prng, d);
+    for (size_t k = 0; k < LW_ARRAY_SIZE(dtypes); k++) {
+        for (uint32_t j = 0; j < d; j++)
+            lwk_store(rows, dtypes[k], j, (float)build_normal(&prng));
+        float want[72], want_gap[72], want_largest[8] = {0};
+        lwk_cpu_build_plain.widen(rows, dtypes[k], d, want);
+        lwk_cpu_build_plain.residual(rows, dtypes[k], mean, d, want_gap, want_largest);
+        for (uint32_t j = 0; j < d; j++) {
+            assert_true(want[j] == lwk_load(rows, dtypes[k], j));
+            assert_true(want_gap[j] == want[j] - mean[j]);
+            assert_true(fabsf(want_gap[j]) <= want_largest[j % 8]);
+        }
+        for (unsigned at = 1; at < LWK_CPU_BUILD_ISAS; at++) {
+            const lwk_cpu_build_isa_t *isa = lwk_cpu_build_isa_at(at);
+            float got[72], gap[72], largest[8] = {0};
+            if (isa == NULL)
+                continue;
+            isa->widen(rows, dtypes[k], d, got);
+            isa->residual(rows, dtypes[k], mean, d, gap, largest);
+            assert_memory_equal(got, want, sizeof want);
+            assert_memory_equal(gap, want_gap, sizeof gap);
+            assert_memory_equal(largest, want_largest, sizeof largest);
+        }
+    }
+    free(mean);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +173,7 @@ int main(void)
         cmocka_unit_test(test_assign_finds_the_largest_inner_product),
         cmocka_unit_test(test_assign_gives_ties_to_the_lower_cluster),
         cmocka_unit_test(test_sums_distances_and_products_agree_with_the_plain_ones),
+        cmocka_unit_test(test_rows_are_widened_and_centred_alike),
     };
     seed = build_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);
