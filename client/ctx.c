@@ -1,0 +1,289 @@
+/* ctx.c - makes and unmakes a handle. Everything that the step path touches is allocated here or at session open. */
+#include "client/ctx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+
+#define STEP_STORE_READS 8u
+
+static lw_status_t device_open(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
+{
+    kv->device.backend = lwk_backend_find(params->backend);
+    if (!kv->device.backend)
+        return lw_fail(error, LW_ERR_UNSUPPORTED, "backend '%s' is not known or does not work here",
+                       params->backend ? params->backend : "");
+    if (kv->device.backend->version != LWK_BACKEND_VERSION || kv->device.backend->size < sizeof(lwk_backend_t))
+        return lw_fail(error, LW_ERR_VERSION, "backend '%s' has version %u, this library wants %u", kv->device.backend->name,
+                       kv->device.backend->version, LWK_BACKEND_VERSION);
+    if (kv->device.backend->caps & LWK_CAP_ASYNC)
+        return lw_fail(error, LW_ERR_UNSUPPORTED, "backend '%s' runs asynchronously, which this version does not drive",
+                       kv->device.backend->name);
+    lw_status_t status = kv->device.backend->open(params->device, &kv->device.dev, error);
+    if (status != LW_OK)
+        return status;
+    snprintf(kv->device_text, sizeof(kv->device_text), "%s", kv->device.backend->describe(kv->device.dev));
+    status = kv->device.backend->stream_create(kv->device.dev, &kv->stream);
+    if (status == LW_OK)
+        status = kv->device.backend->stream_create(kv->device.dev, &kv->keeper_stream);
+    return status == LW_OK ? LW_OK : lw_fail(error, status, "streams of backend '%s'", kv->device.backend->name);
+}
+
+static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
+{
+    const lwc_model_t *model = &kv->model;
+    const lwc_sizes_t *sizes = &kv->sizes;
+    uint64_t streams = (uint64_t)model->layers * model->heads;
+    const struct {
+        void **memory;
+        lwk_memory_t kind;
+        uint64_t bytes;
+        const char *what;
+    } parts[] = {
+        {(void **)&kv->store_dev, LWK_MEMORY_DEVICE, sizeof(lwk_store_t), "store"},
+        {(void **)&kv->tiles, LWK_MEMORY_DEVICE, sizes->range_capacity * streams * sizeof(lwk_tile_t), "tile table"},
+        {(void **)&kv->rows, LWK_MEMORY_DEVICE, sizes->sessions_max * sizeof(lwk_session_t), "session rows"},
+        {(void **)&kv->index, LWK_MEMORY_DEVICE, sizes->index_bytes, "wave index (index.bytes)"},
+        {(void **)&kv->counters, LWK_MEMORY_PINNED, sizeof(lwk_counters_t), "counters"},
+        {(void **)&kv->moments_staging, LWK_MEMORY_PINNED, model->layers * model->moments_bytes, "moments staging"},
+        {(void **)&kv->tiles_staging, LWK_MEMORY_PINNED, streams * sizeof(lwk_tile_t), "tiles staging"},
+    };
+    lw_status_t status = LW_OK;
+
+    for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
+        status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, parts[i].what, parts[i].memory, error);
+    if (status == LW_OK)
+        status = lwc_arena_init(&kv->arena, kv->index, sizes->index_bytes, sizes->range_capacity * model->layers, error);
+    if (status == LW_OK)
+        status = lwc_cache_init(&kv->cache, &kv->device, model, sizes->cache_bytes, kv->options.cache_single_ppm, kv->stream,
+                                error);
+    if (status == LW_OK)
+        status = lwc_directory_init(&kv->directory, sizes->range_capacity, model->layers, error);
+    if (status == LW_OK)
+        status = lwc_tickets_init(&kv->tickets, &kv->device, model, sizes, error);
+    return status;
+}
+
+static void memory_close(struct lw *kv)
+{
+    lwc_tickets_fini(&kv->tickets);
+    lwc_directory_fini(&kv->directory);
+    lwc_cache_fini(&kv->cache, &kv->device);
+    lwc_arena_fini(&kv->arena);
+    lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->tiles_staging);
+    lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->moments_staging);
+    lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->counters);
+    lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, kv->index);
+    lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, kv->rows);
+    lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, kv->tiles);
+    lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, kv->store_dev);
+}
+
+/* The ops' view of the handle, written to the device once. */
+static lw_status_t store_device_write(struct lw *kv, lw_error_t *error)
+{
+    lwk_store_t store = {.shape = kv->model.shape,
+                         .tiles = kv->tiles,
+                         .range_capacity = kv->sizes.range_capacity,
+                         .admit_window = (uint32_t)kv->options.cache_admit_window,
+                         .ticket_capacity = kv->sizes.ticket_capacity,
+                         .pages = {kv->cache.classes[0], kv->cache.classes[1]},
+                         .tickets = kv->tickets.ring,
+                         .ticket_head = kv->tickets.head,
+                         .ticket_tail = kv->tickets.tail,
+                         .arrivals = kv->tickets.arrivals,
+                         .landing = kv->tickets.landing,
+                         .counters = kv->counters};
+
+    return lwc_device_copy(&kv->device, kv->store_dev, &store, sizeof(store), kv->stream, error);
+}
+
+static lw_status_t sessions_open(struct lw *kv, lw_error_t *error)
+{
+    kv->sessions = calloc(kv->sizes.sessions_max, sizeof(*kv->sessions));
+    if (!kv->sessions)
+        return lw_fail(error, LW_ERR_NO_MEMORY, "out of memory for %u sessions", kv->sizes.sessions_max);
+    for (uint32_t slot = 0; slot < kv->sizes.sessions_max; slot++) {
+        kv->sessions[slot].kv = kv;
+        kv->sessions[slot].slot = slot;
+        kv->sessions[slot].rows = calloc(kv->sizes.ranges_max, sizeof(uint32_t));
+        if (!kv->sessions[slot].rows)
+            return lw_fail(error, LW_ERR_NO_MEMORY, "out of memory for %u sessions", kv->sizes.sessions_max);
+    }
+    return LW_OK;
+}
+
+static void sessions_close(struct lw *kv)
+{
+    for (uint32_t slot = 0; kv->sessions && slot < kv->sizes.sessions_max; slot++) {
+        LW_ASSERT(!kv->sessions[slot].open);
+        lwc_steady_fini(&kv->sessions[slot].steady);
+        free(kv->sessions[slot].keep.sums);
+        free(kv->sessions[slot].rows);
+    }
+    free(kv->sessions);
+}
+
+/* A PEM file named by an option; NULL for an empty name. The caller frees it. */
+static lw_status_t read_pem(const char *option, const char *path, char **text_out, lw_error_t *error)
+{
+    *text_out = NULL;
+    if (path[0] == '\0')
+        return LW_OK;
+    FILE *file = fopen(path, "rb");
+    char *text = calloc(1, (64u << 10) + 1);
+    size_t bytes = file && text ? fread(text, 1, 64u << 10, file) : 0;
+    if (file)
+        fclose(file);
+    if (bytes == 0) {
+        free(text);
+        return lw_fail(error, LW_ERR_IO, "%s: '%s' cannot be read", option, path);
+    }
+    *text_out = text;
+    return LW_OK;
+}
+
+static lw_status_t control_open(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
+{
+    char *ca = NULL, *cert = NULL, *key = NULL;
+
+    if (kv->env.control) {
+        kv->control = kv->env.control;
+        return LW_OK;
+    }
+    lw_status_t status = read_pem("tls.ca", kv->options.tls_ca, &ca, error);
+    if (status == LW_OK)
+        status = read_pem("tls.cert", kv->options.tls_cert, &cert, error);
+    if (status == LW_OK)
+        status = read_pem("tls.key", kv->options.tls_key, &key, error);
+    lwc_control_params_t control = {.size = sizeof(control),
+                                    .seeds = params->fleet ? params->fleet : kv->options.client_fleet,
+                                    .tenant = kv->tenant,
+                                    .timeout_us = kv->options.client_control_timeout,
+                                    .ca_pem = ca,
+                                    .cert_pem = cert,
+                                    .key_pem = key,
+                                    .server_name = kv->options.tls_server_name[0] ? kv->options.tls_server_name : NULL};
+    if (status == LW_OK && control.seeds[0] == '\0')
+        status = lw_fail(error, LW_ERR_INVALID, "fleet is empty: name the nodes in lw_open or in option client.fleet");
+    if (status == LW_OK)
+        status = lwc_control_open(&control, &kv->control, error);
+    free(ca);
+    free(cert);
+    free(key);
+    return status;
+}
+
+static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
+{
+    lw_view_t view;
+    lwc_store_params_t params = {.fabric = kv->env.fabric,
+                                 .transports = kv->options.client_transports,
+                                 .clock = kv->env.clock,
+                                 .client_id = kv->control->client_id,
+                                 .incarnation = kv->control->incarnation,
+                                 .lane = 0,
+                                 .segment_capacity = kv->sizes.range_capacity * kv->model.layers,
+                                 .session_capacity = kv->sizes.sessions_max,
+                                 .wants_max = kv->sizes.ticket_capacity,
+                                 .puts_max = STEP_STORE_READS,
+                                 .landing = kv->tickets.landing,
+                                 .landing_bytes = kv->tickets.landing_bytes,
+                                 .spin_us = kv->options.client_spin};
+
+    if (!kv->env.fabric)
+        return lw_fail(error, LW_ERR_UNSUPPORTED, "this library was built without a fabric (UCX)");
+    lw_status_t status = lwc_control_fleet_get(kv->control, &view, error);
+    if (status != LW_OK)
+        return status;
+    status = lwc_store_create(&params, &kv->store, error);
+    if (status == LW_OK)
+        status = lwc_store_set_view(kv->store, &view, error);
+    kv->tickets.store = kv->store;
+    if (status == LW_OK) {
+        kv->keeper_made = true;
+        status = lwc_keeper_init(&kv->keeper, kv, error);
+    }
+    if (status == LW_OK)
+        status = lwc_store_set_view(kv->keeper.store, &view, error);
+    lwc_view_free(&view);
+    if (status == LW_OK && kv->env.keeper_thread)
+        status = lwc_keeper_start(&kv->keeper, error);
+    return status;
+}
+
+static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
+{
+    lw_status_t status = lwc_options_load(params->config, &kv->options, error);
+
+    if (status == LW_OK)
+        status = lwc_model_make(&params->model, &kv->model, error);
+    if (status == LW_OK)
+        status = lwc_sizes_make(&kv->model, params, &kv->options, &kv->sizes, error);
+    if (status == LW_OK)
+        status = device_open(kv, params, error);
+    if (status == LW_OK)
+        status = memory_open(kv, error);
+    if (status == LW_OK)
+        status = store_device_write(kv, error);
+    if (status == LW_OK)
+        status = lwc_step_init(kv, error);
+    if (status == LW_OK)
+        status = lwc_extend_init(kv, error);
+    if (status == LW_OK)
+        status = sessions_open(kv, error);
+    if (status == LW_OK)
+        status = control_open(kv, params, error);
+    if (status == LW_OK)
+        status = fleet_open(kv, error);
+    return status;
+}
+
+lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, struct lw **kv_out, lw_error_t *error)
+{
+    const char *tenant = params->tenant ? params->tenant : "default";
+    if (strlen(tenant) >= LWC_TENANT_MAX)
+        return lw_fail(error, LW_ERR_INVALID, "tenant has %zu bytes, at most %u", strlen(tenant), LWC_TENANT_MAX - 1);
+    struct lw *kv = calloc(1, sizeof(*kv));
+    if (!kv)
+        return lw_fail(error, LW_ERR_NO_MEMORY, "out of memory");
+    kv->env = *env;
+    memcpy(kv->tenant, tenant, strlen(tenant));
+    lw_status_t status = open_parts(kv, params, error);
+    if (status != LW_OK) {
+        lwc_ctx_close(kv);
+        return status;
+    }
+    LW_INFO("client", "open: backend %s (%s), %u layers, %u+%u heads of %u, index %llu MiB, cache %llu MiB, landing %llu MiB",
+            kv->device.backend->name, kv->device_text, kv->model.layers, kv->model.heads, kv->model.query_heads,
+            kv->model.head_dim, (unsigned long long)(kv->sizes.index_bytes >> 20),
+            (unsigned long long)(kv->cache.bytes >> 20), (unsigned long long)(kv->sizes.landing_bytes >> 20));
+    *kv_out = kv;
+    return LW_OK;
+}
+
+void lwc_ctx_close(struct lw *kv)
+{
+    if (kv->keeper_made)
+        lwc_keeper_fini(&kv->keeper);
+    sessions_close(kv);
+    if (kv->store)
+        lwc_store_destroy(kv->store);
+    if (kv->control)
+        lwc_control_close(kv->control);
+    else if (kv->env.control)
+        lwc_control_close(kv->env.control);
+    if (kv->device.dev) {
+        lwc_extend_fini(kv);
+        lwc_step_fini(kv);
+        memory_close(kv);
+        if (kv->keeper_stream)
+            kv->device.backend->stream_destroy(kv->device.dev, kv->keeper_stream);
+        if (kv->stream)
+            kv->device.backend->stream_destroy(kv->device.dev, kv->stream);
+        kv->device.backend->close(kv->device.dev);
+    }
+    free(kv);
+}

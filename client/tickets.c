@@ -1,0 +1,134 @@
+/* tickets.c - the bridge between the select op and the store. Caller's thread; nothing here allocates after init. */
+#include "client/tickets.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device, const lwc_model_t *model,
+                             const lwc_sizes_t *sizes, lw_error_t *error)
+{
+    memset(tickets, 0, sizeof(*tickets));
+    tickets->device = device;
+    tickets->capacity = sizes->ticket_capacity;
+    tickets->layers = model->layers;
+    tickets->pair_bytes = model->pair_bytes;
+    tickets->landing_bytes = sizes->landing_bytes;
+    const struct {
+        void **memory;
+        uint64_t bytes;
+        const char *what;
+    } parts[] = {{(void **)&tickets->ring, tickets->capacity * sizeof(lwk_ticket_t), "ticket ring"},
+                 {(void **)&tickets->head, 64, "ticket head"},
+                 {(void **)&tickets->tail, 64, "ticket tail"},
+                 {(void **)&tickets->arrivals, tickets->capacity * sizeof(uint64_t), "arrivals"},
+                 {(void **)&tickets->landing, tickets->landing_bytes, "landing memory (client.landing_bytes)"}};
+    lw_status_t status = LW_OK;
+    for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
+        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, parts[i].bytes, parts[i].what, parts[i].memory, error);
+    tickets->wants = calloc(tickets->capacity, sizeof(*tickets->wants));
+    if (status == LW_OK && !tickets->wants)
+        status = lw_fail(error, LW_ERR_NO_MEMORY, "out of memory for %u tickets", tickets->capacity);
+    return status;
+}
+
+void lwc_tickets_fini(lwc_tickets_t *tickets)
+{
+    if (!tickets->device)
+        return;
+    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->ring);
+    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->head);
+    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->tail);
+    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->arrivals);
+    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->landing);
+    free(tickets->wants);
+    memset(tickets, 0, sizeof(*tickets));
+}
+
+static void fail(lwc_tickets_t *tickets, lw_status_t status, const char *text)
+{
+    if (tickets->failed == LW_OK)
+        tickets->failed = lw_fail(&tickets->error, status, "%s", text);
+}
+
+static void answer(lwc_tickets_t *tickets, uint64_t ticket, uint32_t where)
+{
+    __atomic_store_n(&tickets->arrivals[ticket & (tickets->capacity - 1)], lwk_arrival(ticket, where), __ATOMIC_RELEASE);
+}
+
+static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *record)
+{
+    lwc_tickets_t *tickets = arg;
+    const lwk_ticket_t *ticket = &tickets->ring[tag & (tickets->capacity - 1)];
+    uint32_t where = LWK_LANDING_FAILED;
+
+    if (status == LW_OK) {
+        uint64_t offset = (uint64_t)(record - tickets->landing);
+        LW_ASSERT(offset % LWK_LANDING_UNIT == 0 && offset < tickets->landing_bytes);
+        where = (uint32_t)(offset / LWK_LANDING_UNIT);
+    } else {
+        fail(tickets, status, lwc_store_last_error(tickets->store));
+    }
+    answer(tickets, tag, where);
+    tickets->waiting--;
+    tickets->waiting_layer[ticket->layer]--;
+}
+
+static uint32_t take_wants(lwc_tickets_t *tickets, uint64_t head)
+{
+    uint32_t count = 0;
+
+    LW_ASSERT(head - tickets->released <= tickets->capacity);
+    for (uint64_t t = tickets->seen; t < head; t++) {
+        const lwk_ticket_t *ticket = &tickets->ring[t & (tickets->capacity - 1)];
+        tickets->wants[count++] = (lwc_want_t){.segment = ticket->row * tickets->layers + ticket->layer,
+                                               .head = ticket->head,
+                                               .entry = ticket->entry,
+                                               .rows = ticket->size,
+                                               .tag = t};
+        tickets->waiting_layer[ticket->layer]++;
+        tickets->bytes += ticket->size * tickets->pair_bytes;
+    }
+    tickets->waiting += count;
+    tickets->seen = head;
+    return count;
+}
+
+void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us)
+{
+    uint64_t first = tickets->seen;
+    uint32_t count = take_wants(tickets, __atomic_load_n(tickets->head, __ATOMIC_ACQUIRE));
+
+    if (count == 0)
+        return;
+    lw_status_t status = lwc_store_fetch(tickets->store, tickets->wants, count, deadline_us, false, arrived, tickets);
+    if (status == LW_OK)
+        return;
+    fail(tickets, status, lwc_store_last_error(tickets->store));
+    for (uint32_t i = 0; i < count; i++) {
+        answer(tickets, first + i, LWK_LANDING_FAILED);
+        tickets->waiting_layer[tickets->ring[(first + i) & (tickets->capacity - 1)].layer]--;
+    }
+    tickets->waiting -= count;
+}
+
+void lwc_tickets_release(lwc_tickets_t *tickets)
+{
+    uint64_t tail = __atomic_load_n(tickets->tail, __ATOMIC_ACQUIRE);
+
+    for (uint64_t t = tickets->released; t < tail; t++)
+        tickets->bytes -= tickets->ring[t & (tickets->capacity - 1)].size * tickets->pair_bytes;
+    if (tail > tickets->released)
+        lwc_store_release(tickets->store, tail);
+    tickets->released = tail;
+}
+
+bool lwc_tickets_tight(const lwc_tickets_t *tickets)
+{
+    return tickets->bytes > tickets->landing_bytes / 3 || tickets->seen - tickets->released > tickets->capacity / 2;
+}
+
+void lwc_tickets_clear(lwc_tickets_t *tickets)
+{
+    tickets->failed = LW_OK;
+    tickets->error.text[0] = '\0';
+}

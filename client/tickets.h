@@ -1,0 +1,44 @@
+/* tickets.h - misses of the select op to fetches, and arrivals back to the ops. Caller's thread; allocates at open only.
+ *
+ * The ring of tickets, their head and tail, the arrivals and the landing memory are pinned: the only device state that the
+ * host reads. A ticket's number is its tag in the store. */
+#ifndef LWC_TICKETS_H
+#define LWC_TICKETS_H
+
+#include "client/device.h"
+#include "client/model.h"
+#include "client/store/store.h"
+
+typedef struct lwc_tickets {
+    const lwc_device_t *device;
+    lwk_ticket_t *ring;    /* pinned, [capacity] */
+    uint64_t *head, *tail; /* pinned; written by select and admit */
+    uint64_t *arrivals;    /* pinned, [capacity] */
+    uint8_t *landing;      /* pinned */
+    uint64_t landing_bytes;
+    uint32_t capacity, layers;
+    uint64_t pair_bytes;
+    lwc_want_t *wants;     /* [capacity] */
+
+    uint64_t seen;         /* tickets taken from the ring */
+    uint64_t released;     /* tickets told to the store as used */
+    uint64_t bytes;        /* of landed and coming records not yet released */
+    uint32_t waiting;      /* fetched and not arrived, all layers */
+    uint32_t waiting_layer[LW_LAYERS_MAX];
+    lw_status_t failed;    /* first failure since lwc_tickets_clear */
+    lw_error_t error;
+    lwc_store_t *store;
+} lwc_tickets_t;
+
+LW_CHECK lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device, const lwc_model_t *model,
+                                      const lwc_sizes_t *sizes, lw_error_t *error);
+void lwc_tickets_fini(lwc_tickets_t *tickets);
+/* Takes what select has issued since the last call and starts fetching it. Failures end in arrivals. */
+void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us);
+/* After admit: gives the landing memory of used records back. */
+void lwc_tickets_release(lwc_tickets_t *tickets);
+/* Whether landing memory or tickets run short enough that admit must not wait for the step's end. */
+bool lwc_tickets_tight(const lwc_tickets_t *tickets);
+void lwc_tickets_clear(lwc_tickets_t *tickets);
+
+#endif /* LWC_TICKETS_H */
