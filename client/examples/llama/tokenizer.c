@@ -34,6 +34,7 @@ struct llama_tokenizer {
     uint32_t *bucket; /* token by spelling: open addressing, NONE is empty */
     size_t bucket_count;
     llama_merge_table_t merges;
+    uint32_t alphabet[256]; /* code point of each byte in spellings */
     uint32_t of_byte[256]; /* token of a single byte; the unknown token where there is none */
     uint32_t unknown;      /* NONE: bytes without a token are dropped */
     uint32_t *special;     /* control and user-defined tokens, longest first */
@@ -130,11 +131,18 @@ static lw_status_t read_kind(const llama_gguf_t *gguf, llama_tokenizer_t *tokeni
     status = llama_gguf_text(gguf, "tokenizer.ggml.pre", &pre, error);
     if (status != LW_OK && status != LW_ERR_NOT_FOUND)
         return status;
-    if (!llama_text_is(pre, "smollm") && !llama_text_is(pre, "gpt-2"))
-        return lw_fail(error, LW_ERR_UNSUPPORTED, "gguf: tokenizer.ggml.pre is %.*s; supported: smollm gpt-2",
-                       (int)(pre.count < 80 ? pre.count : 80), pre.bytes);
-    tokenizer->pre = llama_text_is(pre, "smollm") ? LLAMA_PRE_SMOLLM : LLAMA_PRE_GPT2;
-    return LW_OK;
+    static const struct {
+        const char *name;
+        llama_pre_t pre;
+    } known[] = {{"smollm", LLAMA_PRE_SMOLLM}, {"gpt-2", LLAMA_PRE_GPT2}, {"llama-bpe", LLAMA_PRE_LLAMA_BPE}};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(known); i++) {
+        if (llama_text_is(pre, known[i].name)) {
+            tokenizer->pre = known[i].pre;
+            return LW_OK;
+        }
+    }
+    return lw_fail(error, LW_ERR_UNSUPPORTED, "gguf: tokenizer.ggml.pre is %.*s; supported: smollm gpt-2 llama-bpe",
+                   (int)(pre.count < 80 ? pre.count : 80), pre.bytes);
 }
 
 /* Copies the spellings; types come from tokenizer.ggml.token_type, all normal without it. */
@@ -191,12 +199,11 @@ static bool is_special(const token_t *token)
 
 static void spell_out_tokens(llama_tokenizer_t *tokenizer)
 {
-    uint32_t alphabet[256];
     int16_t byte_of[ALPHABET_END];
-    byte_alphabet(alphabet);
+    byte_alphabet(tokenizer->alphabet);
     memset(byte_of, 0xff, sizeof(byte_of));
     for (uint32_t byte = 0; byte < 256; byte++)
-        byte_of[alphabet[byte]] = (int16_t)byte;
+        byte_of[tokenizer->alphabet[byte]] = (int16_t)byte;
 
     char *arena = tokenizer->arena;
     for (uint32_t id = 0; id < tokenizer->count; id++)
@@ -211,7 +218,7 @@ static void spell_out_tokens(llama_tokenizer_t *tokenizer)
     }
     for (uint32_t byte = 0; byte < 256; byte++) {
         char spelling[4];
-        uint32_t id = llama_tokenizer_find(tokenizer, spelling, llama_utf8_put(alphabet[byte], spelling));
+        uint32_t id = llama_tokenizer_find(tokenizer, spelling, llama_utf8_put(tokenizer->alphabet[byte], spelling));
         tokenizer->of_byte[byte] = id == NONE ? tokenizer->unknown : id;
     }
 }
@@ -346,12 +353,28 @@ static lw_status_t append_token(llama_tokens_t *tokens, uint32_t token)
     return status;
 }
 
+/* The token that spells the whole piece; NONE when there is none. */
+static uint32_t whole_piece(const llama_tokenizer_t *tokenizer, const char *piece, size_t bytes)
+{
+    char spelling[TOKEN_BYTES_MAX];
+    size_t count = 0;
+    if (bytes > sizeof(spelling) / 2)
+        return NONE;
+    for (size_t i = 0; i < bytes; i++)
+        count += llama_utf8_put(tokenizer->alphabet[(unsigned char)piece[i]], spelling + count);
+    return llama_tokenizer_find(tokenizer, spelling, count);
+}
+
 static lw_status_t encode_piece(const llama_tokenizer_t *tokenizer, const char *piece, size_t bytes,
                                 llama_tokens_t *tokens)
 {
     lw_status_t status = reserve(tokens, bytes);
     if (status != LW_OK)
         return status;
+    /* Vocabularies of this kind have words that their merges cannot build. */
+    uint32_t whole = tokenizer->pre == LLAMA_PRE_LLAMA_BPE ? whole_piece(tokenizer, piece, bytes) : NONE;
+    if (whole != NONE)
+        return append_token(tokens, whole);
     size_t count = 0, merged;
     uint32_t *symbols = tokens->ids + tokens->count;
     for (size_t i = 0; i < bytes; i++) {

@@ -1,5 +1,5 @@
-/* tokenizer.h - byte-level BPE from GGUF metadata (tokenizer.ggml.model "gpt2"), for the pre-tokenizers "smollm" and
- * "gpt-2". The calls that engines need are in llama.h. Immutable after creation; any thread may use it. */
+/* tokenizer.h - byte-level BPE from GGUF metadata (tokenizer.ggml.model "gpt2"), for the pre-tokenizers "smollm",
+ * "gpt-2" and "llama-bpe". The calls that engines need are in llama.h. Immutable after creation; any thread may use it. */
 #ifndef LLAMA_TOKENIZER_H
 #define LLAMA_TOKENIZER_H
 
@@ -16,7 +16,7 @@ uint32_t llama_tokenizer_count(const llama_tokenizer_t *tokenizer);
 /* Token with this spelling (for ordinary tokens in the byte alphabet, as in the file); UINT32_MAX when there is none. */
 uint32_t llama_tokenizer_find(const llama_tokenizer_t *tokenizer, const char *spelling, size_t bytes);
 
-typedef enum llama_pre { LLAMA_PRE_GPT2, LLAMA_PRE_SMOLLM } llama_pre_t;
+typedef enum llama_pre { LLAMA_PRE_GPT2, LLAMA_PRE_SMOLLM, LLAMA_PRE_LLAMA_BPE } llama_pre_t;
 /* Bytes of the first piece of text[0 .. bytes), bytes >= 1, that BPE then works on. At least 1. */
 size_t llama_pre_next(llama_pre_t pre, const char *text, size_t bytes);
 

@@ -42,6 +42,18 @@ static void test_smollm_cuts_digits_out_first(void **state)
     splits(LLAMA_PRE_SMOLLM, "\n 7 up", "\n |7| up");
 }
 
+static void test_llama_bpe_splits_as_its_expression_says(void **state)
+{
+    splits(LLAMA_PRE_LLAMA_BPE, "It'S we'LL", "It|'S| we|'LL");
+    splits(LLAMA_PRE_LLAMA_BPE, "in 12345.", "in| |123|45|.");
+    splits(LLAMA_PRE_LLAMA_BPE, "(word) !word", "(word|)| !|word");
+    splits(LLAMA_PRE_LLAMA_BPE, "x;\n\ny", "x|;\n\n|y");
+    splits(LLAMA_PRE_LLAMA_BPE, "a \n \n  b", "a| \n \n| | b");
+    splits(LLAMA_PRE_LLAMA_BPE, "\tend  ", "\tend|  ");
+    splits(LLAMA_PRE_LLAMA_BPE, "a  5", "a| | |5");
+    splits(LLAMA_PRE_LLAMA_BPE, "\nword", "\n|word");
+}
+
 static void test_pieces_cover_any_bytes(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
@@ -52,7 +64,7 @@ static void test_pieces_cover_any_bytes(void **state)
         for (size_t i = 0; i < bytes; i++)
             text[i] = likely[lw_prng_below(&prng, sizeof(likely) - 1)];
         while (at < bytes) {
-            size_t piece = llama_pre_next(round & 1 ? LLAMA_PRE_GPT2 : LLAMA_PRE_SMOLLM, text + at, bytes - at);
+            size_t piece = llama_pre_next((llama_pre_t)(round % 3), text + at, bytes - at);
             assert_true(piece >= 1 && piece <= bytes - at);
             at += piece;
         }
@@ -64,6 +76,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpt2_splits_as_its_expression_says),
         cmocka_unit_test(test_smollm_cuts_digits_out_first),
+        cmocka_unit_test(test_llama_bpe_splits_as_its_expression_says),
         cmocka_unit_test(test_pieces_cover_any_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

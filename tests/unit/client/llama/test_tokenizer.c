@@ -167,6 +167,26 @@ static void test_a_turn_has_its_marks(void **state)
     llama_tokenizer_destroy(tokenizer);
 }
 
+static void test_llama_bpe_takes_whole_words_before_merging(void **state)
+{
+    static const char *const tokens[] = {"a", "b", "c", "ab", "abc"}, *const merges[] = {"a b"};
+    for (int whole = 0; whole < 2; whole++) {
+        gguf_writer_t writer = {0};
+        llama_tokenizer_t *tokenizer;
+        gguf_add_text(&writer, "tokenizer.ggml.model", "gpt2");
+        gguf_add_text(&writer, "tokenizer.ggml.pre", whole ? "llama-bpe" : "gpt-2");
+        gguf_add_texts(&writer, "tokenizer.ggml.tokens", tokens, 5);
+        gguf_add_texts(&writer, "tokenizer.ggml.merges", merges, 1);
+        assert_int_equal(create(&writer, &tokenizer, NULL), LW_OK);
+        if (whole)
+            ENCODES(tokenizer, "abc", false, 4);
+        else
+            ENCODES(tokenizer, "abc", false, 3, 2); /* no merge makes "abc" */
+        ENCODES(tokenizer, "abca", false, 3, 2, 0);
+        llama_tokenizer_destroy(tokenizer);
+    }
+}
+
 static void test_a_byte_without_a_token_becomes_unknown(void **state)
 {
     static const char *const tokens[] = {"<unk>", "a"}, *const merges[] = {"a a"};
@@ -193,6 +213,7 @@ int main(void)
         cmocka_unit_test(test_any_bytes_come_back),
         cmocka_unit_test(test_decoding_is_bounded),
         cmocka_unit_test(test_a_turn_has_its_marks),
+        cmocka_unit_test(test_llama_bpe_takes_whole_words_before_merging),
         cmocka_unit_test(test_a_byte_without_a_token_becomes_unknown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
