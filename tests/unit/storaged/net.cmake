@@ -1,2 +1,4 @@
-set(node_sources node.c data_client.c segment_make.c)
-lw_add_test(NAME test_lwd_am SOURCES test_am.c ${node_sources} LIBS lwd_net)
+foreach(name am claim put fetch worker)
+  lw_add_test(NAME test_lwd_${name} SOURCES test_${name}.c node.c node_fixture.c data_client.c segment_make.c LIBS lwd_net)
+endforeach()
+lw_add_test(NAME test_lwd_ring SOURCES test_ring.c LIBS lwd_net Threads::Threads)
