@@ -2,24 +2,6 @@
 #include "kernels/ref/ref.h"
 #include "kernels/ref/sum.h"
 
-/* The landed record of a pending item; NULL (and the session's error set) when it failed or has not come. The caller of a host
- * backend enters finish when all arrivals are written, so what is missing now is late. */
-static const uint8_t *landed(const lwk_step_t *step, lwk_session_t *session, const lwk_item_t *item)
-{
-    const lwk_store_t *store = step->store;
-    uint64_t ticket = lwk_ticket_number(*store->ticket_tail, lwk_place_number(item->place));
-    uint64_t arrival = __atomic_load_n(&store->arrivals[ticket & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
-    if (!lwk_has_arrived(arrival, ticket)) {
-        lwk_session_fail(session, LW_ERR_TIMEOUT);
-        return NULL;
-    }
-    if ((uint32_t)arrival == LWK_LANDING_FAILED) {
-        lwk_session_fail(session, LW_ERR_SESSION_LOST);
-        return NULL;
-    }
-    return store->landing + (uint64_t)(uint32_t)arrival * LWK_LANDING_UNIT;
-}
-
 static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head, size_t row)
 {
     const lwk_shape_t *shape = &step->store->shape;
@@ -33,7 +15,7 @@ static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *s
         for (uint32_t i = first; i < count && i < first + LWK_ITEM_TILE; i++) {
             if (lwk_place_kind(items[i].place) != LWK_PLACE_PENDING)
                 continue;
-            const uint8_t *record = landed(step, session, &items[i]);
+            const uint8_t *record = lwk_ref_landed(step, session, &items[i]);
             if (record != NULL)
                 ref_sum_add_rows(&sum, shape, query, record, items[i].size, items[i].size);
         }

@@ -1,5 +1,8 @@
 /* lookup.c - from marks to items: where each chosen entry lies now, when it was last wanted, and a ticket for each that is
- * remote. Serves every backend whose memory is host memory. The only place that issues tickets. */
+ * remote; and later, where a ticket's record landed. Serves every backend whose memory is host memory. The only place that
+ * issues tickets. */
+#include <string.h>
+
 #include "kernels/ref/ref.h"
 #include "kernels/view.h"
 
@@ -87,7 +90,29 @@ static void add_counters(lwk_counters_t *to, const lwk_counters_t *from)
     to->pending_tokens += from->pending_tokens;
 }
 
-void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head)
+/* Looks up every entry of one range that is marked; returns how many items it added. */
+static uint32_t look_up_range(lookup_t *look, uint32_t range, uint8_t *mark, lwk_item_t *items, lwk_counters_t *counted)
+{
+    uint32_t entries = lwk_tile_entries(look->tile), count = 0;
+    for (uint32_t e = 0; e < entries; e++) {
+        const uint8_t *next = memchr(mark + e, LWK_MARK_RETRIEVE, entries - e);
+        if (next == NULL)
+            break;
+        e = (uint32_t)(next - mark);
+        if (!look_up(look, e, counted)) {
+            mark[e] = LWK_MARK_ESTIMATE;
+            counted->entries_estimated++;
+            continue;
+        }
+        uint32_t size = lwk_entry_size(look->tile, e);
+        items[count++] = (lwk_item_t){.range = range, .entry = (uint16_t)e, .size = (uint16_t)size,
+                                      .place = look->tile->place[e]};
+        counted->tokens_retrieved += size;
+    }
+    return count;
+}
+
+void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t indexed, uint32_t estimated)
 {
     const lwk_scratch_t *scratch = &step->scratch;
     lwk_store_t *store = step->store;
@@ -99,6 +124,8 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head)
     uint8_t *mark = scratch->mark + kv_row * scratch->entry_capacity;
     lwk_item_t *items = scratch->items + kv_row * scratch->item_capacity;
     lwk_counters_t counted = {.head_steps = 1,
+                              .entries_indexed = indexed,
+                              .entries_estimated = estimated,
                               .tokens_indexed = lwk_indexed_tokens(look.session),
                               .tokens_steady = lwk_steady_count(look.session)};
     uint32_t count = 0;
@@ -106,20 +133,7 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head)
         lwk_range_ref_t ref = look.session->ranges[range];
         look.row = ref.row;
         look.tile = &store->tiles[lwk_tile_number(store, ref.row, step->layer, head)];
-        for (uint32_t e = 0; e < lwk_tile_entries(look.tile); e++) {
-            uint32_t size = lwk_entry_size(look.tile, e);
-            counted.entries_indexed += size > 0;
-            if (mark[ref.entry_base + e] == LWK_MARK_RETRIEVE) {
-                if (!look_up(&look, e, &counted)) {
-                    mark[ref.entry_base + e] = LWK_MARK_ESTIMATE;
-                } else {
-                    items[count++] = (lwk_item_t){.range = range, .entry = (uint16_t)e, .size = (uint16_t)size,
-                                                  .place = look.tile->place[e]};
-                    counted.tokens_retrieved += size;
-                }
-            }
-            counted.entries_estimated += mark[ref.entry_base + e] == LWK_MARK_ESTIMATE;
-        }
+        count += look_up_range(&look, range, mark + ref.entry_base, items + count, &counted);
     }
     counted.entries_retrieved = count;
     int prefetch = (step->flags & LWK_STEP_PREFETCH) != 0;
@@ -129,4 +143,21 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head)
     /* The doorbell: whoever sees the new head sees the tickets. */
     if (look.issued != *store->ticket_head)
         __atomic_store_n(store->ticket_head, look.issued, __ATOMIC_RELEASE);
+}
+
+/* The caller of a host backend enters finish when all arrivals are written, so what is missing now is late. */
+const uint8_t *lwk_ref_landed(const lwk_step_t *step, lwk_session_t *session, const lwk_item_t *item)
+{
+    const lwk_store_t *store = step->store;
+    uint64_t ticket = lwk_ticket_number(*store->ticket_tail, lwk_place_number(item->place));
+    uint64_t arrival = __atomic_load_n(&store->arrivals[ticket & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
+    if (!lwk_has_arrived(arrival, ticket)) {
+        lwk_session_fail(session, LW_ERR_TIMEOUT);
+        return NULL;
+    }
+    if ((uint32_t)arrival == LWK_LANDING_FAILED) {
+        lwk_session_fail(session, LW_ERR_SESSION_LOST);
+        return NULL;
+    }
+    return store->landing + (uint64_t)(uint32_t)arrival * LWK_LANDING_UNIT;
 }

@@ -20,7 +20,10 @@ lw_status_t lwk_ref_gather(lwk_dev_t *dev, const lwk_gather_t *args, void *strea
 uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims);
 
 /* Turns the marks of one (session, KV head) into items: page table, stamps, tickets. An entry for which no ticket is left goes
- * back to LWK_MARK_ESTIMATE and the session gets LW_ERR_EXHAUSTED. */
-void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head);
+ * back to LWK_MARK_ESTIMATE and the session gets LW_ERR_EXHAUSTED. indexed, estimated: how many entries there are, and how many
+ * are marked LWK_MARK_ESTIMATE, for the counters. */
+void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t indexed, uint32_t estimated);
+/* The landed record of a pending item; NULL, and the session's error set, when it failed or has not come. */
+const uint8_t *lwk_ref_landed(const lwk_step_t *step, lwk_session_t *session, const lwk_item_t *item);
 
 #endif /* LWK_REF_H */

@@ -19,7 +19,7 @@ typedef struct selection {
     real sum[QUERIES_MAX];            /* of e^(R - largest) or e^(A - largest) over all entries */
     uint64_t rest[QUERIES_MAX];       /* LWK_BUDGET_ERROR: contributions not yet taken, in units of 2^-40 */
     lwk_ranked_t *order;              /* key: minus the vote or contribution; token: entry slot */
-    uint32_t count;                   /* entries of size > 0 */
+    uint32_t count, estimated;        /* entries of size > 0; of those, marked LWK_MARK_ESTIMATE */
     uint8_t *mark;
 } selection_t;
 
@@ -192,7 +192,7 @@ static bool wants_estimate(const selection_t *sel, uint32_t estimated, uint64_t 
 
 static void mark_entries(selection_t *sel)
 {
-    uint32_t i = 0, estimated = 0;
+    uint32_t i = 0;
     uint64_t tokens = 0;
     for (; i < sel->count && wants_more(sel, i, tokens); i++) {
         if (i == sel->step->scratch.item_capacity) {
@@ -205,7 +205,7 @@ static void mark_entries(selection_t *sel)
         if (sel->session->policy.budget == LWK_BUDGET_ERROR)
             take_from_rest(sel, slot);
     }
-    for (tokens = 0; i < sel->count && wants_estimate(sel, estimated, tokens); i++, estimated++) {
+    for (tokens = 0; i < sel->count && wants_estimate(sel, sel->estimated, tokens); i++, sel->estimated++) {
         uint32_t slot = sel->order[i].token;
         sel->mark[slot] = LWK_MARK_ESTIMATE;
         tokens += size_of(sel, slot);
@@ -229,7 +229,7 @@ static void select_head(const lwk_step_t *step, uint32_t s, lwk_session_t *sessi
         rank_entries(&sel);
         mark_entries(&sel);
     }
-    lwk_ref_lookup(step, s, head);
+    lwk_ref_lookup(step, s, head, sel.count, sel.estimated);
 }
 
 lw_status_t lwk_ref_select(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
