@@ -76,6 +76,7 @@ typedef struct lwc_parcel {
     uint64_t bytes, deadline_us, retry_at_us, backoff_us;
     uint32_t layer;
     lw_status_t landed;   /* of the last attempt; LW_INPROGRESS while flying */
+    lw_error_t cause;     /* the most telling failure so far: a deadline is told only where there is no other */
     lwc_keeper_t *keeper;
 } lwc_parcel_t;
 

@@ -164,6 +164,7 @@ static void parcel_send(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64_t now
     if (status != LW_OK) {
         parcel->flying = false;
         parcel->landed = status;
+        parcel->cause = keeper->error;
     }
 }
 
@@ -181,13 +182,15 @@ static unsigned parcel_settle(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64
         return 1;
     }
     if (parcel->retry_at_us == 0) {
+        if (parcel->cause.status != parcel->landed && (parcel->cause.status == LW_OK || parcel->landed != LW_ERR_TIMEOUT))
+            lw_fail(&parcel->cause, parcel->landed, "%s", lwc_store_last_error(keeper->store));
         bool again = transient(parcel->landed) || parcel->landed == LW_ERR_STALE;
         if (!again || now_us >= parcel->deadline_us) {
-            lw_fail(&keeper->error, parcel->landed, "layer %u of tokens %u..%u was not stored: %s", parcel->layer,
+            lw_fail(&keeper->error, parcel->cause.status, "layer %u of tokens %u..%u was not stored: %.160s", parcel->layer,
                     keeper->job->task.first_token, keeper->job->task.first_token + keeper->job->task.token_count - 1,
-                    lwc_store_last_error(keeper->store));
+                    parcel->cause.text);
             parcel->used = false;
-            job_fail(keeper, parcel->landed);
+            job_fail(keeper, parcel->cause.status);
             return 1;
         }
         parcel->backoff_us = parcel->backoff_us ? lw_min_u64(2 * parcel->backoff_us, BACKOFF_MAX_US) : BACKOFF_FIRST_US;
@@ -307,6 +310,7 @@ static unsigned build(lwc_keeper_t *keeper, uint64_t now_us)
     parcel->layer = keeper->layer;
     parcel->deadline_us = now_us + keeper->kv->options.client_ship_timeout;
     parcel->backoff_us = 0;
+    parcel->cause.status = LW_OK;
     parcel_send(keeper, parcel, now_us);
     keeper->built = false;
     if (++keeper->layer == keeper->kv->model.layers)
