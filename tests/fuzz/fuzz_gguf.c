@@ -1,4 +1,5 @@
-/* fuzz_gguf.c - a GGUF file: the directory, then the vocabulary inside it. What parses lies inside the file. */
+/* fuzz_gguf.c - a GGUF file: the directory, then the vocabulary inside it. What parses lies inside the file.
+ */
 #include <string.h>
 
 #include "client/examples/llama/dequantise.h"
@@ -9,8 +10,16 @@
 
 static void walk_values(const llama_gguf_t *gguf, const fuzz_guard_t *file, size_t byte_count)
 {
-    static const char *const keys[] = {"general.architecture", "general.alignment", "tokenizer.ggml.tokens",
-                                       "tokenizer.ggml.merges", "u32", "f32", "text", "texts", "bool", "i64"};
+    static const char *const keys[] = {"general.architecture",
+                                       "general.alignment",
+                                       "tokenizer.ggml.tokens",
+                                       "tokenizer.ggml.merges",
+                                       "u32",
+                                       "f32",
+                                       "text",
+                                       "texts",
+                                       "bool",
+                                       "i64"};
     for (size_t i = 0; i < LW_ARRAY_SIZE(keys); i++) {
         const llama_gguf_value_t *value = llama_gguf_find(gguf, keys[i]);
         uint32_t number;

@@ -1,5 +1,5 @@
-/* fuzz_tokenizer.c - any bytes as text: they come back from their tokens, and the two ways to read special tokens differ
- * only where the text spells one. The vocabulary has all 256 bytes. */
+/* fuzz_tokenizer.c - any bytes as text: they come back from their tokens, and the two ways to read special
+ * tokens differ only where the text spells one. The vocabulary has all 256 bytes. */
 #include <string.h>
 
 #include "client/examples/llama/tokenizer.h"

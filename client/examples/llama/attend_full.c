@@ -1,9 +1,10 @@
 /* attend_full.c - full attention: a bf16 cache and exact causal softmax, in two ways.
  *
- *   many rows (prefill)  a task is (KV head, block of query tokens); keys come in tiles that are widened to fp32, BLAS
- *                        makes scores and outputs of the tile, the softmax is kept running over the tiles.
- *   few rows (decoding)  a task is (KV head, range of keys), reading bf16 in place; the ranges' partial results (maximum,
- *                        sum, output) are merged in order by the caller's thread.
+ * Many rows (prefill): a task is a KV head and a block of query tokens. Keys come in tiles that are widened
+ * to fp32; BLAS makes scores and outputs of the tile; the softmax is kept running over the tiles.
+ *
+ * Few rows (decoding): a task is a KV head and a range of keys, whose bf16 rows are read in place. The
+ * ranges' partial results (maximum, sum, output) are merged in order by the caller's thread.
  *
  * Tasks depend on the shapes only, so the result does not depend on the number of threads. */
 #include <cblas.h>
@@ -17,10 +18,10 @@
 #include "client/examples/llama/llama.h"
 #include "client/examples/llama/pool.h"
 
-#define BLOCK_TOKENS 64u   /* query tokens of a task, many rows */
-#define TILE_KEYS 256u     /* keys of a tile, many rows */
-#define RANGE_KEYS 1024u   /* keys of a task, few rows */
-#define FEW_TOKENS_MAX 8u  /* up to here the rows are few */
+#define BLOCK_TOKENS 64u  /* query tokens of a task, many rows */
+#define TILE_KEYS 256u    /* keys of a tile, many rows */
+#define RANGE_KEYS 1024u  /* keys of a task, few rows */
+#define FEW_TOKENS_MAX 8u /* up to here the rows are few */
 #define MAXIMUM_NONE (-FLT_MAX)
 
 struct llama_full {
@@ -63,8 +64,10 @@ static void append(llama_full_t *full, uint32_t layer, uint32_t first, uint32_t 
     }
 }
 
-/* fp32 rows [tokens x group][d] of one KV head's queries; row t * group + g is token first_token + t, head g. */
-static void load_queries(const call_t *call, uint32_t kv_head, uint32_t first_token, uint32_t tokens, float *query)
+/* fp32 rows [tokens x group][d] of one KV head's queries; row t * group + g is token first_token + t, head g.
+ */
+static void load_queries(const call_t *call, uint32_t kv_head, uint32_t first_token, uint32_t tokens,
+                         float *query)
 {
     const llama_full_t *full = call->full;
     uint32_t row = full->group * full->head_dim;
@@ -116,8 +119,8 @@ static void many_task(void *arg, uint32_t task, uint32_t worker)
     for (uint32_t start = 0; start < keys; start += TILE_KEYS) {
         uint32_t n = keys - start < TILE_KEYS ? keys - start : TILE_KEYS;
         lanes->widen(rows_of(full, full->key, call->layer, kv_head) + (size_t)start * d, n * d, wide);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)d, 1.0f, query, (int)d, wide,
-                    (int)d, 0.0f, score, TILE_KEYS);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)d, 1.0f, query, (int)d,
+                    wide, (int)d, 0.0f, score, TILE_KEYS);
         for (uint32_t r = 0; r < rows; r++) {
             float *row = score + (size_t)r * TILE_KEYS;
             uint32_t visible = call->first + first + r / full->group + 1;
@@ -130,8 +133,8 @@ static void many_task(void *arg, uint32_t task, uint32_t worker)
             memset(row + valid, 0, (n - valid) * sizeof(*row));
         }
         lanes->widen(rows_of(full, full->value, call->layer, kv_head) + (size_t)start * d, n * d, wide);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)d, (int)n, 1.0f, score, TILE_KEYS, wide,
-                    (int)d, 1.0f, output, (int)d);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)d, (int)n, 1.0f, score,
+                    TILE_KEYS, wide, (int)d, 1.0f, output, (int)d);
     }
     for (uint32_t r = 0; r < rows; r++) {
         float *row = out_row(call, first + r / full->group, kv_head, r % full->group);
@@ -169,7 +172,8 @@ static void few_task(void *arg, uint32_t task, uint32_t worker)
     float *maximum = output + (size_t)rows * d, *sum = maximum + rows;
 
     load_queries(call, kv_head, 0, call->tokens, query);
-    full->lanes->score(query, rows, rows_of(full, full->key, call->layer, kv_head) + (size_t)start * d, n, d, score);
+    full->lanes->score(query, rows, rows_of(full, full->key, call->layer, kv_head) + (size_t)start * d, n, d,
+                       score);
     for (uint32_t r = 0; r < rows; r++) {
         float *row = score + (size_t)r * n;
         uint32_t visible = call->first + r / full->group + 1;
@@ -181,7 +185,8 @@ static void few_task(void *arg, uint32_t task, uint32_t worker)
         memset(row + valid, 0, (n - valid) * sizeof(*row));
     }
     memset(output, 0, (size_t)rows * d * sizeof(*output));
-    full->lanes->mix(score, rows, rows_of(full, full->value, call->layer, kv_head) + (size_t)start * d, n, d, output);
+    full->lanes->mix(score, rows, rows_of(full, full->value, call->layer, kv_head) + (size_t)start * d, n, d,
+                     output);
 }
 
 static void merge_row(const call_t *call, uint32_t kv_head, uint32_t r)
@@ -206,7 +211,8 @@ static void merge_row(const call_t *call, uint32_t kv_head, uint32_t r)
 /* ---- the call ---------------------------------------------------------- */
 
 static lw_status_t attend(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens,
-                          const uint16_t *query_bf16, const uint16_t *key_bf16, const uint16_t *value_bf16, float *out)
+                          const uint16_t *query_bf16, const uint16_t *key_bf16, const uint16_t *value_bf16,
+                          float *out)
 {
     llama_full_t *full = self;
     if (layer >= full->layers || tokens == 0 || first_position != full->held[layer])
@@ -230,7 +236,10 @@ static lw_status_t attend(void *self, uint32_t layer, uint32_t first_position, u
     return LW_OK;
 }
 
-llama_attention_t llama_full_attention(llama_full_t *full) { return (llama_attention_t){attend, full}; }
+llama_attention_t llama_full_attention(llama_full_t *full)
+{
+    return (llama_attention_t){attend, full};
+}
 
 /* ---- the object -------------------------------------------------------- */
 
@@ -283,8 +292,8 @@ void llama_full_destroy(llama_full_t *full)
     free(full);
 }
 
-lw_status_t llama_full_fork(const llama_full_t *parent, uint32_t tokens, uint32_t capacity, llama_pool_t *pool,
-                            llama_full_t **full_out)
+lw_status_t llama_full_fork(const llama_full_t *parent, uint32_t tokens, uint32_t capacity,
+                            llama_pool_t *pool, llama_full_t **full_out)
 {
     if (tokens > llama_full_tokens(parent) || tokens > capacity)
         return LW_ERR_INVALID;
@@ -300,7 +309,8 @@ lw_status_t llama_full_fork(const llama_full_t *parent, uint32_t tokens, uint32_
     for (uint32_t layer = 0; layer < full->layers; layer++) {
         for (uint32_t head = 0; head < full->kv_heads; head++) {
             memcpy(rows_of(full, full->key, layer, head), rows_of(parent, parent->key, layer, head), bytes);
-            memcpy(rows_of(full, full->value, layer, head), rows_of(parent, parent->value, layer, head), bytes);
+            memcpy(rows_of(full, full->value, layer, head), rows_of(parent, parent->value, layer, head),
+                   bytes);
         }
         full->held[layer] = tokens;
     }

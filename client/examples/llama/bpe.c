@@ -26,13 +26,17 @@ lw_status_t llama_merge_table_init(llama_merge_table_t *table, size_t rule_count
     return LW_OK;
 }
 
-void llama_merge_table_fini(llama_merge_table_t *table) { free(table->bucket); }
+void llama_merge_table_fini(llama_merge_table_t *table)
+{
+    free(table->bucket);
+}
 
 /* The pair's bucket, or the empty one where it would be. */
 static llama_merge_t *probe(const llama_merge_table_t *table, uint32_t left, uint32_t right)
 {
     size_t at = bucket_of(table, left, right);
-    while (table->bucket[at].merged != NONE && (table->bucket[at].left != left || table->bucket[at].right != right))
+    while (table->bucket[at].merged != NONE &&
+           (table->bucket[at].left != left || table->bucket[at].right != right))
         at = (at + 1) & (table->bucket_count - 1);
     return &table->bucket[at];
 }
@@ -74,7 +78,8 @@ static void push(work_t *work, uint32_t at)
 {
     if (at == NONE || work->next[at] == NONE)
         return;
-    const llama_merge_t *rule = llama_merge_table_find(work->table, work->symbol[at], work->symbol[work->next[at]]);
+    const llama_merge_t *rule =
+        llama_merge_table_find(work->table, work->symbol[at], work->symbol[work->next[at]]);
     if (!rule)
         return;
     candidate_t item = {rule, at};
@@ -106,7 +111,8 @@ static void merge_at(work_t *work, candidate_t candidate)
 {
     uint32_t at = candidate.at, right = work->next[at];
     /* The pair may be gone: one of the two was merged since. */
-    if (work->symbol[at] != candidate.rule->left || right == NONE || work->symbol[right] != candidate.rule->right)
+    if (work->symbol[at] != candidate.rule->left || right == NONE ||
+        work->symbol[right] != candidate.rule->right)
         return;
     work->symbol[at] = candidate.rule->merged;
     work->symbol[right] = NONE;
@@ -117,7 +123,8 @@ static void merge_at(work_t *work, candidate_t candidate)
     push(work, at);
 }
 
-lw_status_t llama_bpe_merge(const llama_merge_table_t *table, uint32_t *symbols, size_t count, size_t *count_out)
+lw_status_t llama_bpe_merge(const llama_merge_table_t *table, uint32_t *symbols, size_t count,
+                            size_t *count_out)
 {
     if (count < 2) {
         *count_out = count;

@@ -21,8 +21,8 @@ void llama_merge_table_fini(llama_merge_table_t *table);
 void llama_merge_table_add(llama_merge_table_t *table, const llama_merge_t *rule);
 const llama_merge_t *llama_merge_table_find(const llama_merge_table_t *table, uint32_t left, uint32_t right);
 
-/* Merges symbols[0 .. count) in place until no rule applies: always the lowest rank, the leftmost of equals. Returns how
- * many are left. O(count log count). ERR_NO_MEMORY leaves the symbols unmerged. */
+/* Merges symbols[0 .. count) in place until no rule applies: always the lowest rank, the leftmost of equals.
+ * Returns how many are left. O(count log count). ERR_NO_MEMORY leaves the symbols unmerged. */
 LW_CHECK lw_status_t llama_bpe_merge(const llama_merge_table_t *table, uint32_t *symbols, size_t count,
                                      size_t *count_out);
 

@@ -42,7 +42,10 @@ static float load_half(const uint8_t *bytes)
     return llama_half_to_float(half);
 }
 
-static void read_f32(const uint8_t *data, uint64_t count, float *out) { memcpy(out, data, count * sizeof(*out)); }
+static void read_f32(const uint8_t *data, uint64_t count, float *out)
+{
+    memcpy(out, data, count * sizeof(*out));
+}
 
 static void read_f16(const uint8_t *data, uint64_t count, float *out)
 {
@@ -97,7 +100,9 @@ void llama_dequantise(const llama_gguf_tensor_t *tensor, uint64_t first, uint64_
         [LLAMA_TENSOR_Q8_0] = read_q8_0, [LLAMA_TENSOR_Q4_0] = read_q4_0, [LLAMA_TENSOR_Q4_1] = read_q4_1,
     };
     uint32_t values = tensor->type == LLAMA_TENSOR_Q8_0 || tensor->type == LLAMA_TENSOR_Q4_0 ||
-                      tensor->type == LLAMA_TENSOR_Q4_1 ? BLOCK : 1;
+                              tensor->type == LLAMA_TENSOR_Q4_1
+                          ? BLOCK
+                          : 1;
     LW_ASSERT(first % values == 0 && count % values == 0);
     LW_ASSERT(first <= tensor->value_count && count <= tensor->value_count - first);
     uint64_t bytes_per_block = tensor->byte_count / (tensor->value_count / values);

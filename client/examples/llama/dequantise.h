@@ -4,8 +4,8 @@
 
 #include "client/examples/llama/gguf.h"
 
-/* Writes values [first, first + count) of the tensor to out; first and count are multiples of 32, or of 1 for the
- * types without blocks, and lie inside the tensor. Thread-safe. */
+/* Writes values [first, first + count) of the tensor to out; first and count are multiples of 32, or of 1 for
+ * the types without blocks, and lie inside the tensor. Thread-safe. */
 void llama_dequantise(const llama_gguf_tensor_t *tensor, uint64_t first, uint64_t count, float *out);
 
 float llama_half_to_float(uint16_t half);

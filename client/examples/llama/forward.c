@@ -2,8 +2,8 @@
  *
  *   x += W_o attend(rope(W_qkv rms(x)))        x += W_down (silu(W_gate rms(x)) * W_up rms(x))
  *
- * and the output projection for the tokens whose logits are wanted. GGUF files of this architecture hold Q and K with
- * the two halves of a head interleaved, so RoPE turns neighbouring pairs. */
+ * and the output projection for the tokens whose logits are wanted. GGUF files of this architecture hold Q
+ * and K with the two halves of a head interleaved, so RoPE turns neighbouring pairs. */
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,11 +22,11 @@ struct llama_runner {
     llama_pool_t *pool;
     const llama_lanes_t *lanes;
     uint32_t chunk_max, positions_max;
-    float *rope;              /* [positions_max][rope_dim / 2][2]: cosine, sine */
-    float *x, *normed;        /* [chunk_max][embedding] */
-    float *qkv;               /* [chunk_max][(query_heads + 2 kv_heads) head_dim] */
-    float *attended;          /* [chunk_max][query_heads head_dim] */
-    float *gate_up, *hidden;  /* [chunk_max][2 feed_forward], [chunk_max][feed_forward] */
+    float *rope;                   /* [positions_max][rope_dim / 2][2]: cosine, sine */
+    float *x, *normed;             /* [chunk_max][embedding] */
+    float *qkv;                    /* [chunk_max][(query_heads + 2 kv_heads) head_dim] */
+    float *attended;               /* [chunk_max][query_heads head_dim] */
+    float *gate_up, *hidden;       /* [chunk_max][2 feed_forward], [chunk_max][feed_forward] */
     uint16_t *query, *key, *value; /* bf16, packed */
 };
 
@@ -52,8 +52,8 @@ static void product_task(void *arg, uint32_t task, uint32_t worker)
     if (p->tokens == 1)
         cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, matrix, k, p->in, 1, 0.0f, p->out + first, 1);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->tokens, n, k, 1.0f, p->in, k, matrix, k, 0.0f,
-                    p->out + first, (int)p->rows);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->tokens, n, k, 1.0f, p->in, k, matrix, k,
+                    0.0f, p->out + first, (int)p->rows);
 }
 
 static void multiply(const llama_runner_t *runner, const float *matrix, uint32_t rows, uint32_t columns,
@@ -117,8 +117,9 @@ static void norm_for_attention(const step_t *step, uint32_t t)
 {
     llama_runner_t *runner = step->runner;
     const llama_shape_t *shape = &runner->model->shape;
-    runner->lanes->rms_norm(runner->x + (size_t)t * shape->embedding, step->layer->attention_norm, shape->embedding,
-                            shape->rms_epsilon, runner->normed + (size_t)t * shape->embedding);
+    runner->lanes->rms_norm(runner->x + (size_t)t * shape->embedding, step->layer->attention_norm,
+                            shape->embedding, shape->rms_epsilon,
+                            runner->normed + (size_t)t * shape->embedding);
 }
 
 /* Adds what attention gave to x, then normalises it for the feed-forward part. `normed` holds the product. */
@@ -126,7 +127,8 @@ static void add_and_norm(const step_t *step, uint32_t t)
 {
     llama_runner_t *runner = step->runner;
     const llama_shape_t *shape = &runner->model->shape;
-    float *x = runner->x + (size_t)t * shape->embedding, *normed = runner->normed + (size_t)t * shape->embedding;
+    float *x = runner->x + (size_t)t * shape->embedding,
+          *normed = runner->normed + (size_t)t * shape->embedding;
     runner->lanes->add(x, normed, shape->embedding);
     runner->lanes->rms_norm(x, step->layer->feed_forward_norm, shape->embedding, shape->rms_epsilon, normed);
 }
@@ -159,8 +161,8 @@ static lw_status_t run_layer(llama_runner_t *runner, const llama_attention_t *at
     run_step(&step, norm_for_attention);
     multiply(runner, layer->qkv, q + 2 * kv, shape->embedding, runner->normed, tokens, runner->qkv);
     run_step(&step, rotate_and_round);
-    lw_status_t status = attention->attend(attention->self, index, first_position, tokens, runner->query, runner->key,
-                                           runner->value, runner->attended);
+    lw_status_t status = attention->attend(attention->self, index, first_position, tokens, runner->query,
+                                           runner->key, runner->value, runner->attended);
     if (status != LW_OK)
         return status;
     multiply(runner, layer->attention_output, shape->embedding, q, runner->attended, tokens, runner->normed);
@@ -168,7 +170,8 @@ static lw_status_t run_layer(llama_runner_t *runner, const llama_attention_t *at
     multiply(runner, layer->gate_up, 2 * shape->feed_forward, shape->embedding, runner->normed, tokens,
              runner->gate_up);
     run_step(&step, activate);
-    multiply(runner, layer->down, shape->embedding, shape->feed_forward, runner->hidden, tokens, runner->normed);
+    multiply(runner, layer->down, shape->embedding, shape->feed_forward, runner->hidden, tokens,
+             runner->normed);
     run_step(&step, add_feed_forward);
     return LW_OK;
 }
@@ -178,9 +181,10 @@ static void project(llama_runner_t *runner, uint32_t first_token, uint32_t token
     const llama_model_t *model = runner->model;
     uint32_t width = model->shape.embedding;
     for (uint32_t t = first_token; t < tokens; t++)
-        runner->lanes->rms_norm(runner->x + (size_t)t * width, model->output_norm, width, model->shape.rms_epsilon,
-                                runner->normed + (size_t)(t - first_token) * width);
-    multiply(runner, model->output, model->shape.vocabulary, width, runner->normed, tokens - first_token, logits);
+        runner->lanes->rms_norm(runner->x + (size_t)t * width, model->output_norm, width,
+                                model->shape.rms_epsilon, runner->normed + (size_t)(t - first_token) * width);
+    multiply(runner, model->output, model->shape.vocabulary, width, runner->normed, tokens - first_token,
+             logits);
 }
 
 static lw_status_t check_chunk(const llama_runner_t *runner, const llama_chunk_t *chunk)
@@ -196,7 +200,8 @@ static lw_status_t check_chunk(const llama_runner_t *runner, const llama_chunk_t
     return LW_OK;
 }
 
-lw_status_t llama_forward(llama_runner_t *runner, const llama_attention_t *attention, const llama_chunk_t *chunk)
+lw_status_t llama_forward(llama_runner_t *runner, const llama_attention_t *attention,
+                          const llama_chunk_t *chunk)
 {
     const llama_model_t *model = runner->model;
     uint32_t width = model->shape.embedding;
@@ -275,7 +280,8 @@ lw_status_t llama_runner_create(const llama_model_t *model, llama_pool_t *pool, 
     runner->lanes = llama_lanes();
     runner->chunk_max = chunk_max ? chunk_max : CHUNK_DEFAULT;
     runner->positions_max = positions_max ? positions_max : shape->context;
-    size_t chunk = runner->chunk_max, q = shape->query_heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
+    size_t chunk = runner->chunk_max, q = shape->query_heads * shape->head_dim,
+           kv = shape->kv_heads * shape->head_dim;
     runner->rope = room(runner->positions_max, shape->rope_dim, sizeof(float));
     runner->x = room(chunk, shape->embedding, sizeof(float));
     runner->normed = room(chunk, shape->embedding, sizeof(float));
@@ -286,8 +292,8 @@ lw_status_t llama_runner_create(const llama_model_t *model, llama_pool_t *pool, 
     runner->query = room(chunk, q, sizeof(uint16_t));
     runner->key = room(chunk, kv, sizeof(uint16_t));
     runner->value = room(chunk, kv, sizeof(uint16_t));
-    if (!runner->rope || !runner->x || !runner->normed || !runner->qkv || !runner->attended || !runner->gate_up ||
-        !runner->hidden || !runner->query || !runner->key || !runner->value) {
+    if (!runner->rope || !runner->x || !runner->normed || !runner->qkv || !runner->attended ||
+        !runner->gate_up || !runner->hidden || !runner->query || !runner->key || !runner->value) {
         llama_runner_destroy(runner);
         return LW_ERR_NO_MEMORY;
     }

@@ -27,7 +27,8 @@ typedef enum llama_tensor_type {
 #undef XX
 } llama_tensor_type_t;
 
-/* Name of any tensor type code that GGUF defines ("Q6_K"), also of those that are refused; "unknown" otherwise. */
+/* Name of any tensor type code that GGUF defines ("Q6_K"), also of those that are refused; "unknown"
+ * otherwise. */
 const char *llama_tensor_type_name(uint32_t code);
 
 typedef enum llama_gguf_type {
@@ -71,11 +72,13 @@ typedef struct llama_gguf_tensor {
 
 typedef struct llama_gguf llama_gguf_t;
 
-/* Maps and parses `path`. ERR_IO when it cannot be read; ERR_INVALID, with the field and its value, when it is not a
- * GGUF that this reader understands; ERR_UNSUPPORTED names the version or the tensor type that is refused. */
+/* Maps and parses `path`. ERR_IO when it cannot be read; ERR_INVALID, with the field and its value, when it
+ * is not a GGUF that this reader understands; ERR_UNSUPPORTED names the version or the tensor type that is
+ * refused. */
 LW_CHECK lw_status_t llama_gguf_open(const char *path, llama_gguf_t **gguf_out, lw_error_t *error);
 /* The same over `bytes`, borrowed until llama_gguf_close(). */
-LW_CHECK lw_status_t llama_gguf_parse(const void *bytes, size_t byte_count, llama_gguf_t **gguf_out, lw_error_t *error);
+LW_CHECK lw_status_t llama_gguf_parse(const void *bytes, size_t byte_count, llama_gguf_t **gguf_out,
+                                      lw_error_t *error);
 void llama_gguf_close(llama_gguf_t *gguf); /* NULL is fine */
 
 size_t llama_gguf_tensor_count(const llama_gguf_t *gguf);
@@ -84,11 +87,14 @@ const llama_gguf_tensor_t *llama_gguf_tensor_at(const llama_gguf_t *gguf, size_t
 const llama_gguf_tensor_t *llama_gguf_tensor(const llama_gguf_t *gguf, const char *name);
 const llama_gguf_value_t *llama_gguf_find(const llama_gguf_t *gguf, const char *key);
 
-/* Typed reads. ERR_NOT_FOUND when the key is absent (nothing is written: set the default before), ERR_INVALID when
- * its type or range does not fit. Any integer type is accepted where its value fits. */
-LW_CHECK lw_status_t llama_gguf_u32(const llama_gguf_t *gguf, const char *key, uint32_t *value_out, lw_error_t *error);
-LW_CHECK lw_status_t llama_gguf_f32(const llama_gguf_t *gguf, const char *key, float *value_out, lw_error_t *error);
-LW_CHECK lw_status_t llama_gguf_bool(const llama_gguf_t *gguf, const char *key, bool *value_out, lw_error_t *error);
+/* Typed reads. ERR_NOT_FOUND when the key is absent (nothing is written: set the default before), ERR_INVALID
+ * when its type or range does not fit. Any integer type is accepted where its value fits. */
+LW_CHECK lw_status_t llama_gguf_u32(const llama_gguf_t *gguf, const char *key, uint32_t *value_out,
+                                    lw_error_t *error);
+LW_CHECK lw_status_t llama_gguf_f32(const llama_gguf_t *gguf, const char *key, float *value_out,
+                                    lw_error_t *error);
+LW_CHECK lw_status_t llama_gguf_bool(const llama_gguf_t *gguf, const char *key, bool *value_out,
+                                     lw_error_t *error);
 LW_CHECK lw_status_t llama_gguf_text(const llama_gguf_t *gguf, const char *key, llama_text_t *value_out,
                                      lw_error_t *error);
 

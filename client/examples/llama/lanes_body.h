@@ -1,9 +1,11 @@
-/* lanes_body.h - the loops of lanes.h, included once for each instruction set by lanes.c, which defines LANES_NAME(x)
- * and LANES_TARGET. Compiled with -O3 and reassociation allowed, so that plain loops become vector code. */
+/* lanes_body.h - the loops of lanes.h, included once for each instruction set by lanes.c, which defines
+ * LANES_NAME(x) and LANES_TARGET. Compiled with -O3 and reassociation allowed, so that plain loops become
+ * vector code. */
 
 #define LANES_EXP_MIN (-87.0f) /* below, e^x is as good as 0 */
 
-/* e^x for x in [-87, 88]; relative error under 2e-7. 2^n times a polynomial of the rest in [-ln 2 / 2, ln 2 / 2]. */
+/* e^x for x in [-87, 88]; relative error under 2e-7. 2^n times a polynomial of the rest in [-ln 2 / 2, ln 2 /
+ * 2]. */
 LANES_TARGET static inline float LANES_NAME(exp)(float x)
 {
     x = x < LANES_EXP_MIN ? LANES_EXP_MIN : x;
@@ -36,8 +38,9 @@ LANES_TARGET static void LANES_NAME(narrow)(const float *in, uint32_t count, uin
         bf16_out[i] = llama_float_to_bf16(in[i]);
 }
 
-LANES_TARGET static void LANES_NAME(score)(const float *restrict query, uint32_t rows, const uint16_t *restrict key,
-                                           uint32_t keys, uint32_t d, float *restrict out)
+LANES_TARGET static void LANES_NAME(score)(const float *restrict query, uint32_t rows,
+                                           const uint16_t *restrict key, uint32_t keys, uint32_t d,
+                                           float *restrict out)
 {
     float wide[LW_HEAD_DIM_MAX];
     for (uint32_t j = 0; j < keys; j++) {
@@ -51,8 +54,9 @@ LANES_TARGET static void LANES_NAME(score)(const float *restrict query, uint32_t
     }
 }
 
-LANES_TARGET static void LANES_NAME(mix)(const float *restrict weight, uint32_t rows, const uint16_t *restrict value,
-                                         uint32_t keys, uint32_t d, float *restrict out)
+LANES_TARGET static void LANES_NAME(mix)(const float *restrict weight, uint32_t rows,
+                                         const uint16_t *restrict value, uint32_t keys, uint32_t d,
+                                         float *restrict out)
 {
     float wide[LW_HEAD_DIM_MAX];
     for (uint32_t j = 0; j < keys; j++) {
@@ -65,8 +69,8 @@ LANES_TARGET static void LANES_NAME(mix)(const float *restrict weight, uint32_t 
     }
 }
 
-LANES_TARGET static float LANES_NAME(softmax)(float *restrict score, uint32_t keys, float scale, float *maximum,
-                                              float *sum)
+LANES_TARGET static float LANES_NAME(softmax)(float *restrict score, uint32_t keys, float scale,
+                                              float *maximum, float *sum)
 {
     float m = score[0];
     for (uint32_t j = 1; j < keys; j++)
@@ -96,8 +100,8 @@ LANES_TARGET static void LANES_NAME(add)(float *restrict x, const float *restric
         x[i] += y[i];
 }
 
-LANES_TARGET static void LANES_NAME(silu_mul)(const float *restrict gate, const float *restrict up, uint32_t count,
-                                              float *restrict out)
+LANES_TARGET static void LANES_NAME(silu_mul)(const float *restrict gate, const float *restrict up,
+                                              uint32_t count, float *restrict out)
 {
     for (uint32_t i = 0; i < count; i++) {
         float e = -gate[i] > 80.0f ? 80.0f : -gate[i];
@@ -105,8 +109,8 @@ LANES_TARGET static void LANES_NAME(silu_mul)(const float *restrict gate, const 
     }
 }
 
-LANES_TARGET static void LANES_NAME(rms_norm)(const float *restrict x, const float *restrict weight, uint32_t count,
-                                              float epsilon, float *restrict out)
+LANES_TARGET static void LANES_NAME(rms_norm)(const float *restrict x, const float *restrict weight,
+                                              uint32_t count, float epsilon, float *restrict out)
 {
     float sum = 0;
     for (uint32_t i = 0; i < count; i++)

@@ -19,7 +19,7 @@ struct llama_model {
     char name[128];
     uint64_t parameters;
     llama_tokenizer_t *tokenizer;
-    float *weights; /* all of them, one block */
+    float *weights;               /* all of them, one block */
     const float *token_embedding; /* [vocabulary][embedding] */
     const float *output_norm;
     const float *output;       /* [vocabulary][embedding]; token_embedding when tied */

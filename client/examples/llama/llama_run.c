@@ -1,5 +1,6 @@
-/* llama_run.c - reads a prompt or a document with a model under full attention and writes what follows, with tokens
- * per second. To try the runner, to measure perplexity, and to compare logits with other implementations. */
+/* llama_run.c - reads a prompt or a document with a model under full attention and writes what follows, with
+ * tokens per second. To try the runner, to measure perplexity, and to compare logits with other
+ * implementations. */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -35,9 +36,10 @@ static const char usage[] =
 static lw_status_t parse(int argc, char **argv, options_t *options)
 {
     static const struct option known[] = {
-        {"model", 1, NULL, 'm'}, {"prompt", 1, NULL, 'p'},  {"file", 1, NULL, 'f'},  {"tokens", 1, NULL, 'n'},
-        {"chat", 0, NULL, 'c'},  {"score", 0, NULL, 's'},   {"ids", 0, NULL, 'i'},   {"logits", 1, NULL, 'l'},
-        {"json", 0, NULL, 'j'},  {"threads", 1, NULL, 't'}, {"context", 1, NULL, 'x'}, {0}};
+        {"model", 1, NULL, 'm'},   {"prompt", 1, NULL, 'p'},  {"file", 1, NULL, 'f'},
+        {"tokens", 1, NULL, 'n'},  {"chat", 0, NULL, 'c'},    {"score", 0, NULL, 's'},
+        {"ids", 0, NULL, 'i'},     {"logits", 1, NULL, 'l'},  {"json", 0, NULL, 'j'},
+        {"threads", 1, NULL, 't'}, {"context", 1, NULL, 'x'}, {0}};
     int letter;
     *options = (options_t){.tokens = 64, .prompt = "Once upon a time"};
     while ((letter = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -59,7 +61,10 @@ static lw_status_t parse(int argc, char **argv, options_t *options)
     return options->model && optind == argc ? LW_OK : LW_ERR_INVALID;
 }
 
-static double seconds(void) { return (double)lw_now_us(lw_clock_real()) * 1e-6; }
+static double seconds(void)
+{
+    return (double)lw_now_us(lw_clock_real()) * 1e-6;
+}
 
 /* malloc'ed contents of the file, or of the prompt. */
 static char *read_text(const options_t *options, size_t *bytes_out)
@@ -127,8 +132,8 @@ static lw_status_t score(llama_runner_t *runner, const llama_attention_t *attent
         llama_chunk_t chunk = {tokens->ids + done, count, done, 0, logits};
         status = llama_forward(runner, attention, &chunk);
         for (uint32_t t = 0; status == LW_OK && t < count && done + t + 1 < tokens->count; t++) {
-            result->nll_sum -= llama_log_probability(logits + (size_t)t * vocabulary, vocabulary,
-                                                     tokens->ids[done + t + 1]);
+            result->nll_sum -=
+                llama_log_probability(logits + (size_t)t * vocabulary, vocabulary, tokens->ids[done + t + 1]);
             result->nll_tokens++;
         }
         if ((done / CHUNK) % 8 == 7)
@@ -218,14 +223,14 @@ static void report(const options_t *options, const result_t *result)
     if (options->json)
         printf("{\"threads\":%u,\"load_s\":%.3f,\"prompt_tokens\":%u,\"prefill_tokens_per_s\":%.1f,"
                "\"decoded_tokens\":%u,\"decode_tokens_per_s\":%.2f,\"perplexity\":%.4f}\n",
-               result->threads, result->load_s, result->prompt_tokens, prefill, result->decoded_tokens, decoded,
-               perplexity);
+               result->threads, result->load_s, result->prompt_tokens, prefill, result->decoded_tokens,
+               decoded, perplexity);
     else
         fprintf(stderr,
                 "%u threads; load %.2f s; %u tokens read at %.1f tokens/s; %u decoded at %.2f tokens/s; "
                 "perplexity %.2f\n",
-                result->threads, result->load_s, result->prompt_tokens, prefill, result->decoded_tokens, decoded,
-                perplexity);
+                result->threads, result->load_s, result->prompt_tokens, prefill, result->decoded_tokens,
+                decoded, perplexity);
 }
 
 int main(int argc, char **argv)

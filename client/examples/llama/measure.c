@@ -29,7 +29,8 @@ double llama_log_probability(const float *logits, uint32_t vocabulary, uint32_t 
 
 double llama_kl(const float *expected, const float *actual, uint32_t vocabulary)
 {
-    double expected_log_sum = log_sum(expected, vocabulary), actual_log_sum = log_sum(actual, vocabulary), kl = 0;
+    double expected_log_sum = log_sum(expected, vocabulary), actual_log_sum = log_sum(actual, vocabulary),
+           kl = 0;
     for (uint32_t i = 0; i < vocabulary; i++) {
         double p = (double)expected[i] - expected_log_sum, q = (double)actual[i] - actual_log_sum;
         kl += exp(p) * (p - q);

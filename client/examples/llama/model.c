@@ -1,4 +1,5 @@
-/* model.c - a GGUF file to a model in memory: reads the shape, checks every tensor against it, dequantises. */
+/* model.c - a GGUF file to a model in memory: reads the shape, checks every tensor against it, dequantises.
+ */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -21,8 +22,8 @@
 
 /* ---- the shape --------------------------------------------------------- */
 
-static lw_status_t read_bounded(const llama_gguf_t *gguf, const char *key, uint32_t maximum, uint32_t *value_out,
-                                lw_error_t *error)
+static lw_status_t read_bounded(const llama_gguf_t *gguf, const char *key, uint32_t maximum,
+                                uint32_t *value_out, lw_error_t *error)
 {
     uint32_t value;
     lw_status_t status = llama_gguf_u32(gguf, key, &value, error);
@@ -35,8 +36,8 @@ static lw_status_t read_bounded(const llama_gguf_t *gguf, const char *key, uint3
 }
 
 /* As read_bounded, but an absent key leaves *value_out as it is. */
-static lw_status_t read_optional(const llama_gguf_t *gguf, const char *key, uint32_t maximum, uint32_t *value_out,
-                                 lw_error_t *error)
+static lw_status_t read_optional(const llama_gguf_t *gguf, const char *key, uint32_t maximum,
+                                 uint32_t *value_out, lw_error_t *error)
 {
     return llama_gguf_find(gguf, key) ? read_bounded(gguf, key, maximum, value_out, error) : LW_OK;
 }
@@ -58,7 +59,8 @@ static lw_status_t read_rope(const llama_gguf_t *gguf, llama_shape_t *shape, lw_
     shape->rope_dim = shape->head_dim;
     shape->rope_base = 10000.0f;
     shape->rope_scale = 1.0f;
-    lw_status_t status = read_optional(gguf, "llama.rope.dimension_count", shape->head_dim, &shape->rope_dim, error);
+    lw_status_t status =
+        read_optional(gguf, "llama.rope.dimension_count", shape->head_dim, &shape->rope_dim, error);
     if (status != LW_OK)
         return status;
     status = llama_gguf_f32(gguf, "llama.rope.freq_base", &shape->rope_base, error);
@@ -73,22 +75,25 @@ static lw_status_t read_rope(const llama_gguf_t *gguf, llama_shape_t *shape, lw_
         if (status != LW_OK)
             return status;
     } else if (!llama_text_is(scaling, "none")) {
-        return lw_fail(error, LW_ERR_UNSUPPORTED, "gguf: llama.rope.scaling.type is %.*s; supported: none linear",
+        return lw_fail(error, LW_ERR_UNSUPPORTED,
+                       "gguf: llama.rope.scaling.type is %.*s; supported: none linear",
                        (int)(scaling.count < 80 ? scaling.count : 80), scaling.bytes);
     }
     if (shape->rope_dim % 2 || !(shape->rope_base >= 1.0f) || !(shape->rope_scale >= 1.0f))
-        return lw_fail(error, LW_ERR_INVALID, "gguf: rope of %u dimensions, base %g, scale %g", shape->rope_dim,
-                       (double)shape->rope_base, (double)shape->rope_scale);
+        return lw_fail(error, LW_ERR_INVALID, "gguf: rope of %u dimensions, base %g, scale %g",
+                       shape->rope_dim, (double)shape->rope_base, (double)shape->rope_scale);
     return LW_OK;
 }
 
 static lw_status_t read_heads(const llama_gguf_t *gguf, llama_shape_t *shape, lw_error_t *error)
 {
     lw_status_t status;
-    if ((status = read_bounded(gguf, "llama.attention.head_count", QUERY_HEADS_MAX, &shape->query_heads, error)))
+    if ((status =
+             read_bounded(gguf, "llama.attention.head_count", QUERY_HEADS_MAX, &shape->query_heads, error)))
         return status;
     shape->kv_heads = shape->query_heads;
-    if ((status = read_optional(gguf, "llama.attention.head_count_kv", LW_KV_HEADS_MAX, &shape->kv_heads, error)))
+    if ((status =
+             read_optional(gguf, "llama.attention.head_count_kv", LW_KV_HEADS_MAX, &shape->kv_heads, error)))
         return status;
     if (shape->query_heads % shape->kv_heads || shape->kv_heads > LW_KV_HEADS_MAX ||
         shape->query_heads / shape->kv_heads > LW_GROUP_MAX)
@@ -102,9 +107,10 @@ static lw_status_t read_heads(const llama_gguf_t *gguf, llama_shape_t *shape, lw
     if ((status = read_optional(gguf, "llama.attention.value_length", LW_HEAD_DIM_MAX, &value, error)))
         return status;
     if (key != value || key == 0 || key > LW_HEAD_DIM_MAX || key % 8)
-        return lw_fail(error, LW_ERR_INVALID,
-                       "gguf: llama.attention: heads of %u key and %u value dimensions; one multiple of 8 up to %u",
-                       key, value, LW_HEAD_DIM_MAX);
+        return lw_fail(
+            error, LW_ERR_INVALID,
+            "gguf: llama.attention: heads of %u key and %u value dimensions; one multiple of 8 up to %u", key,
+            value, LW_HEAD_DIM_MAX);
     shape->head_dim = key;
     return LW_OK;
 }
@@ -117,7 +123,8 @@ static lw_status_t read_shape(const llama_gguf_t *gguf, llama_shape_t *shape, lw
     if ((status = read_bounded(gguf, "llama.block_count", LW_LAYERS_MAX, &shape->layers, error)) ||
         (status = read_bounded(gguf, "llama.context_length", CONTEXT_MAX, &shape->context, error)) ||
         (status = read_bounded(gguf, "llama.embedding_length", EMBEDDING_MAX, &shape->embedding, error)) ||
-        (status = read_bounded(gguf, "llama.feed_forward_length", FEED_FORWARD_MAX, &shape->feed_forward, error)) ||
+        (status = read_bounded(gguf, "llama.feed_forward_length", FEED_FORWARD_MAX, &shape->feed_forward,
+                               error)) ||
         (status = read_heads(gguf, shape, error)) || (status = read_rope(gguf, shape, error)) ||
         (status = llama_gguf_f32(gguf, "llama.attention.layer_norm_rms_epsilon", &shape->rms_epsilon, error)))
         return status;
@@ -129,14 +136,15 @@ static lw_status_t read_shape(const llama_gguf_t *gguf, llama_shape_t *shape, lw
         if ((status = llama_gguf_u32(gguf, "llama.expert_count", &experts, error)))
             return status;
         if (experts)
-            return lw_fail(error, LW_ERR_UNSUPPORTED, "gguf: llama.expert_count is %u: no mixtures of experts",
-                           experts);
+            return lw_fail(error, LW_ERR_UNSUPPORTED,
+                           "gguf: llama.expert_count is %u: no mixtures of experts", experts);
     }
     const llama_gguf_tensor_t *embedding = llama_gguf_tensor(gguf, "token_embd.weight");
     if (!embedding)
         return lw_fail(error, LW_ERR_INVALID, "gguf: there is no tensor token_embd.weight");
     if (embedding->dimension[1] > VOCABULARY_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "gguf: token_embd.weight has %" PRIu64 " rows", embedding->dimension[1]);
+        return lw_fail(error, LW_ERR_INVALID, "gguf: token_embd.weight has %" PRIu64 " rows",
+                       embedding->dimension[1]);
     shape->vocabulary = (uint32_t)embedding->dimension[1];
     return LW_OK;
 }
@@ -168,10 +176,11 @@ static size_t place(loader_t *loader, uint64_t rows, uint64_t columns, const cha
         loader->status = lw_fail(loader->error, LW_ERR_INVALID, "gguf: there is no tensor %s", name);
         return 0;
     }
-    if (tensor->dimension[0] != columns || tensor->dimension[1] != rows || tensor->value_count != rows * columns) {
-        loader->status = lw_fail(loader->error, LW_ERR_INVALID, "gguf: tensor %s is %" PRIu64 " x %" PRIu64
-                                 ", not %" PRIu64 " x %" PRIu64, name, tensor->dimension[0], tensor->dimension[1],
-                                 columns, rows);
+    if (tensor->dimension[0] != columns || tensor->dimension[1] != rows ||
+        tensor->value_count != rows * columns) {
+        loader->status = lw_fail(loader->error, LW_ERR_INVALID,
+                                 "gguf: tensor %s is %" PRIu64 " x %" PRIu64 ", not %" PRIu64 " x %" PRIu64,
+                                 name, tensor->dimension[0], tensor->dimension[1], columns, rows);
         return 0;
     }
     LW_ASSERT(loader->count < llama_gguf_tensor_count(loader->gguf));
@@ -181,14 +190,16 @@ static size_t place(loader_t *loader, uint64_t rows, uint64_t columns, const cha
     return loader->placement[loader->count - 1].offset;
 }
 
-static size_t place_in_layer(loader_t *loader, uint32_t layer, uint64_t rows, uint64_t columns, const char *name)
+static size_t place_in_layer(loader_t *loader, uint32_t layer, uint64_t rows, uint64_t columns,
+                             const char *name)
 {
     char full_name[64];
     snprintf(full_name, sizeof(full_name), "blk.%u.%s.weight", layer, name);
     return place(loader, rows, columns, full_name);
 }
 
-/* Matrices that one product covers are placed one after the other. Offsets become pointers when the block exists. */
+/* Matrices that one product covers are placed one after the other. Offsets become pointers when the block
+ * exists. */
 static void place_layer(loader_t *loader, uint32_t index, size_t offset_out[6])
 {
     const llama_shape_t *shape = &loader->model->shape;
@@ -216,8 +227,9 @@ static void refuse_others(loader_t *loader)
         for (size_t j = 0; j < loader->count && !used; j++)
             used = loader->placement[j].tensor == tensor;
         if (!used) {
-            loader->status = lw_fail(loader->error, LW_ERR_UNSUPPORTED, "gguf: tensor %.*s is not one this runner uses",
-                                     (int)(tensor->name.count < 80 ? tensor->name.count : 80), tensor->name.bytes);
+            loader->status =
+                lw_fail(loader->error, LW_ERR_UNSUPPORTED, "gguf: tensor %.*s is not one this runner uses",
+                        (int)(tensor->name.count < 80 ? tensor->name.count : 80), tensor->name.bytes);
             return;
         }
     }
@@ -227,7 +239,8 @@ static void dequantise_task(void *arg, uint32_t task, uint32_t worker)
 {
     const loader_t *loader = arg;
     const placement_t *placement = &loader->placement[task];
-    llama_dequantise(placement->tensor, 0, placement->tensor->value_count, loader->model->weights + placement->offset);
+    llama_dequantise(placement->tensor, 0, placement->tensor->value_count,
+                     loader->model->weights + placement->offset);
 }
 
 static bool all_finite(const float *values, size_t count)
@@ -238,7 +251,8 @@ static bool all_finite(const float *values, size_t count)
     return sum == 0.0f;
 }
 
-static lw_status_t load_weights(const llama_gguf_t *gguf, llama_model_t *model, llama_pool_t *pool, lw_error_t *error)
+static lw_status_t load_weights(const llama_gguf_t *gguf, llama_model_t *model, llama_pool_t *pool,
+                                lw_error_t *error)
 {
     const llama_shape_t *shape = &model->shape;
     loader_t loader = {.gguf = gguf, .model = model, .error = error};
@@ -263,7 +277,8 @@ static lw_status_t load_weights(const llama_gguf_t *gguf, llama_model_t *model, 
 
     model->weights = aligned_alloc(64, lw_align_up(loader.floats * sizeof(float), 64));
     if (!model->weights) {
-        loader.status = lw_fail(error, LW_ERR_NO_MEMORY, "model: no memory for %zu fp32 weights", loader.floats);
+        loader.status =
+            lw_fail(error, LW_ERR_NO_MEMORY, "model: no memory for %zu fp32 weights", loader.floats);
         goto free_loader;
     }
     llama_pool_run(pool, dequantise_task, &loader, (uint32_t)loader.count);
@@ -281,8 +296,9 @@ static lw_status_t load_weights(const llama_gguf_t *gguf, llama_model_t *model, 
     model->rope_factors = factors ? model->weights + rope : NULL;
     for (uint32_t i = 0; i < shape->layers; i++) {
         const float *weights = model->weights;
-        model->layer[i] = (llama_layer_t){weights + offsets[i][0], weights + offsets[i][1], weights + offsets[i][2],
-                                          weights + offsets[i][3], weights + offsets[i][4], weights + offsets[i][5]};
+        model->layer[i] =
+            (llama_layer_t){weights + offsets[i][0], weights + offsets[i][1], weights + offsets[i][2],
+                            weights + offsets[i][3], weights + offsets[i][4], weights + offsets[i][5]};
     }
 free_loader:
     free(loader.placement);
@@ -300,7 +316,8 @@ static lw_status_t load(const llama_gguf_t *gguf, llama_model_t *model, llama_po
     llama_text_t name;
     snprintf(model->name, sizeof(model->name), "llama");
     if (llama_gguf_text(gguf, "general.name", &name, NULL) == LW_OK)
-        snprintf(model->name, sizeof(model->name), "%.*s", (int)(name.count < 127 ? name.count : 127), name.bytes);
+        snprintf(model->name, sizeof(model->name), "%.*s", (int)(name.count < 127 ? name.count : 127),
+                 name.bytes);
     status = llama_tokenizer_create(gguf, &model->tokenizer, error);
     if (status != LW_OK)
         return status;
@@ -310,7 +327,8 @@ static lw_status_t load(const llama_gguf_t *gguf, llama_model_t *model, llama_po
     return load_weights(gguf, model, pool, error);
 }
 
-lw_status_t llama_model_open(const char *path, llama_pool_t *pool, llama_model_t **model_out, lw_error_t *error)
+lw_status_t llama_model_open(const char *path, llama_pool_t *pool, llama_model_t **model_out,
+                             lw_error_t *error)
 {
     llama_gguf_t *gguf;
     lw_status_t status = llama_gguf_open(path, &gguf, error);
@@ -337,7 +355,19 @@ void llama_model_close(llama_model_t *model)
     free(model);
 }
 
-const llama_shape_t *llama_model_shape(const llama_model_t *model) { return &model->shape; }
-const char *llama_model_name(const llama_model_t *model) { return model->name; }
-uint64_t llama_model_parameters(const llama_model_t *model) { return model->parameters; }
-const llama_tokenizer_t *llama_model_tokenizer(const llama_model_t *model) { return model->tokenizer; }
+const llama_shape_t *llama_model_shape(const llama_model_t *model)
+{
+    return &model->shape;
+}
+const char *llama_model_name(const llama_model_t *model)
+{
+    return model->name;
+}
+uint64_t llama_model_parameters(const llama_model_t *model)
+{
+    return model->parameters;
+}
+const llama_tokenizer_t *llama_model_tokenizer(const llama_model_t *model)
+{
+    return model->tokenizer;
+}

@@ -1,5 +1,5 @@
-/* pool.c - the pool: one mutex, one job at a time. Tasks are large (tens of microseconds and more), so taking the next
- * one under the mutex costs nothing that matters. */
+/* pool.c - the pool: one mutex, one job at a time. Tasks are large (tens of microseconds and more), so taking
+ * the next one under the mutex costs nothing that matters. */
 #define _GNU_SOURCE
 #include "client/examples/llama/pool.h"
 
@@ -107,7 +107,8 @@ lw_status_t llama_pool_create(uint32_t threads, llama_pool_t **pool_out, lw_erro
         pool->worker[i].index = i;
         if (pthread_create(&pool->worker[i].thread, NULL, worker_main, &pool->worker[i]) != 0) {
             llama_pool_destroy(pool);
-            return lw_fail(error, LW_ERR_NO_MEMORY, "pool: cannot start thread %u of %u", i, pool->thread_count);
+            return lw_fail(error, LW_ERR_NO_MEMORY, "pool: cannot start thread %u of %u", i,
+                           pool->thread_count);
         }
         pool->started = i + 1;
     }
@@ -131,4 +132,7 @@ void llama_pool_destroy(llama_pool_t *pool)
     free(pool);
 }
 
-uint32_t llama_pool_threads(const llama_pool_t *pool) { return pool->thread_count; }
+uint32_t llama_pool_threads(const llama_pool_t *pool)
+{
+    return pool->thread_count;
+}

@@ -1,9 +1,10 @@
-/* pretokenize.c - splits text into the pieces that BPE never merges across. By hand what these regular expressions say:
+/* pretokenize.c - splits text into the pieces that BPE never merges across. By hand what these expressions
+ * say:
  *
  *   gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- *   smollm     the same, after every \p{N} is cut out as a piece of its own, so that the rest ends there as at the end of text
- *   llama-bpe  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+
- *              |\s+(?!\S)|\s+ */
+ *   smollm     the same, after every \p{N} is cut out as a piece of its own: what is before ends there
+ *   llama-bpe  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
+ *              | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 #include <string.h>
 #include <strings.h>
 
@@ -72,9 +73,13 @@ static size_t next_smollm(const char *text, size_t bytes)
     return piece;
 }
 
-static bool is_line_end(char c) { return c == '\r' || c == '\n'; }
+static bool is_line_end(char c)
+{
+    return c == '\r' || c == '\n';
+}
 
-/* A run of spaces with line ends goes up to its last line end; one without leaves its last space to what follows. */
+/* A run of spaces with line ends goes up to its last line end; one without leaves its last space to what
+ * follows. */
 static size_t lines_or_spaces(const char *text, size_t bytes)
 {
     size_t end = run_of(LLAMA_CLASS_SPACE, text, bytes);
@@ -86,7 +91,8 @@ static size_t lines_or_spaces(const char *text, size_t bytes)
 static size_t numbers(const char *text, size_t bytes)
 {
     size_t run = 0, length;
-    for (int i = 0; i < 3 && run < bytes && class_at(text + run, bytes - run, &length) == LLAMA_CLASS_NUMBER; i++)
+    for (int i = 0; i < 3 && run < bytes && class_at(text + run, bytes - run, &length) == LLAMA_CLASS_NUMBER;
+         i++)
         run += length;
     return run;
 }

@@ -1,7 +1,8 @@
 /* tokenizer.c - the vocabulary, and text to tokens and back.
  *
- * Ordinary tokens are spelled in the byte alphabet of GPT-2: each byte is one printable character (a space is U+0120).
- * They are turned into plain bytes when the vocabulary is read. Special tokens (control and user-defined) are literal. */
+ * Ordinary tokens are spelled in the byte alphabet of GPT-2: each byte is one printable character (a space is
+ * U+0120). They are turned into plain bytes when the vocabulary is read. Special tokens (control and
+ * user-defined) are literal. */
 #define _GNU_SOURCE
 #include "client/examples/llama/tokenizer.h"
 
@@ -17,7 +18,14 @@
 #define TOKEN_BYTES_MAX 4096u
 #define ALPHABET_END 0x144u /* code points of the byte alphabet are below */
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+enum {
+    TYPE_NORMAL = 1,
+    TYPE_UNKNOWN = 2,
+    TYPE_CONTROL = 3,
+    TYPE_USER_DEFINED = 4,
+    TYPE_UNUSED = 5,
+    TYPE_BYTE = 6
+};
 
 typedef struct token {
     const char *spelling; /* as in the file */
@@ -30,17 +38,18 @@ struct llama_tokenizer {
     llama_pre_t pre;
     token_t *token;
     uint32_t count;
-    char *arena; /* spellings, then bytes, of all tokens */
+    char *arena;      /* spellings, then bytes, of all tokens */
     uint32_t *bucket; /* token by spelling: open addressing, NONE is empty */
     size_t bucket_count;
     llama_merge_table_t merges;
     uint32_t alphabet[256]; /* code point of each byte in spellings */
-    uint32_t of_byte[256]; /* token of a single byte; the unknown token where there is none */
-    uint32_t unknown;      /* NONE: bytes without a token are dropped */
-    uint32_t *special;     /* control and user-defined tokens, longest first */
+    uint32_t of_byte[256];  /* token of a single byte; the unknown token where there is none */
+    uint32_t unknown;       /* NONE: bytes without a token are dropped */
+    uint32_t *special;      /* control and user-defined tokens, longest first */
     uint32_t special_count;
     bool special_lead[256]; /* first bytes of the special tokens */
-    uint32_t turn_start, turn_end, text_end; /* <|im_start|>, <|im_end|>, tokenizer.ggml.eos_token_id; NONE: none */
+    uint32_t turn_start, turn_end,
+        text_end; /* <|im_start|>, <|im_end|>, tokenizer.ggml.eos_token_id; NONE: none */
 };
 
 /* ---- the byte alphabet --------------------------------------------------- */
@@ -60,7 +69,8 @@ static void byte_alphabet(uint32_t alphabet_out[256])
 }
 
 /* Spelling to bytes; a character outside the alphabet stands for itself. Never longer than the spelling. */
-static size_t spell_out(const int16_t byte_of[ALPHABET_END], const char *spelling, size_t spelling_bytes, char *bytes)
+static size_t spell_out(const int16_t byte_of[ALPHABET_END], const char *spelling, size_t spelling_bytes,
+                        char *bytes)
 {
     size_t count = 0, length;
     for (size_t at = 0; at < spelling_bytes; at += length) {
@@ -102,16 +112,20 @@ uint32_t llama_tokenizer_find(const llama_tokenizer_t *tokenizer, const char *sp
     return tokenizer->bucket[probe(tokenizer, spelling, bytes)];
 }
 
-uint32_t llama_tokenizer_count(const llama_tokenizer_t *tokenizer) { return tokenizer->count; }
+uint32_t llama_tokenizer_count(const llama_tokenizer_t *tokenizer)
+{
+    return tokenizer->count;
+}
 
 /* ---- reading the metadata ------------------------------------------------- */
 
-static lw_status_t find_strings(const llama_gguf_t *gguf, const char *key, const llama_gguf_value_t **value_out,
-                                lw_error_t *error)
+static lw_status_t find_strings(const llama_gguf_t *gguf, const char *key,
+                                const llama_gguf_value_t **value_out, lw_error_t *error)
 {
     const llama_gguf_value_t *value = llama_gguf_find(gguf, key);
     if (!value || value->type != LLAMA_GGUF_ARRAY || value->element_type != LLAMA_GGUF_STRING)
-        return lw_fail(error, LW_ERR_INVALID, "gguf: %s is %s", key, value ? "not an array of strings" : "missing");
+        return lw_fail(error, LW_ERR_INVALID, "gguf: %s is %s", key,
+                       value ? "not an array of strings" : "missing");
     if (value->element_count > TOKENS_MAX)
         return lw_fail(error, LW_ERR_INVALID, "gguf: %s has %" PRIu64 " entries, more than %u", key,
                        value->element_count, TOKENS_MAX);
@@ -141,7 +155,8 @@ static lw_status_t read_kind(const llama_gguf_t *gguf, llama_tokenizer_t *tokeni
             return LW_OK;
         }
     }
-    return lw_fail(error, LW_ERR_UNSUPPORTED, "gguf: tokenizer.ggml.pre is %.*s; supported: smollm gpt-2 llama-bpe",
+    return lw_fail(error, LW_ERR_UNSUPPORTED,
+                   "gguf: tokenizer.ggml.pre is %.*s; supported: smollm gpt-2 llama-bpe",
                    (int)(pre.count < 80 ? pre.count : 80), pre.bytes);
 }
 
@@ -180,8 +195,9 @@ static lw_status_t read_tokens(const llama_gguf_t *gguf, llama_tokenizer_t *toke
         if (type < TYPE_NORMAL || type > TYPE_BYTE)
             return lw_fail(error, LW_ERR_INVALID, "gguf: tokenizer.ggml.token_type[%u] is %d", id, type);
         if (text.count > TOKEN_BYTES_MAX)
-            return lw_fail(error, LW_ERR_INVALID, "gguf: tokenizer.ggml.tokens[%u] has %zu bytes, more than %u", id,
-                           text.count, TOKEN_BYTES_MAX);
+            return lw_fail(error, LW_ERR_INVALID,
+                           "gguf: tokenizer.ggml.tokens[%u] has %zu bytes, more than %u", id, text.count,
+                           TOKEN_BYTES_MAX);
         memcpy(arena, text.bytes, text.count);
         *token = (token_t){arena, arena, (uint16_t)text.count, (uint16_t)text.count, (uint8_t)type};
         arena += text.count;
@@ -218,7 +234,8 @@ static void spell_out_tokens(llama_tokenizer_t *tokenizer)
     }
     for (uint32_t byte = 0; byte < 256; byte++) {
         char spelling[4];
-        uint32_t id = llama_tokenizer_find(tokenizer, spelling, llama_utf8_put(tokenizer->alphabet[byte], spelling));
+        uint32_t id =
+            llama_tokenizer_find(tokenizer, spelling, llama_utf8_put(tokenizer->alphabet[byte], spelling));
         tokenizer->of_byte[byte] = id == NONE ? tokenizer->unknown : id;
     }
 }
@@ -230,7 +247,8 @@ static lw_status_t read_merges(const llama_gguf_t *gguf, llama_tokenizer_t *toke
     if (status != LW_OK)
         return status;
     if (llama_merge_table_init(&tokenizer->merges, merges->element_count) != LW_OK)
-        return lw_fail(error, LW_ERR_NO_MEMORY, "tokenizer: no memory for %" PRIu64 " merges", merges->element_count);
+        return lw_fail(error, LW_ERR_NO_MEMORY, "tokenizer: no memory for %" PRIu64 " merges",
+                       merges->element_count);
     const uint8_t *cursor = merges->data;
     llama_text_t text;
     char both[2 * TOKEN_BYTES_MAX];
@@ -245,8 +263,8 @@ static lw_status_t read_merges(const llama_gguf_t *gguf, llama_tokenizer_t *toke
                               llama_tokenizer_find(tokenizer, gap + 1, right),
                               llama_tokenizer_find(tokenizer, both, left + right), rank};
         if (rule.left == NONE || rule.right == NONE || rule.merged == NONE)
-            return lw_fail(error, LW_ERR_INVALID, "gguf: tokenizer.ggml.merges[%u] (%.*s) names no token", rank,
-                           (int)(text.count < 80 ? text.count : 80), text.bytes);
+            return lw_fail(error, LW_ERR_INVALID, "gguf: tokenizer.ggml.merges[%u] (%.*s) names no token",
+                           rank, (int)(text.count < 80 ? text.count : 80), text.bytes);
         llama_merge_table_add(&tokenizer->merges, &rule);
     }
     return LW_OK;
@@ -286,7 +304,8 @@ static uint32_t id_of(const llama_gguf_t *gguf, const char *key, uint32_t count)
     return llama_gguf_u32(gguf, key, &id, NULL) == LW_OK && id < count ? id : NONE;
 }
 
-lw_status_t llama_tokenizer_create(const llama_gguf_t *gguf, llama_tokenizer_t **tokenizer_out, lw_error_t *error)
+lw_status_t llama_tokenizer_create(const llama_gguf_t *gguf, llama_tokenizer_t **tokenizer_out,
+                                   lw_error_t *error)
 {
     llama_tokenizer_t *tokenizer = calloc(1, sizeof(*tokenizer));
     if (!tokenizer)
@@ -402,7 +421,8 @@ static lw_status_t encode_plain(const llama_tokenizer_t *tokenizer, const char *
     return LW_OK;
 }
 
-/* The special token that the text starts with; NONE when it starts with none. User-defined ones always count. */
+/* The special token that the text starts with; NONE when it starts with none. User-defined ones always count.
+ */
 static uint32_t special_at(const llama_tokenizer_t *tokenizer, const char *text, size_t bytes, bool control)
 {
     if (!tokenizer->special_lead[(unsigned char)text[0]])
@@ -437,8 +457,8 @@ lw_status_t llama_encode(const llama_tokenizer_t *tokenizer, const char *text, s
     return encode_plain(tokenizer, text + plain, bytes - plain, tokens);
 }
 
-lw_status_t llama_encode_turn(const llama_tokenizer_t *tokenizer, const char *role, const char *text, size_t bytes,
-                              llama_tokens_t *tokens)
+lw_status_t llama_encode_turn(const llama_tokenizer_t *tokenizer, const char *role, const char *text,
+                              size_t bytes, llama_tokens_t *tokens)
 {
     if (tokenizer->turn_start == NONE || tokenizer->turn_end == NONE)
         return LW_ERR_UNSUPPORTED;

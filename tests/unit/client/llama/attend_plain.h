@@ -25,7 +25,8 @@ static inline uint16_t *plain_random(lw_prng_t *prng, size_t count, double scale
 
 static inline plain_t plain_make(lw_prng_t *prng, llama_shape_t shape, uint32_t tokens, double scale)
 {
-    size_t q = (size_t)tokens * shape.query_heads * shape.head_dim, kv = (size_t)tokens * shape.kv_heads * shape.head_dim;
+    size_t q = (size_t)tokens * shape.query_heads * shape.head_dim,
+           kv = (size_t)tokens * shape.kv_heads * shape.head_dim;
     return (plain_t){shape, tokens, plain_random(prng, q, scale), plain_random(prng, kv, scale),
                      plain_random(prng, kv, 1)};
 }
@@ -45,8 +46,9 @@ static inline void plain_attend(const plain_t *plain, uint32_t token, uint32_t h
     for (uint32_t j = 0; j <= token; j++) {
         weight[j] = 0;
         for (uint32_t i = 0; i < d; i++)
-            weight[j] += (double)llama_bf16_to_float(plain->query[((size_t)token * s->query_heads + head) * d + i]) *
-                         llama_bf16_to_float(plain->key[((size_t)j * s->kv_heads + kv_head) * d + i]);
+            weight[j] +=
+                (double)llama_bf16_to_float(plain->query[((size_t)token * s->query_heads + head) * d + i]) *
+                llama_bf16_to_float(plain->key[((size_t)j * s->kv_heads + kv_head) * d + i]);
         weight[j] /= sqrt(d);
         maximum = fmax(maximum, weight[j]);
     }
@@ -69,8 +71,8 @@ static inline lw_status_t plain_feed(const plain_t *plain, const llama_attention
 {
     const llama_shape_t *s = &plain->shape;
     size_t q = (size_t)s->query_heads * s->head_dim, kv = (size_t)s->kv_heads * s->head_dim;
-    return attention->attend(attention->self, layer, first, count, plain->query + first * q, plain->key + first * kv,
-                             plain->value + first * kv, out);
+    return attention->attend(attention->self, layer, first, count, plain->query + first * q,
+                             plain->key + first * kv, plain->value + first * kv, out);
 }
 
 #endif /* ATTEND_PLAIN_H */

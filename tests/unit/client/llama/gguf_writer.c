@@ -19,8 +19,14 @@ static void append(gguf_bytes_t *bytes, const void *data, size_t count)
     bytes->count += count;
 }
 
-static void append_u32(gguf_bytes_t *bytes, uint32_t value) { append(bytes, &value, sizeof(value)); }
-static void append_u64(gguf_bytes_t *bytes, uint64_t value) { append(bytes, &value, sizeof(value)); }
+static void append_u32(gguf_bytes_t *bytes, uint32_t value)
+{
+    append(bytes, &value, sizeof(value));
+}
+static void append_u64(gguf_bytes_t *bytes, uint64_t value)
+{
+    append(bytes, &value, sizeof(value));
+}
 static void append_text(gguf_bytes_t *bytes, const char *text)
 {
     append_u64(bytes, strlen(text));

@@ -11,29 +11,32 @@ static llama_full_t *create(llama_shape_t shape, uint32_t capacity)
 
 static llama_shape_t shape_of(uint32_t query_heads, uint32_t kv_heads, uint32_t head_dim)
 {
-    return (llama_shape_t){.layers = 2, .query_heads = query_heads, .kv_heads = kv_heads, .head_dim = head_dim};
+    return (llama_shape_t){
+        .layers = 2, .query_heads = query_heads, .kv_heads = kv_heads, .head_dim = head_dim};
 }
 
-static void equals_plain(const plain_t *plain, uint32_t first, uint32_t count, const float *out, double tolerance)
+static void equals_plain(const plain_t *plain, uint32_t first, uint32_t count, const float *out,
+                         double tolerance)
 {
     uint32_t heads = plain->shape.query_heads, d = plain->shape.head_dim;
-    for (uint32_t t = 0; t < count; t += t + 4 < count && count > 16 ? 3 : 1) { /* all of a small chunk, and its end */
+    for (uint32_t t = 0; t < count;
+         t += t + 4 < count && count > 16 ? 3 : 1) { /* all of a small chunk, and its end */
         for (uint32_t head = 0; head < heads; head++) {
             double expected[256];
             plain_attend(plain, first + t, head, expected);
             for (uint32_t i = 0; i < d; i++) {
                 float actual = out[((size_t)t * heads + head) * d + i];
                 if (!(fabs(actual - expected[i]) <= tolerance))
-                    fail_msg("token %u of %u, head %u, value %u: %g, not %g", first + t, first + count, head, i, actual,
-                             expected[i]);
+                    fail_msg("token %u of %u, head %u, value %u: %g, not %g", first + t, first + count, head,
+                             i, actual, expected[i]);
             }
         }
     }
 }
 
 /* Runs a whole sequence in chunks of the given sizes (cycled), and compares each with double precision. */
-static void check_chunks(lw_prng_t *prng, llama_shape_t shape, uint32_t tokens, double scale, const uint32_t *chunks,
-                         size_t chunk_count)
+static void check_chunks(lw_prng_t *prng, llama_shape_t shape, uint32_t tokens, double scale,
+                         const uint32_t *chunks, size_t chunk_count)
 {
     plain_t plain = plain_make(prng, shape, tokens, scale);
     llama_full_t *full = create(shape, tokens);
@@ -94,8 +97,8 @@ static void test_decoding_equals_double_precision(void **state)
 static void test_steep_and_flat_logits(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    check_chunks(&prng, shape_of(2, 1, 64), 300, 9, (uint32_t[]){128, 5}, 2);  /* logits of about +-80 */
-    check_chunks(&prng, shape_of(2, 1, 64), 300, 0, (uint32_t[]){128, 5}, 2);  /* the mean of the values */
+    check_chunks(&prng, shape_of(2, 1, 64), 300, 9, (uint32_t[]){128, 5}, 2); /* logits of about +-80 */
+    check_chunks(&prng, shape_of(2, 1, 64), 300, 0, (uint32_t[]){128, 5}, 2); /* the mean of the values */
 }
 
 static void test_a_later_chunk_does_not_change_with_the_threads(void **state)
@@ -124,7 +127,8 @@ static void test_a_later_chunk_does_not_change_with_the_threads(void **state)
 static void test_a_fork_goes_its_own_way(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    plain_t plain = plain_make(&prng, shape_of(4, 2, 16), 80, 1), other = plain_make(&prng, plain.shape, 80, 1);
+    plain_t plain = plain_make(&prng, shape_of(4, 2, 16), 80, 1),
+            other = plain_make(&prng, plain.shape, 80, 1);
     size_t q = 4 * 16, kv = 2 * 16;
     memcpy(other.key, plain.key, 50 * kv * sizeof(*other.key)); /* the first 50 tokens are shared */
     memcpy(other.value, plain.value, 50 * kv * sizeof(*other.value));
@@ -180,14 +184,18 @@ static void test_cached_rows_can_be_read(void **state)
     for (uint32_t t = 0; t < 10; t++) {
         for (uint32_t head = 0; head < 2; head++) {
             assert_memory_equal(llama_full_keys(full, 1, head) + t * 16, plain.key + (t * 2 + head) * 16, 32);
-            assert_memory_equal(llama_full_values(full, 1, head) + t * 16, plain.value + (t * 2 + head) * 16, 32);
+            assert_memory_equal(llama_full_values(full, 1, head) + t * 16, plain.value + (t * 2 + head) * 16,
+                                32);
         }
     }
     llama_full_destroy(full);
     plain_free(&plain);
 }
 
-static int set_up(void **state) { return llama_pool_create(2, &pool, NULL); }
+static int set_up(void **state)
+{
+    return llama_pool_create(2, &pool, NULL);
+}
 static int tear_down(void **state)
 {
     llama_pool_destroy(pool);

@@ -10,17 +10,24 @@ typedef struct record {
     float *out;
 } record_t;
 
-static lw_status_t take(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens, const uint16_t *key,
-                        const uint16_t *value)
+static lw_status_t take(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens,
+                        const uint16_t *key, const uint16_t *value)
 {
     record_t *record = self;
-    *record = (record_t){record->taken + 1, record->attended, record->take_status, layer, first_position, tokens, key,
-                         value, NULL};
+    *record = (record_t){record->taken + 1,
+                         record->attended,
+                         record->take_status,
+                         layer,
+                         first_position,
+                         tokens,
+                         key,
+                         value,
+                         NULL};
     return record->take_status;
 }
 
-static lw_status_t attend(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens, const uint16_t *query,
-                          const uint16_t *key, const uint16_t *value, float *out)
+static lw_status_t attend(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens,
+                          const uint16_t *query, const uint16_t *key, const uint16_t *value, float *out)
 {
     record_t *record = self;
     assert_int_equal(record->layer, layer);

@@ -31,8 +31,8 @@ static void test_merges_equal_the_plain_definition(void **state)
         enum { RULES = 30, LENGTH = 60 };
         assert_int_equal(llama_merge_table_init(&table, RULES), LW_OK);
         for (uint32_t rank = 0; rank < RULES; rank++) { /* tokens 0..3 are given, each rule makes a new one */
-            llama_merge_t rule = {(uint32_t)lw_prng_below(&prng, 4 + rank), (uint32_t)lw_prng_below(&prng, 4 + rank),
-                                  4 + rank, rank};
+            llama_merge_t rule = {(uint32_t)lw_prng_below(&prng, 4 + rank),
+                                  (uint32_t)lw_prng_below(&prng, 4 + rank), 4 + rank, rank};
             llama_merge_table_add(&table, &rule);
         }
         uint32_t fast[LENGTH], plain[LENGTH];

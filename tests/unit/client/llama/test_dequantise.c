@@ -25,7 +25,8 @@ static void test_each_type_gives_what_its_formula_says(void **state)
         llama_dequantise(&tensor, 0, COUNT, actual);
         for (int j = 0; j < COUNT; j++)
             if (fabsf(actual[j] - expected[j]) > 1e-6f * (1 + fabsf(expected[j])))
-                fail_msg("%s value %d: %g, not %g", llama_tensor_type_name(types[i]), j, actual[j], expected[j]);
+                fail_msg("%s value %d: %g, not %g", llama_tensor_type_name(types[i]), j, actual[j],
+                         expected[j]);
         float part[64];
         llama_dequantise(&tensor, 96, 64, part);
         assert_memory_equal(part, actual + 96, sizeof(part));
@@ -48,8 +49,8 @@ static void test_halves_cover_zero_subnormals_and_the_largest(void **state)
 static void test_bf16_rounds_to_nearest_even(void **state)
 {
     assert_int_equal(llama_float_to_bf16(1.0f), 0x3f80);
-    assert_int_equal(llama_float_to_bf16(1.0f + 0x1p-8f), 0x3f80);          /* a tie, even below */
-    assert_int_equal(llama_float_to_bf16(1.0f + 3 * 0x1p-8f), 0x3f82);      /* a tie, even above */
+    assert_int_equal(llama_float_to_bf16(1.0f + 0x1p-8f), 0x3f80);     /* a tie, even below */
+    assert_int_equal(llama_float_to_bf16(1.0f + 3 * 0x1p-8f), 0x3f82); /* a tie, even above */
     assert_int_equal(llama_float_to_bf16(1.0f + 0x1p-8f + 0x1p-20f), 0x3f81);
     assert_int_equal(llama_float_to_bf16(-0.0f), 0x8000);
     assert_true(isnan(llama_bf16_to_float(llama_float_to_bf16(NAN))));

@@ -36,7 +36,8 @@ static void norm(const double *x, const float *weight, double *out)
 static void rope(double *head, uint32_t position)
 {
     for (uint32_t i = 0; i < TINY_HEAD_DIM / 2; i++) {
-        double angle = position * pow(TINY_BASE, -2.0 * i / TINY_HEAD_DIM), a = head[2 * i], b = head[2 * i + 1];
+        double angle = position * pow(TINY_BASE, -2.0 * i / TINY_HEAD_DIM), a = head[2 * i],
+               b = head[2 * i + 1];
         head[2 * i] = a * cos(angle) - b * sin(angle);
         head[2 * i + 1] = a * sin(angle) + b * cos(angle);
     }
@@ -48,14 +49,17 @@ static void round_rows(const double *in, uint32_t count, uint16_t *out)
         out[i] = llama_float_to_bf16((float)in[i]);
 }
 
-static void plain_layer(const tiny_weights_t *weights, uint32_t layer, uint32_t tokens, double (*x)[TINY_WIDTH])
+static void plain_layer(const tiny_weights_t *weights, uint32_t layer, uint32_t tokens,
+                        double (*x)[TINY_WIDTH])
 {
-    plain_t rows = {.shape = {.query_heads = TINY_QUERY_HEADS, .kv_heads = TINY_KV_HEADS, .head_dim = TINY_HEAD_DIM},
-                    .tokens = tokens,
-                    .query = malloc(tokens * Q * 2),
-                    .key = malloc(tokens * KV * 2),
-                    .value = malloc(tokens * KV * 2)};
-    double normed[TINY_WIDTH], row[Q + KV], attended[Q], added[TINY_WIDTH], gate[TINY_FORWARD], up[TINY_FORWARD];
+    plain_t rows = {
+        .shape = {.query_heads = TINY_QUERY_HEADS, .kv_heads = TINY_KV_HEADS, .head_dim = TINY_HEAD_DIM},
+        .tokens = tokens,
+        .query = malloc(tokens * Q * 2),
+        .key = malloc(tokens * KV * 2),
+        .value = malloc(tokens * KV * 2)};
+    double normed[TINY_WIDTH], row[Q + KV], attended[Q], added[TINY_WIDTH], gate[TINY_FORWARD],
+        up[TINY_FORWARD];
     for (uint32_t t = 0; t < tokens; t++) {
         norm(x[t], weights->layer[layer].attention_norm, normed);
         product(weights->layer[layer].q, Q, TINY_WIDTH, normed, row);
@@ -86,7 +90,8 @@ static void plain_layer(const tiny_weights_t *weights, uint32_t layer, uint32_t 
 }
 
 /* logits [tokens][TINY_VOCABULARY] */
-static void plain_forward(const tiny_weights_t *weights, const uint32_t *tokens, uint32_t count, double *logits)
+static void plain_forward(const tiny_weights_t *weights, const uint32_t *tokens, uint32_t count,
+                          double *logits)
 {
     double(*x)[TINY_WIDTH] = malloc(count * sizeof(*x)), normed[TINY_WIDTH];
     for (uint32_t t = 0; t < count; t++)
@@ -150,9 +155,9 @@ static void test_wrong_chunks_are_refused(void **state)
     assert_int_equal(llama_full_create(llama_model_shape(model), 100, pool, &full), LW_OK);
     llama_attention_t attention = llama_full_attention(full);
     const llama_chunk_t wrong[] = {
-        {tokens, 0, 0, 0, NULL},  {tokens, 17, 0, 0, NULL},         {tokens, 2, 99, 0, NULL},
+        {tokens, 0, 0, 0, NULL},   {tokens, 17, 0, 0, NULL},         {tokens, 2, 99, 0, NULL},
         {tokens, 2, 101, 0, NULL}, {tokens, 2, UINT32_MAX, 0, NULL}, {tokens, 2, 0, 3, NULL},
-        {outside, 2, 0, 2, NULL}, {tokens, 2, 5, 2, NULL}, /* the last: the cache holds nothing at 0..4 */
+        {outside, 2, 0, 2, NULL},  {tokens, 2, 5, 2, NULL}, /* the last: the cache holds nothing at 0..4 */
     };
     for (size_t i = 0; i < LW_ARRAY_SIZE(wrong); i++)
         assert_int_equal(llama_forward(runner, &attention, &wrong[i]), LW_ERR_INVALID);
@@ -163,7 +168,8 @@ static void test_wrong_chunks_are_refused(void **state)
 }
 
 static lw_status_t failing_attend(void *self, uint32_t layer, uint32_t first_position, uint32_t tokens,
-                                  const uint16_t *query, const uint16_t *key, const uint16_t *value, float *out)
+                                  const uint16_t *query, const uint16_t *key, const uint16_t *value,
+                                  float *out)
 {
     ++*(unsigned *)self;
     memset(out, 0, tokens * Q * sizeof(*out));
@@ -194,8 +200,8 @@ static void test_logits_equal_double_precision(void **state)
         tiny_weights_t weights;
         uint32_t tokens[TOKENS];
         random_tokens(&prng, tokens, TOKENS);
-        llama_model_t *model = tiny_open(&(tiny_options_t){.seed = lw_prng_u64(&prng), .untied = untied}, pool,
-                                         &weights);
+        llama_model_t *model =
+            tiny_open(&(tiny_options_t){.seed = lw_prng_u64(&prng), .untied = untied}, pool, &weights);
         float *logits = run(model, tokens, TOKENS, 64);
         double *expected = malloc(TOKENS * TINY_VOCABULARY * sizeof(*expected)), largest = 0, spread = 0;
         plain_forward(&weights, tokens, TOKENS, expected);
@@ -271,7 +277,8 @@ static void test_prefill_gives_the_last_tokens_logits(void **state)
     assert_int_equal(llama_runner_create(model, pool, 64, 0, &runner), LW_OK);
     assert_int_equal(llama_full_create(llama_model_shape(model), TOKENS, pool, &full), LW_OK);
     llama_attention_t attention = llama_full_attention(full);
-    assert_int_equal(llama_prefill(runner, &attention, tokens, TOKENS, 0, logits, count_progress, &last), LW_OK);
+    assert_int_equal(llama_prefill(runner, &attention, tokens, TOKENS, 0, logits, count_progress, &last),
+                     LW_OK);
     assert_int_equal(last, TOKENS);
     double largest = largest_difference(all + (TOKENS - 1) * TINY_VOCABULARY, logits, TINY_VOCABULARY);
     assert_true(largest < 1e-3);
@@ -281,7 +288,10 @@ static void test_prefill_gives_the_last_tokens_logits(void **state)
     llama_model_close(model);
 }
 
-static int set_up(void **state) { return llama_pool_create(2, &pool, NULL); }
+static int set_up(void **state)
+{
+    return llama_pool_create(2, &pool, NULL);
+}
 static int tear_down(void **state)
 {
     llama_pool_destroy(pool);

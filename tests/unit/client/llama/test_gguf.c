@@ -37,7 +37,10 @@ static void refuses(uint8_t *file, size_t bytes, lw_status_t status, const char 
         fail_msg("\"%s\" does not say \"%s\"", error.text, words);
 }
 
-static void put(uint8_t *file, size_t at, uint64_t value, size_t bytes) { memcpy(file + at, &value, bytes); }
+static void put(uint8_t *file, size_t at, uint64_t value, size_t bytes)
+{
+    memcpy(file + at, &value, bytes);
+}
 
 /* Where the text stands in the file. */
 static size_t find(const uint8_t *file, size_t bytes, const char *text)

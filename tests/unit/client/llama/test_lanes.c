@@ -7,12 +7,15 @@
 #include "client/examples/llama/lanes.h"
 
 /* Every claim is checked for every instruction set that this processor runs. */
-#define FOR_EACH_SET(lanes) \
-    for (unsigned set = 0; (lanes = llama_lanes_at(set)) != NULL; set++)
+#define FOR_EACH_SET(lanes) for (unsigned set = 0; (lanes = llama_lanes_at(set)) != NULL; set++)
 
-static float uniform(lw_prng_t *prng, float scale) { return (float)(lw_prng_unit(prng) * 2 - 1) * scale; }
+static float uniform(lw_prng_t *prng, float scale)
+{
+    return (float)(lw_prng_unit(prng) * 2 - 1) * scale;
+}
 
-static void near(const char *what, const llama_lanes_t *lanes, double actual, double expected, double tolerance)
+static void near(const char *what, const llama_lanes_t *lanes, double actual, double expected,
+                 double tolerance)
 {
     if (!(fabs(actual - expected) <= tolerance * (1 + fabs(expected))))
         fail_msg("%s (%s): %.9g, not %.9g", what, lanes->name, actual, expected);
@@ -36,7 +39,8 @@ static void test_softmax_terms_are_exact_to_single_precision(void **state)
             near("maximum", lanes, maximum, expected_maximum, 1e-6);
             for (uint32_t j = 0; j < keys; j++) {
                 double term = exp((double)score[j] * 0.125f - expected_maximum);
-                near("term", lanes, terms[j], term, 1e-5 * term + 1e-30); /* the argument is rounded to fp32 */
+                near("term", lanes, terms[j], term,
+                     1e-5 * term + 1e-30); /* the argument is rounded to fp32 */
                 expected_sum += term;
             }
             near("sum", lanes, sum, expected_sum, 1e-5);

@@ -44,7 +44,10 @@ static void test_every_task_runs_once(void **state)
     }
 }
 
-static void sum_task(void *arg, uint32_t task, uint32_t worker) { ((unsigned *)arg)[task] += task; }
+static void sum_task(void *arg, uint32_t task, uint32_t worker)
+{
+    ((unsigned *)arg)[task] += task;
+}
 
 static void test_a_call_sees_all_writes_of_the_call_before(void **state)
 {

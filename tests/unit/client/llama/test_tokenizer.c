@@ -80,8 +80,8 @@ static void test_broken_vocabularies_are_refused_with_the_entry(void **state)
     refuses(&writer, LW_ERR_INVALID, "tokenizer.ggml.merges[1] (b b)");
 }
 
-static void encodes(const llama_tokenizer_t *tokenizer, const char *text, bool special, const uint32_t *expected,
-                    size_t count)
+static void encodes(const llama_tokenizer_t *tokenizer, const char *text, bool special,
+                    const uint32_t *expected, size_t count)
 {
     llama_tokens_t tokens = {0};
     assert_int_equal(llama_encode(tokenizer, text, strlen(text), special, &tokens), LW_OK);
@@ -89,8 +89,8 @@ static void encodes(const llama_tokenizer_t *tokenizer, const char *text, bool s
     assert_memory_equal(tokens.ids, expected, count * sizeof(*expected));
     llama_tokens_free(&tokens);
 }
-#define ENCODES(tokenizer, text, special, ...) \
-    encodes(tokenizer, text, special, (const uint32_t[]){__VA_ARGS__},     \
+#define ENCODES(tokenizer, text, special, ...)                         \
+    encodes(tokenizer, text, special, (const uint32_t[]){__VA_ARGS__}, \
             sizeof((const uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t))
 
 static void test_known_texts_give_known_tokens(void **state)
@@ -99,7 +99,7 @@ static void test_known_texts_give_known_tokens(void **state)
     ENCODES(tokenizer, "the", false, TINY_THE);
     ENCODES(tokenizer, "to the x", false, 't', 'o', TINY_SPACE_THE, ' ', 'x');
     ENCODES(tokenizer, "4 the", false, '4', TINY_SPACE_THE);
-    ENCODES(tokenizer, "th e", false, 256, ' ', 'e');          /* BPE never crosses pieces */
+    ENCODES(tokenizer, "th e", false, 256, ' ', 'e'); /* BPE never crosses pieces */
     ENCODES(tokenizer, "\xc3\xa9", false, 0xc3, 0xa9);
     llama_tokenizer_destroy(tokenizer);
 }

@@ -4,8 +4,10 @@
 
 static void test_invalid_bytes_stand_alone(void **state)
 {
-    static const char *const wrong[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
-                                        "\xf5\x80\x80\x80", "\xff", "\xe2\x82", "\xf0\x9f\x98", "\xe2x\x82"};
+    static const char *const wrong[] = {
+        "\x80",         "\xc0\x80",         "\xc1\xbf",         "\xe0\x80\x80",
+        "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
+        "\xe2\x82",     "\xf0\x9f\x98",     "\xe2x\x82"};
     for (size_t i = 0; i < LW_ARRAY_SIZE(wrong); i++) {
         size_t length = 0;
         assert_int_equal(llama_utf8_next(wrong[i], strlen(wrong[i]), &length), LLAMA_INVALID_BYTE);
@@ -43,12 +45,23 @@ static void test_classes_of_known_characters(void **state)
     static const struct {
         uint32_t code_point;
         llama_class_t class;
-    } known[] = {{'a', LLAMA_CLASS_LETTER},    {'Z', LLAMA_CLASS_LETTER},    {'_', LLAMA_CLASS_OTHER},
-                 {'7', LLAMA_CLASS_NUMBER},    {' ', LLAMA_CLASS_SPACE},     {'\n', LLAMA_CLASS_SPACE},
-                 {0xe9, LLAMA_CLASS_LETTER},   {0xbd, LLAMA_CLASS_NUMBER},   {0xa0, LLAMA_CLASS_SPACE},
-                 {0x301, LLAMA_CLASS_OTHER},   {0x65e5, LLAMA_CLASS_LETTER}, {0x663, LLAMA_CLASS_NUMBER},
-                 {0x3000, LLAMA_CLASS_SPACE},  {0x200b, LLAMA_CLASS_OTHER},  {0x1f600, LLAMA_CLASS_OTHER},
-                 {0x2167, LLAMA_CLASS_NUMBER}, {LLAMA_INVALID_BYTE, LLAMA_CLASS_OTHER}};
+    } known[] = {{'a', LLAMA_CLASS_LETTER},
+                 {'Z', LLAMA_CLASS_LETTER},
+                 {'_', LLAMA_CLASS_OTHER},
+                 {'7', LLAMA_CLASS_NUMBER},
+                 {' ', LLAMA_CLASS_SPACE},
+                 {'\n', LLAMA_CLASS_SPACE},
+                 {0xe9, LLAMA_CLASS_LETTER},
+                 {0xbd, LLAMA_CLASS_NUMBER},
+                 {0xa0, LLAMA_CLASS_SPACE},
+                 {0x301, LLAMA_CLASS_OTHER},
+                 {0x65e5, LLAMA_CLASS_LETTER},
+                 {0x663, LLAMA_CLASS_NUMBER},
+                 {0x3000, LLAMA_CLASS_SPACE},
+                 {0x200b, LLAMA_CLASS_OTHER},
+                 {0x1f600, LLAMA_CLASS_OTHER},
+                 {0x2167, LLAMA_CLASS_NUMBER},
+                 {LLAMA_INVALID_BYTE, LLAMA_CLASS_OTHER}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(known); i++)
         assert_int_equal(llama_class_of(known[i].code_point), known[i].class);
 }

@@ -48,7 +48,8 @@ static void put_u16(uint8_t *at, uint16_t value)
 static void random_block(uint32_t type, float scale, lw_prng_t *prng, uint8_t *block, float *values)
 {
     double steps = type == LLAMA_TENSOR_Q8_0 ? 128 : 8;
-    uint16_t d = half_of(scale / steps * (0.5 + lw_prng_unit(prng))), m = half_of(-scale * lw_prng_unit(prng));
+    uint16_t d = half_of(scale / steps * (0.5 + lw_prng_unit(prng))),
+             m = half_of(-scale * lw_prng_unit(prng));
     put_u16(block, d);
     if (type == LLAMA_TENSOR_Q4_1)
         put_u16(block + 2, m);
@@ -70,7 +71,8 @@ static void random_block(uint32_t type, float scale, lw_prng_t *prng, uint8_t *b
     }
 }
 
-void tiny_random_blocks(uint32_t type, size_t count, float scale, uint64_t *seed, uint8_t *blocks, float *values)
+void tiny_random_blocks(uint32_t type, size_t count, float scale, uint64_t *seed, uint8_t *blocks,
+                        float *values)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, *seed);
@@ -114,9 +116,10 @@ static void spell(unsigned byte, char *text)
 
 void tiny_tokenizer(gguf_writer_t *writer, const tiny_options_t *options)
 {
-    static const char *const merged[TINY_MERGES] = {"th", "the", "\xc4\xa0t", "\xc4\xa0the", "\xc4\xa0\xc4\xa0", "aa"};
-    static const char *const merges[TINY_MERGES] = {"t h",      "th e",           "\xc4\xa0 t",
-                                                    "\xc4\xa0 the", "\xc4\xa0 \xc4\xa0", "a a"};
+    static const char *const merged[TINY_MERGES] = {
+        "th", "the", "\xc4\xa0t", "\xc4\xa0the", "\xc4\xa0\xc4\xa0", "aa"};
+    static const char *const merges[TINY_MERGES] = {
+        "t h", "th e", "\xc4\xa0 t", "\xc4\xa0 the", "\xc4\xa0 \xc4\xa0", "a a"};
     char spelling[256][3];
     const char *tokens[TINY_VOCABULARY];
     int32_t types[TINY_VOCABULARY];
@@ -159,7 +162,8 @@ static float *add(maker_t *maker, const char *name, uint64_t rows, uint64_t colu
     tiny_random_blocks(type, count, rows ? 1.5f / sqrtf((float)columns) : 1.0f, &maker->seed, blocks, values);
     if (!maker->options->skip || strcmp(maker->options->skip, name) != 0) {
         if (maker->options->as_f32)
-            gguf_add_tensor(&maker->writer, name, rows, columns, LLAMA_TENSOR_F32, values, count * sizeof(*values));
+            gguf_add_tensor(&maker->writer, name, rows, columns, LLAMA_TENSOR_F32, values,
+                            count * sizeof(*values));
         else
             gguf_add_tensor(&maker->writer, name, rows, columns, type, blocks, tiny_block_bytes(type, count));
     }
@@ -223,9 +227,14 @@ void tiny_weights_free(tiny_weights_t *weights)
     free(weights->output);
     free(weights->output_norm);
     for (unsigned i = 0; i < TINY_LAYERS; i++) {
-        float *all[] = {weights->layer[i].attention_norm,   weights->layer[i].q,    weights->layer[i].k,
-                        weights->layer[i].v,                weights->layer[i].attention_output,
-                        weights->layer[i].forward_norm,     weights->layer[i].gate, weights->layer[i].up,
+        float *all[] = {weights->layer[i].attention_norm,
+                        weights->layer[i].q,
+                        weights->layer[i].k,
+                        weights->layer[i].v,
+                        weights->layer[i].attention_output,
+                        weights->layer[i].forward_norm,
+                        weights->layer[i].gate,
+                        weights->layer[i].up,
                         weights->layer[i].down};
         for (unsigned j = 0; j < LW_ARRAY_SIZE(all); j++)
             free(all[j]);
