@@ -30,11 +30,12 @@ typedef struct lw_iov {
     size_t bytes;
 } lw_iov_t;
 
-#define LW_FABRIC_IOV_MAX 64u /* more pieces than this are sent by copying */
+#define LW_FABRIC_IOV_MAX 8192u /* more pieces than this are sent by copying */
 #define LW_FABRIC_PAYLOAD_MAX (80ull << 20)    /* bytes of one payload: the largest bulk and the largest lists fit */
 #define LW_FABRIC_COPY_BYTES_MAX (512ull << 20) /* bytes of all copies that a fabric's unfinished sends hold */
 
-/* How a payload of several pieces is sent. AUTO chooses from measured crossovers of the transport in use. */
+/* How a payload of several pieces is sent: copied together first, or read in place while it is sent. AUTO chooses from what was
+ * measured for the transport in use (docs/decisions/0002-send-modes.md). */
 typedef enum lw_send_mode { LW_SEND_AUTO = 0, LW_SEND_COPY, LW_SEND_IOV } lw_send_mode_t;
 
 /* A message that has arrived. `data` is NULL when the payload still lies with the sender (rendezvous). */

@@ -1,29 +1,37 @@
 /* fabric_gather.c - the copy that turns scattered records into one payload.
  *
  * The records are cold and far apart, the buffer is warm: what costs is the wait for a record's first lines, before the
- * hardware prefetcher has seen a pattern. So the head of the piece two ahead is asked for before this one is copied. */
+ * hardware prefetcher has seen a pattern. So the heads of the next pieces are asked for before this one is copied: as
+ * many pieces as make AHEAD_BYTES. */
 #include "fabric/fabric_gather.h"
 
 #include <string.h>
 
 #define LINE_BYTES 64u
-#define AHEAD_PIECES 2u
-#define AHEAD_BYTES 2048u /* of each piece; the hardware prefetcher follows from there */
+#define HEAD_BYTES 512u   /* of each piece; the hardware prefetcher follows from there */
+#define AHEAD_BYTES 2048u /* in flight at a time: about what a core's fill buffers take */
 
-static void ask_for(const lw_iov_t *piece)
+void lw_gather_ahead(lw_gather_ahead_t *ahead, uint32_t at)
 {
-    const char *from = piece->data;
-    size_t bytes = piece->bytes < AHEAD_BYTES ? piece->bytes : AHEAD_BYTES;
-    for (size_t at = 0; at < bytes; at += LINE_BYTES)
-        __builtin_prefetch(from + at, 0, 0);
+    if (ahead->next <= at)
+        ahead->next = at + 1;
+    else
+        ahead->asked_bytes -= lw_min_u64(ahead->pieces[at].bytes, HEAD_BYTES);
+    while (ahead->next < ahead->count && ahead->asked_bytes < AHEAD_BYTES) {
+        const lw_iov_t *piece = &ahead->pieces[ahead->next++];
+        size_t bytes = lw_min_u64(piece->bytes, HEAD_BYTES);
+        for (size_t line = 0; line < bytes; line += LINE_BYTES)
+            __builtin_prefetch((const char *)piece->data + line, 0, 3);
+        ahead->asked_bytes += bytes;
+    }
 }
 
 void lw_fabric_gather(void *into, const lw_iov_t *pieces, uint32_t piece_count)
 {
+    lw_gather_ahead_t ahead = {.pieces = pieces, .count = piece_count};
     char *to = into;
     for (uint32_t i = 0; i < piece_count; i++) {
-        if (i + AHEAD_PIECES < piece_count)
-            ask_for(&pieces[i + AHEAD_PIECES]);
+        lw_gather_ahead(&ahead, i);
         if (pieces[i].bytes > 0)
             memcpy(to, pieces[i].data, pieces[i].bytes);
         to += pieces[i].bytes;

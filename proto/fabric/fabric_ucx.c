@@ -11,8 +11,8 @@
 #include "base/log.h"
 #include "fabric/fabric_address.h"
 
-#define PROGRESS_ROUNDS_MAX 64u    /* bound of one progress call */
-#define CLOSE_ROUNDS_US 1000000u   /* how long close() waits for graceful ends */
+#define PROGRESS_ROUNDS_MAX 64u /* bound of one progress call */
+#define CLOSE_ROUNDS_US 1000000u /* how long close() waits for graceful ends */
 
 static uint64_t monotonic_us(void)
 {
@@ -47,6 +47,8 @@ static lw_status_t create_worker(lw_fabric_t *fabric, lw_error_t *error)
     status = set_handler(fabric, LW_UCX_AM_ID, lw_ucx_on_message);
     if (status == UCS_OK)
         status = set_handler(fabric, LW_UCX_AM_READY_ID, lw_ucx_on_ready);
+    if (status == UCS_OK)
+        status = set_handler(fabric, LW_UCX_AM_PART_ID, lw_ucx_on_part);
     if (status == UCS_OK)
         status = ucp_worker_get_efd(fabric->worker, &fabric->event_fd);
     if (status != UCS_OK) {
@@ -104,7 +106,7 @@ static void ucx_close(lw_fabric_t *fabric)
         return;
     }
     ucp_worker_destroy(fabric->worker);
-    lw_ucx_transfer_fini(fabric);
+    lw_ucx_ops_fini(fabric);
     lw_ucx_context_release(fabric->shared);
     free(fabric->map);
     free(fabric);

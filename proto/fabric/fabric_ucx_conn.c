@@ -22,7 +22,7 @@
 #include "fabric/fabric_address.h"
 #include "fabric/fabric_ucx_private.h"
 
-#define CLOSE_LIMIT_US 500000u
+#define CLOSE_LIMIT_US 900000u
 #define DRAIN_LIMIT_US 50000u /* some receives never hear of their connection's end from UCX */
 #define MAP_SIZE_MIN 64u
 
@@ -179,7 +179,7 @@ void lw_ucx_conn_end(lw_conn_t *conn, lw_status_t status)
     conn->state = LW_CONN_ENDING;
     conn->status = status;
     conn->close_deadline_us = monotonic_us() + CLOSE_LIMIT_US;
-    lw_ucx_cancel_held(conn, status == LW_OK ? LW_ERR_CANCELED : status);
+    lw_ucx_cancel_early(conn, status == LW_OK ? LW_ERR_CANCELED : status);
     lw_ucx_list_remove(&conn->link);
     lw_ucx_list_add(&conn->fabric->ending, &conn->link);
 }
@@ -301,19 +301,26 @@ static void read_lanes(char *words, char *text, size_t text_bytes)
     }
 }
 
-const char *lw_ucx_transport_text(const lw_conn_t *conn)
+void lw_ucx_conn_classify(lw_conn_t *conn)
 {
-    lw_conn_t *cache = (lw_conn_t *)conn; /* only the text is written */
-    if (conn->state != LW_CONN_OPEN)
-        return "closed";
     char *words = NULL;
     size_t bytes = 0;
     FILE *out = open_memstream(&words, &bytes);
     if (out == NULL)
-        return "unknown";
+        return;
     ucp_ep_print_info(conn->ep, out);
     fclose(out);
-    read_lanes(words, cache->transport, sizeof(cache->transport));
+    read_lanes(words, conn->transport, sizeof(conn->transport));
     free(words);
-    return cache->transport[0] != '\0' ? cache->transport : "unknown";
+    if (conn->fabric->shared->shm)
+        conn->kind = LW_UCX_KIND_SHM;
+    else if (strncmp(conn->transport, "tcp/", 4) == 0 && strchr(conn->transport, '+') == NULL)
+        conn->kind = LW_UCX_KIND_TCP;
+    else
+        conn->kind = LW_UCX_KIND_OTHER;
+}
+
+const char *lw_ucx_transport_text(const lw_conn_t *conn)
+{
+    return conn->transport[0] != '\0' ? conn->transport : "not connected yet";
 }

@@ -81,6 +81,9 @@ static void prepare_process(void)
     done = true;
     ucs_log_push_handler(log_line);
     setenv("UCX_TCP_CM_REUSEADDR", "y", 0); /* a restarted daemon gets its port back at once */
+    setenv("UCX_TCP_TX_SEG_SIZE", LW_UCX_SEGMENT_TEXT, 0); /* parts of streams go out in place, one system call each */
+    setenv("UCX_TCP_RX_SEG_SIZE", LW_UCX_SEGMENT_TEXT, 0);
+    setenv("UCX_TCP_MAX_IOV", "16", 0);
 }
 
 static lw_status_t create(const transport_set_t *set, lw_ucx_context_t *into, lw_error_t *error)

@@ -14,6 +14,10 @@
 
 #define LW_UCX_AM_ID 1u
 #define LW_UCX_AM_READY_ID 2u /* "messages of yours reach me" */
+#define LW_UCX_AM_PART_ID 3u  /* a part of a stream */
+#define LW_UCX_PART_BYTES_MAX (96u << 10)
+#define LW_UCX_PART_PIECES_MAX 12u /* UCX takes 16, its own header among them */
+#define LW_UCX_SEGMENT_TEXT "97K"  /* UCX's tcp segment: a part and its heads just fit, so that one read is one part */
 #define LW_UCX_OPS_PER_SLAB 64u
 #define LW_UCX_COPY_CLASS_MIN 12u /* buffers for copies: powers of two from 4 KiB */
 #define LW_UCX_COPY_CLASSES 16u   /* to 128 MiB */
@@ -44,11 +48,11 @@ typedef struct lw_ucx_op { /* one for each send and receive in flight */
     lw_ucx_op_state_t state;
     uint32_t copy_class; /* of `copy` */
     uint32_t head_bytes;
-    void *copy;          /* the pieces as one buffer, or NULL */
-    const void *payload; /* what UCX is given: memory in place, `copy` or `iov` */
+    uint32_t parts, parts_left; /* of a stream: how many, and how many UCX still has to send */
+    void *copy;                 /* a buffer of this operation: the pieces together, their list, or a stream's parts; or NULL */
+    const void *payload;        /* what UCX is given: memory in place, or `copy` */
     size_t payload_count;
     ucp_datatype_t payload_type;
-    ucp_dt_iov_t iov[LW_FABRIC_IOV_MAX];
     uint8_t head[LW_MSG_HEAD_MAX];
 } lw_ucx_op_t;
 
@@ -64,6 +68,16 @@ typedef enum lw_conn_state {
     LW_CONN_DRAINING /* the endpoint is gone, UCX has operations left */
 } lw_conn_state_t;
 
+typedef enum lw_ucx_kind { LW_UCX_KIND_UNKNOWN, LW_UCX_KIND_TCP, LW_UCX_KIND_SHM, LW_UCX_KIND_OTHER } lw_ucx_kind_t;
+
+typedef struct lw_ucx_inbound { /* the stream that is arriving on a connection; one at a time */
+    bool open;                  /* more of it is to come */
+    uint32_t id;
+    uint64_t total, got;
+    uint8_t *into;   /* NULL: nobody wanted it */
+    lw_ucx_op_t *op; /* the receive, while into is set */
+} lw_ucx_inbound_t;
+
 struct lw_conn {
     lw_ucx_link_t link; /* in the fabric's open or ending list; first */
     lw_ucx_link_t ops;  /* posted and held operations, in order */
@@ -77,6 +91,9 @@ struct lw_conn {
     bool ready; /* messages may be posted */
     void *close_request;
     uint64_t close_deadline_us;
+    lw_ucx_kind_t kind; /* of transport */
+    uint32_t stream_id; /* of the last stream sent */
+    lw_ucx_inbound_t inbound;
     char transport[64];
 };
 
@@ -139,6 +156,7 @@ unsigned lw_ucx_reap(lw_fabric_t *fabric);                    /* moves ending co
 bool lw_ucx_reap_due(const lw_fabric_t *fabric);              /* an ending connection can be moved on without waiting */
 void lw_ucx_conn_abandon(lw_conn_t *conn);                    /* completes, reports and frees it now, whatever UCX says */
 lw_conn_t *lw_ucx_conn_find(const lw_fabric_t *fabric, ucp_ep_h ep);
+void lw_ucx_conn_classify(lw_conn_t *conn); /* once its lanes are known: transport and kind */
 const char *lw_ucx_transport_text(const lw_conn_t *conn);
 
 /* fabric_ucx_transfer.c */
@@ -148,13 +166,33 @@ void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw
                  void *arg);
 ucs_status_t lw_ucx_on_message(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                                const ucp_am_recv_param_t *param);
-void lw_ucx_cancel_held(lw_conn_t *conn, lw_status_t status); /* sends that UCX has not seen yet */
-/* Tells the peer that it may post messages; and its callback at the peer. */
-void lw_ucx_send_ready(lw_conn_t *conn);
+void lw_ucx_send_ready(lw_conn_t *conn); /* tells the peer that it may post messages; on_ready is its callback there */
 ucs_status_t lw_ucx_on_ready(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                              const ucp_am_recv_param_t *param);
+void lw_ucx_cancel_early(lw_conn_t *conn, lw_status_t status); /* ends operations that UCX knows nothing of */
+
+/* fabric_ucx_op.c: operations and their buffers */
+lw_ucx_op_t *lw_ucx_op_acquire(lw_conn_t *conn, lw_fabric_done_t done, void *arg); /* posted; NULL without memory */
+void lw_ucx_op_release(lw_ucx_op_t *op);
+void lw_ucx_op_ready(lw_ucx_op_t *op, lw_status_t status);         /* over; its callback runs from progress */
+void lw_ucx_op_complete(lw_ucx_op_t *op, ucs_status_t ucs_status); /* UCX has let go of it */
+/* Gives op a buffer of at least `bytes`, until it is released. ERR_BUSY at the fabric's limit. */
+LW_CHECK lw_status_t lw_ucx_copy_acquire(lw_ucx_op_t *op, size_t bytes);
 unsigned lw_ucx_run_ready(lw_fabric_t *fabric);
 void lw_ucx_orphan_ops(lw_conn_t *conn, lw_status_t status); /* completes what UCX still holds of a connection */
-void lw_ucx_transfer_fini(lw_fabric_t *fabric);              /* frees operations and buffers; the worker is gone */
+void lw_ucx_ops_fini(lw_fabric_t *fabric);                   /* frees operations and buffers; the worker is gone */
+
+/* fabric_ucx_stream.c: a payload in parts, each landed as it comes */
+LW_CHECK lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, uint64_t bytes);
+LW_CHECK lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op);
+ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
+                            const ucp_am_recv_param_t *param);
+
+typedef struct lw_ucx_arrival { /* a message inside on_message; what msg->handle points to */
+    lw_conn_t *conn;
+    void *data;
+    size_t bytes;
+    bool rendezvous, stream, taken;
+} lw_ucx_arrival_t;
 
 #endif /* LW_FABRIC_UCX_PRIVATE_H */

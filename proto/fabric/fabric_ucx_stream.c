@@ -1,0 +1,238 @@
+/* fabric_ucx_stream.c - a payload sent in parts over tcp, read in place by the sender's kernel and landed part by part.
+ *
+ * UCX could send a list of pieces by itself, but it would gather it first, or put its parts together at the receiver
+ * before anybody sees them: one pass over the bytes more. Here each part is one active message of at most
+ * LW_UCX_PART_PIECES_MAX pieces and LW_UCX_PART_BYTES_MAX bytes, all posted at once and in order; small pieces are copied
+ * together so that they don't use parts up. The first part carries the message's head.
+ *
+ *   part head:  offset size field
+ *                    0    4 id           of the stream, on its connection
+ *                    4    4 head_bytes   of the message, behind this head; 0 unless offset is 0
+ *                    8    8 total        bytes of the payload
+ *                   16    8 offset       of this part in it
+ */
+#include "fabric/fabric_ucx_private.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "fabric/fabric_gather.h"
+
+#define SMALL_PIECE_BYTES 2048u
+
+typedef struct part_head {
+    uint32_t id, head_bytes;
+    uint64_t total, offset;
+} part_head_t;
+
+static_assert(sizeof(part_head_t) == 24, "part head");
+
+typedef struct part { /* in op->copy */
+    part_head_t head; /* sent, with the message's head behind it in the first part */
+    uint8_t message_head[LW_MSG_HEAD_MAX];
+    lw_ucx_op_t *op;
+    uint32_t count;
+    ucp_dt_iov_t list[LW_UCX_PART_PIECES_MAX];
+} part_t;
+
+typedef struct layout {
+    part_t *parts;
+    uint32_t count;    /* the last one is being filled */
+    uint64_t filled;   /* bytes in it */
+    uint8_t *small;    /* where copies of small pieces go */
+    uint8_t *copy_end; /* end of the last copy, if it is the last entry of the list */
+} layout_t;
+
+static part_t *begin_part(layout_t *layout, lw_ucx_op_t *op, uint64_t total, uint64_t offset)
+{
+    part_t *part = &layout->parts[layout->count++];
+    part->head = (part_head_t){.total = total, .offset = offset};
+    part->op = op;
+    part->count = 0;
+    layout->filled = 0;
+    layout->copy_end = NULL;
+    return part;
+}
+
+/* Most parts that so many pieces and bytes can need: a part ends because it is full of bytes or of pieces. */
+static uint64_t parts_bound(uint32_t piece_count, uint64_t bytes)
+{
+    uint64_t full = bytes / LW_UCX_PART_BYTES_MAX + 1;
+    return full + (piece_count + full) / LW_UCX_PART_PIECES_MAX + 1;
+}
+
+static uint64_t small_bytes(const lw_iov_t *pieces, uint32_t piece_count)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < piece_count; i++)
+        bytes += pieces[i].bytes < SMALL_PIECE_BYTES ? pieces[i].bytes : 0;
+    return bytes;
+}
+
+lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, uint64_t bytes)
+{
+    uint64_t bound = parts_bound(piece_count, bytes);
+    lw_status_t status = lw_ucx_copy_acquire(op, bound * sizeof(part_t) + small_bytes(pieces, piece_count));
+    if (status != LW_OK)
+        return status;
+    layout_t layout = {.parts = op->copy, .small = (uint8_t *)op->copy + bound * sizeof(part_t)};
+    part_t *part = begin_part(&layout, op, bytes, 0);
+    part->head.head_bytes = op->head_bytes;
+    memcpy(part->message_head, op->head, op->head_bytes);
+
+    uint64_t offset = 0;
+    lw_gather_ahead_t ahead = {.pieces = pieces, .count = piece_count};
+    for (uint32_t i = 0; i < piece_count; i++) {
+        lw_gather_ahead(&ahead, i);
+        const uint8_t *data = pieces[i].data;
+        uint64_t left = pieces[i].bytes;
+        if (left > 0 && left < SMALL_PIECE_BYTES) {
+            memcpy(layout.small, data, left);
+            data = layout.small;
+            layout.small += left;
+        }
+        while (left > 0) {
+            bool joins = data == layout.copy_end; /* one copy behind another: one entry */
+            if (layout.filled == LW_UCX_PART_BYTES_MAX || (part->count == LW_UCX_PART_PIECES_MAX && !joins)) {
+                part = begin_part(&layout, op, bytes, offset);
+                joins = false;
+            }
+            uint64_t taken = lw_min_u64(left, LW_UCX_PART_BYTES_MAX - layout.filled);
+            if (joins)
+                part->list[part->count - 1].length += taken;
+            else
+                part->list[part->count++] = (ucp_dt_iov_t){.buffer = (void *)data, .length = taken};
+            data += taken;
+            layout.copy_end = pieces[i].bytes < SMALL_PIECE_BYTES ? (uint8_t *)data : NULL;
+            layout.filled += taken;
+            offset += taken;
+            left -= taken;
+        }
+    }
+    LW_ASSERT(layout.count <= bound && offset == bytes);
+    op->parts = layout.count;
+    return LW_OK;
+}
+
+/* ---- sending ---- */
+
+static void part_over(lw_ucx_op_t *op, ucs_status_t status)
+{
+    if (status != UCS_OK && op->status == LW_OK)
+        op->status = lw_ucx_status(status);
+    if (--op->parts_left > 0)
+        return;
+    lw_ucx_op_complete(op, op->status == LW_OK ? UCS_OK : UCS_ERR_CONNECTION_RESET);
+}
+
+static void on_part_sent(void *request, ucs_status_t status, void *arg)
+{
+    ucp_request_free(request);
+    part_over(((part_t *)arg)->op, status);
+}
+
+lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
+{
+    lw_fabric_t *fabric = op->fabric;
+    lw_conn_t *conn = op->conn;
+    part_t *parts = op->copy;
+    uint32_t count = op->parts;
+    op->state = LW_UCX_OP_POSTED;
+    op->status = LW_OK;
+    op->parts_left = count + 1; /* one more: not over before all are posted */
+    conn->stream_id++;
+    fabric->depth++;
+    ucs_status_t status = UCS_OK;
+    for (uint32_t i = 0; i < count; i++) {
+        part_t *part = &parts[i];
+        part->head.id = conn->stream_id;
+        ucp_request_param_t param = {
+            .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
+                            UCP_OP_ATTR_FIELD_DATATYPE,
+            .flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER,
+            .datatype = part->count == 1 ? ucp_dt_make_contig(1) : UCP_DATATYPE_IOV,
+            .cb.send = on_part_sent,
+            .user_data = part,
+        };
+        const void *buffer = part->count == 1 ? part->list[0].buffer : (void *)part->list;
+        size_t buffer_count = part->count == 1 ? part->list[0].length : part->count;
+        void *request = NULL;
+        if (status == UCS_OK)
+            request = ucp_am_send_nbx(conn->ep, LW_UCX_AM_PART_ID, &part->head, sizeof(part->head) + part->head.head_bytes,
+                                      buffer, buffer_count, &param);
+        if (UCS_PTR_IS_ERR(request))
+            status = UCS_PTR_STATUS(request);
+        if (!UCS_PTR_IS_PTR(request))
+            part_over(op, status);
+    }
+    part_over(op, status);
+    fabric->depth--;
+    if (status != UCS_OK && conn->state == LW_CONN_OPEN)
+        lw_ucx_conn_end(conn, LW_ERR_UNREACHABLE); /* half a stream: nothing can follow it */
+    return LW_OK;
+}
+
+/* ---- receiving ---- */
+
+static void land(lw_conn_t *conn, const void *data, size_t bytes)
+{
+    lw_ucx_inbound_t *inbound = &conn->inbound;
+    if (inbound->into != NULL && bytes > 0)
+        memcpy(inbound->into + inbound->got, data, bytes);
+    inbound->got += bytes;
+    if (inbound->got < inbound->total)
+        return;
+    lw_ucx_op_t *op = inbound->op;
+    *inbound = (lw_ucx_inbound_t){0};
+    if (op != NULL)
+        lw_ucx_op_complete(op, UCS_OK);
+}
+
+static void begin_stream(lw_conn_t *conn, const part_head_t *head, const uint8_t *message_head, void *data, size_t bytes)
+{
+    lw_fabric_t *fabric = conn->fabric;
+    bool whole = bytes == head->total;
+    conn->inbound = (lw_ucx_inbound_t){.open = !whole, .id = head->id, .total = head->total};
+    lw_ucx_arrival_t arrival = {.conn = conn, .data = data, .bytes = bytes, .stream = !whole};
+    lw_fabric_msg_t msg = {
+        .head = message_head,
+        .head_bytes = head->head_bytes,
+        .data = whole ? data : NULL,
+        .data_bytes = head->total,
+        .handle = &arrival,
+    };
+    fabric->handler.on_message(fabric->handler.arg, conn, &msg);
+    if (conn->inbound.open)
+        land(conn, data, bytes);
+}
+
+ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
+                            const ucp_am_recv_param_t *param)
+{
+    lw_conn_t *conn = NULL;
+    if (param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP)
+        conn = lw_ucx_conn_find(arg, param->reply_ep);
+    if (conn == NULL || conn->state != LW_CONN_OPEN)
+        return UCS_OK;
+    part_head_t part;
+    bool sound = head_bytes >= sizeof(part) && (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0;
+    if (sound) {
+        memcpy(&part, head, sizeof(part));
+        sound = part.head_bytes == head_bytes - sizeof(part) && part.head_bytes <= LW_MSG_HEAD_MAX &&
+                part.total <= LW_FABRIC_PAYLOAD_MAX && part.offset <= part.total && data_bytes <= part.total - part.offset &&
+                data_bytes > 0;
+    }
+    const lw_ucx_inbound_t *inbound = &conn->inbound;
+    if (sound && part.offset == 0 && !inbound->open) {
+        begin_stream(conn, &part, (const uint8_t *)head + sizeof(part), data, data_bytes);
+    } else if (sound && inbound->open && part.id == inbound->id && part.offset == inbound->got &&
+               part.total == inbound->total) {
+        land(conn, data, data_bytes);
+    } else {
+        static lw_log_rate_t rate;
+        lw_log_rated(&rate, LW_LOG_WARN, "fabric", "a peer sent a part that fits no stream: connection closed");
+        lw_ucx_conn_end(conn, LW_ERR_IO);
+    }
+    return UCS_OK;
+}
