@@ -6,7 +6,8 @@
  *
  * A key is stored as  key = center + channel * code * scale  (per element: channel[j], code[entry][j]; per entry: scale).
  * FP32 and BF16 entries are plain: no center, channel or scale. INT4 packs two codes a byte, low nibble first, in
- * two's complement, codes -7..7; INT8 codes are -127..127. Value means are stored like cluster keys, with a center and channels of their own.
+ * two's complement, codes -7..7; INT8 codes are -127..127. Value means are stored like cluster keys, with a center and
+ * channels of their own; they include the values of the cluster's outliers, whose entries have none.
  * Scales are fp16; mean squared residuals are bf16 (range matters more than digits); parents are the base cluster of
  * each outlier. Outliers lie sorted by parent. All parts begin 64-byte aligned; offsets of absent parts are 0.
  */
@@ -21,7 +22,7 @@ typedef struct lwk_index_layout {
     uint32_t key_center, key_channel, value_center, value_channel; /* f32[head_dim] each */
     uint32_t cluster_keys;        /* [clusters][head_dim] encoded */
     uint32_t cluster_key_scales;  /* f16[clusters] */
-    uint32_t cluster_values;      /* [clusters][head_dim] encoded: means of the members' values */
+    uint32_t cluster_values;      /* [clusters][head_dim] encoded: means over members and outliers */
     uint32_t cluster_value_scales; /* f16[clusters] */
     uint32_t cluster_spreads;     /* bf16[clusters]: mean over members of |k - c|^2 */
     uint32_t outlier_keys;        /* [outliers][head_dim] encoded */

@@ -336,7 +336,7 @@ typedef struct lwk_build {
     uint16_t *parents;           /* [job][outlier_capacity] */
     uint32_t *cluster_count, *outlier_count; /* [job] */
     float *centroids;            /* [job][cluster_capacity][d] exact means of the final members */
-    float *value_means;          /* same shape */
+    float *value_means;          /* same shape: means over the members and the cluster's outliers */
     float *spreads;              /* [job][cluster_capacity] mean |k - c|^2 over members */
     double *moment_sums;         /* [job][1 + 1 + d * d + d * d]: tokens, sum |k - c|^2, sum (k-c)(k-c)', sum (v-u)(k-c)';
                                     this range's own sums (the caller accumulates and normalises) */

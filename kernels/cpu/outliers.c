@@ -13,6 +13,7 @@ typedef struct work {
     uint32_t *keeper;     /* [clusters] the member nearest the mean */
     uint8_t *is_outlier;  /* [n] */
     uint32_t *starts[2];  /* [clusters] of members, of outliers */
+    uint32_t *counts[2];  /* [clusters] members; members and outliers */
     double *sums;         /* [clusters][d] */
 } work_t;
 
@@ -27,6 +28,8 @@ static uint64_t carve(work_t *work, const lwk_build_t *args, void *workspace)
     work->is_outlier = lwk_carve_take(&at, n * sizeof *work->is_outlier);
     work->starts[0] = lwk_carve_take(&at, clusters * sizeof *work->starts[0]);
     work->starts[1] = lwk_carve_take(&at, clusters * sizeof *work->starts[1]);
+    work->counts[0] = lwk_carve_take(&at, clusters * sizeof *work->counts[0]);
+    work->counts[1] = lwk_carve_take(&at, clusters * sizeof *work->counts[1]);
     work->sums = lwk_carve_take(&at, clusters * d * sizeof *work->sums);
     return at.used + LWK_WORKSPACE_SLACK;
 }
@@ -76,7 +79,9 @@ static void write_order(const lwk_build_t *args, uint32_t job, const uint16_t *a
     for (uint32_t i = 0; i < n; i++)
         work->starts[work->is_outlier[i]][assign[i]]++;
     for (uint32_t c = 0; c < clusters; c++) {
-        sizes[c] = (uint16_t)work->starts[0][c];
+        work->counts[0][c] = work->starts[0][c];
+        work->counts[1][c] = work->starts[0][c] + work->starts[1][c];
+        sizes[c] = (uint16_t)work->counts[0][c];
         work->starts[0][c] = at;
         at += sizes[c];
     }
@@ -91,16 +96,16 @@ static void write_order(const lwk_build_t *args, uint32_t job, const uint16_t *a
         order[work->starts[work->is_outlier[i]][assign[i]]++] = i;
 }
 
+/* counts: tokens of each cluster that are not skipped. */
 static void write_means(const lwk_build_t *args, uint32_t job, const uint16_t *assign, const lwk_cpu_build_isa_t *isa,
-                        work_t *work, float *means_out)
+                        work_t *work, const uint8_t *skip, const uint32_t *counts, float *means_out)
 {
     uint32_t d = args->head_dim, clusters = args->cluster_count[job];
-    const uint16_t *sizes = args->sizes + (size_t)job * args->cluster_capacity;
     memset(work->sums, 0, (size_t)clusters * d * sizeof *work->sums);
-    isa->add_rows(work->sums, work->rows, assign, work->is_outlier, args->token_count, d);
+    isa->add_rows(work->sums, work->rows, assign, skip, args->token_count, d);
     for (uint32_t c = 0; c < clusters; c++)
         for (size_t at = (size_t)c * d; at < (size_t)(c + 1) * d; at++)
-            means_out[at] = (float)(work->sums[at] / sizes[c]);
+            means_out[at] = (float)(work->sums[at] / counts[c]);
 }
 
 static void write_spreads(const lwk_build_t *args, uint32_t job, const uint16_t *assign, work_t *work)
@@ -127,11 +132,12 @@ static void choose_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_buil
     find_keepers(assign, n, args->cluster_count[job], work);
     args->outlier_count[job] = choose(args, assign, work);
     write_order(args, job, assign, work);
-    write_means(args, job, assign, isa, work, centroids);
+    write_means(args, job, assign, isa, work, work->is_outlier, work->counts[0], centroids);
     isa->distances(work->rows, centroids, assign, n, d, work->distance);
     write_spreads(args, job, assign, work);
     lwk_cpu_build_load(args, isa, args->values, job, work->rows);
-    write_means(args, job, assign, isa, work, args->value_means + (size_t)job * args->cluster_capacity * d);
+    write_means(args, job, assign, isa, work, NULL, work->counts[1],
+                args->value_means + (size_t)job * args->cluster_capacity * d);
 }
 
 lw_status_t lwk_cpu_outliers(lwk_dev_t *dev, const lwk_build_t *args, void *stream)

@@ -13,8 +13,8 @@ uint64_t lwk_ref_build_workspace_bytes(const lwk_build_t *args);
 
 /* Writes assign, cluster_count, sizes (of all tokens), centroids, and outlier_count = 0. */
 lw_status_t lwk_ref_kmeans(lwk_dev_t *dev, const lwk_build_t *args, void *stream);
-/* Reads what kmeans wrote; writes outlier_count, parents, order, and sizes, centroids, value_means, spreads without outliers.
- * Must run also when outlier_ppm is 0. A token that lies on its centroid never becomes an outlier. */
+/* Reads what kmeans wrote; writes outlier_count, parents, order, sizes, centroids and spreads without outliers, and
+ * value_means with them. Must run also when outlier_ppm is 0. A token that lies on its centroid never becomes an outlier. */
 lw_status_t lwk_ref_outliers(lwk_dev_t *dev, const lwk_build_t *args, void *stream);
 /* Writes moment_sums from what the two before wrote. */
 lw_status_t lwk_ref_moments(lwk_dev_t *dev, const lwk_build_t *args, void *stream);

@@ -12,6 +12,7 @@ typedef struct work {
     uint32_t *keeper;   /* [clusters] the member nearest the mean */
     uint8_t *is_outlier; /* [n] */
     uint32_t *starts;   /* [clusters] */
+    uint32_t *bases;    /* [clusters] members and outliers */
     double *key_sums, *value_sums; /* [clusters][d] */
     double *spread_sums; /* [clusters] */
 } work_t;
@@ -25,6 +26,7 @@ static uint64_t carve(work_t *work, const lwk_build_t *args, void *workspace)
     work->keeper = lwk_carve_take(&at, clusters * sizeof *work->keeper);
     work->is_outlier = lwk_carve_take(&at, n * sizeof *work->is_outlier);
     work->starts = lwk_carve_take(&at, clusters * sizeof *work->starts);
+    work->bases = lwk_carve_take(&at, clusters * sizeof *work->bases);
     work->key_sums = lwk_carve_take(&at, clusters * d * sizeof *work->key_sums);
     work->value_sums = lwk_carve_take(&at, clusters * d * sizeof *work->value_sums);
     work->spread_sums = lwk_carve_take(&at, clusters * sizeof *work->spread_sums);
@@ -109,7 +111,8 @@ static void write_order(const lwk_build_t *args, uint32_t job, work_t *work)
     }
 }
 
-/* Means and spreads of the members that stayed. */
+/* Key means and spreads of the members that stayed; value means of these and the outliers, which have no value of their own in the
+ * index: what is estimated keeps the total of all values. */
 static void summarise(const lwk_build_t *args, uint32_t job, work_t *work)
 {
     uint32_t n = args->token_count, d = args->head_dim, clusters = args->cluster_count[job];
@@ -120,17 +123,22 @@ static void summarise(const lwk_build_t *args, uint32_t job, work_t *work)
     float *spreads = args->spreads + (size_t)job * args->cluster_capacity;
     for (size_t at = 0; at < (size_t)clusters * d; at++)
         work->key_sums[at] = work->value_sums[at] = 0;
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < d && !work->is_outlier[i]; j++) {
+    for (uint32_t c = 0; c < clusters; c++)
+        work->bases[c] = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        work->bases[assign[i]]++;
+        for (uint32_t j = 0; j < d; j++) {
             size_t from = lwk_build_row(args, job, i) + j, to = (size_t)assign[i] * d + j;
-            work->key_sums[to] += lwk_load(args->keys, args->dtype, from);
+            if (!work->is_outlier[i])
+                work->key_sums[to] += lwk_load(args->keys, args->dtype, from);
             work->value_sums[to] += lwk_load(args->values, args->dtype, from);
         }
+    }
     for (uint32_t c = 0; c < clusters; c++) {
         work->spread_sums[c] = 0;
         for (size_t at = (size_t)c * d; at < (size_t)(c + 1) * d; at++) {
             centroids[at] = (float)(work->key_sums[at] / sizes[c]);
-            value_means[at] = (float)(work->value_sums[at] / sizes[c]);
+            value_means[at] = (float)(work->value_sums[at] / work->bases[c]);
         }
     }
     for (uint32_t i = 0; i < n; i++)
