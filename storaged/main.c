@@ -2,18 +2,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/fault.h"
+#include "storaged/announce.h"
 #include "storaged/server.h"
 #include "storaged/stats.h"
 
 #define EXIT_USAGE 2
 
 typedef struct arguments {
-    const char *config, *ready_file;
-    int ready_fd;
-    bool json, help, version, dump_config, reference, stats_reference;
+    const char *config;
+    lwd_announce_t announce;
+    bool help, version, dump_config, reference, stats_reference;
     int argc;       /* what is left: option flags */
     char **argv;
     char **scratch; /* [argc], for parsing them again on SIGHUP */
@@ -23,13 +23,13 @@ typedef struct arguments {
 static lw_status_t take_words(int argc, char **argv, arguments_t *out, lw_error_t *error)
 {
     const struct { const char *word; bool *flag; } flags[] = {
-        {"--json", &out->json}, {"--help", &out->help}, {"--version", &out->version},
+        {"--json", &out->announce.json}, {"--help", &out->help}, {"--version", &out->version},
         {"--dump-config", &out->dump_config}, {"--reference", &out->reference},
         {"--stats-reference", &out->stats_reference},
     };
     const char *fd_text = NULL;
     const struct { const char *word; const char **value; } valued[] = {
-        {"--config", &out->config}, {"--ready-file", &out->ready_file}, {"--ready-fd", &fd_text},
+        {"--config", &out->config}, {"--ready-file", &out->announce.ready_file}, {"--ready-fd", &fd_text},
     };
     out->argv[out->argc++] = argv[0];
     for (int i = 1; i < argc; i++) {
@@ -50,8 +50,8 @@ static lw_status_t take_words(int argc, char **argv, arguments_t *out, lw_error_
             out->argv[out->argc++] = argv[i];
     }
     char *end = NULL;
-    out->ready_fd = fd_text != NULL ? (int)strtol(fd_text, &end, 10) : -1;
-    if (fd_text != NULL && (*fd_text == '\0' || *end != '\0' || out->ready_fd < 0))
+    out->announce.ready_fd = fd_text != NULL ? (int)strtol(fd_text, &end, 10) : -1;
+    if (fd_text != NULL && (*fd_text == '\0' || *end != '\0' || out->announce.ready_fd < 0))
         return lw_fail(error, LW_ERR_INVALID, "--ready-fd is \"%s\", must be a file descriptor's number", fd_text);
     return LW_OK;
 }
@@ -76,41 +76,10 @@ static lw_status_t load(void *arg, lwd_options_t *options, lw_error_t *error)
     return status;
 }
 
-static void print_ready(FILE *out, const lwd_server_addresses_t *at)
-{
-    fprintf(out, "{\"control\":\"%s\",\"data\":\"%s\",\"http\":\"%s\",\"node_id\":%llu,\"fleet_id\":%llu,\"lanes\":[",
-            at->control, at->data[0], at->http, (unsigned long long)at->node_id, (unsigned long long)at->fleet_id);
-    for (uint32_t i = 0; i < at->data_count; i++)
-        fprintf(out, "%s\"%s\"", i > 0 ? "," : "", at->data[i]);
-    fprintf(out, "],\"arena_bytes\":%llu,\"pages\":\"%s\",\"pid\":%ld}\n", (unsigned long long)at->arena_bytes, at->pages,
-            (long)getpid());
-    fflush(out);
-}
-
-/* Tests and scripts wait for this file or descriptor; the file appears complete or not at all. */
-static void on_ready(void *arg, const lwd_server_addresses_t *at)
+static void on_ready(void *arg, const lwd_server_addresses_t *addresses)
 {
     const arguments_t *args = arg;
-    if (args->json)
-        print_ready(stdout, at);
-    else
-        printf("storaged: node %llu control %s data %s http %s\n", (unsigned long long)at->node_id, at->control,
-               at->data[0], at->http[0] != '\0' ? at->http : "none");
-    fflush(stdout);
-    FILE *fd = args->ready_fd >= 0 ? fdopen(args->ready_fd, "w") : NULL;
-    if (fd != NULL) {
-        print_ready(fd, at);
-        fclose(fd);
-    }
-    if (args->ready_file == NULL)
-        return;
-    char fresh[4096];
-    snprintf(fresh, sizeof(fresh), "%s.new", args->ready_file);
-    FILE *file = fopen(fresh, "we");
-    if (file != NULL)
-        print_ready(file, at);
-    if (file == NULL || fclose(file) != 0 || rename(fresh, args->ready_file) != 0)
-        LW_ERROR("main", "cannot write --ready-file %s", args->ready_file);
+    lwd_announce(&args->announce, addresses);
 }
 
 static void print_help(void)
@@ -133,7 +102,7 @@ static int print_and_leave(const arguments_t *args, const lwd_options_t *options
     if (args->help)
         print_help();
     else if (args->version)
-        printf(args->json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n", LW_VERSION);
+        printf(args->announce.json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n", LW_VERSION);
     else if (args->dump_config)
         lw_options_dump(lwd_option_table(), options, stdout);
     else if (args->reference)

@@ -129,9 +129,11 @@ static lw_status_t build_worker(lwd_server_t *server, uint32_t index, lw_error_t
     };
     if (params.fabric == NULL)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this storaged was built without UCX");
-    lw_status_t status = lwd_worker_create(&params, &server->workers[index], error);
+    lw_error_t cause = {0};
+    lw_status_t status = lwd_worker_create(&params, &server->workers[index], &cause);
     if (status != LW_OK)
-        return status;
+        return lw_fail(error, status, "data thread %u with data.listen \"%s\" and data.transports \"%s\": %s", index,
+                       listen, options->data_transports, cause.text);
     advertised_address(server, index, server->data_listen[index]);
     server->data_address[index] = server->data_listen[index];
     return LW_OK;

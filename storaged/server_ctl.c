@@ -187,9 +187,10 @@ lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
         .callbacks = {.arg = server, .on_ended = on_ended, .usage = on_usage, .metrics_text = metrics_text,
                       .ready = ready, .status_text = status_text},
     };
-    status = lwd_ctl_start(&params, &server->ctl, error);
+    lw_error_t cause = {0};
+    status = lwd_ctl_start(&params, &server->ctl, &cause);
     if (status != LW_OK)
-        return status;
+        return lw_fail(error, status, "control plane (ctl.*, fleet.*, catalogue.path): %s", cause.text);
     const char *control = options->ctl_advertise[0] != '\0' ? options->ctl_advertise : lwd_ctl_address(server->ctl);
     server->node.node_id = options->fleet_node_id != 0 ? options->fleet_node_id : lwd_ctl_node_id(control);
     return LW_OK;

@@ -52,14 +52,15 @@ static int wait_end(process_t *process, int limit_ms)
 
 bool process_start(process_t *process, const char *const *argv)
 {
-    int ready[2], errors = memfd_create("errors", MFD_CLOEXEC);
+    int ready[2];
     memset(process, 0, sizeof(*process));
+    process->error_fd = memfd_create("errors", MFD_CLOEXEC);
     if (pipe2(ready, O_CLOEXEC) != 0)
         return false;
     process->pid = fork();
     if (process->pid == 0) {
         (void)fcntl(ready[1], F_SETFD, 0);
-        run_child(argv, ready[1], errors);
+        run_child(argv, ready[1], process->error_fd);
     }
     (void)close(ready[1]);
     size_t used = 0;
@@ -74,14 +75,25 @@ bool process_start(process_t *process, const char *const *argv)
     bool is_ready = strchr(process->ready, '\n') != NULL;
     if (!is_ready)
         process->exit_status = wait_end(process, LIMIT_MS);
-    if (errors >= 0) {
-        ssize_t got = pread(errors, process->errors, sizeof(process->errors) - 1, 0);
-        process->errors[got > 0 ? got : 0] = '\0';
-        if (is_ready || getenv("LW_TEST_VERBOSE") != NULL)
-            fputs(process->errors, stderr);
-        (void)close(errors);
-    }
     return is_ready;
+}
+
+const char *process_errors(process_t *process)
+{
+    ssize_t got = pread(process->error_fd, process->errors, sizeof(process->errors) - 1, 0);
+    process->errors[got > 0 ? got : 0] = '\0';
+    return process->errors;
+}
+
+bool process_wait_error(process_t *process, const char *text)
+{
+    for (int waited = 0; waited < LIMIT_MS / 2; waited += 5) {
+        if (strstr(process_errors(process), text) != NULL)
+            return true;
+        const struct timespec pause = {.tv_nsec = 5000000};
+        (void)nanosleep(&pause, NULL);
+    }
+    return false;
 }
 
 bool process_ready_text(const process_t *process, const char *member, char *text, size_t text_bytes)
@@ -106,5 +118,7 @@ int process_end(process_t *process, int signum)
         (void)kill(process->pid, SIGKILL);
         (void)wait_end(process, LIMIT_MS);
     }
+    if (status != 0 && signum == SIGTERM) /* a failing test wants to know */
+        fputs(process_errors(process), stderr);
     return status;
 }
