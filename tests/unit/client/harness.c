@@ -1,4 +1,4 @@
-/* harness.c - see harness.h. */
+/* harness.c - sequences, steps and exact attention; see harness.h. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -11,35 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "unit/client/fake_store.h"
-
-static uint64_t clock_now(void *self)
+void harness_model(harness_t *h, const harness_params_t *params)
 {
-    harness_t *h = self;
-    return h->time_us += 10; /* every look takes a little time, so that nothing waits for ever */
-}
-
-static void nodes_init(harness_t *h)
-{
-    memset(h->nodes, 0, sizeof(h->nodes));
-    for (uint16_t i = 0; i < 3; i++) {
-        h->nodes[i] = (lw_node_t){.id = 100u + i, .incarnation = 1, .state = LW_NODE_UP, .weight = 1, .index = i};
-        snprintf(h->nodes[i].data, sizeof(h->nodes[i].data), "127.0.0.1:%u", 7000u + i);
-    }
-}
-
-void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
-{
-    lw_error_t error = {.text = ""};
-    lwc_control_t *control = NULL;
-
-    memset(h, 0, sizeof(*h));
-    fake_store_reset();
-    lw_prng_seed(&h->prng, seed);
-    h->time_us = 1000000;
-    h->clock = (lw_clock_t){.now_us = clock_now, .unix_us = clock_now, .self = h};
-    nodes_init(h);
     uint32_t heads = params->heads ? params->heads : 2;
+
     h->model = (lw_model_t){.size = sizeof(h->model),
                             .layer_count = params->layers ? params->layers : 2,
                             .kv_head_count = heads,
@@ -47,28 +22,6 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
                             .head_dim = params->head_dim ? params->head_dim : 16,
                             .dtype = LW_DTYPE_FP32,
                             .model_id = "test"};
-    if (lw_control_sim_init(&h->fleet, NULL, &h->clock, h->nodes, 3, &error) != LW_OK ||
-        lw_control_sim_open(&h->fleet, NULL, 7, 1, &control, &error) != LW_OK)
-        fail_msg("control: %s", error.text);
-    lw_open_params_t open = {.size = sizeof(open),
-                             .backend = params->backend ? params->backend : "ref",
-                             .config = params->config,
-                             .device_bytes = params->device_bytes,
-                             .model = h->model,
-                             .sessions_max = params->sessions_max ? params->sessions_max : 4,
-                             .tokens_max = params->tokens_max ? params->tokens_max : 16384};
-    lwc_env_t env = {.fabric = (const lw_fabric_ops_t *)&h->fleet, /* the fake store never looks at it */
-                     .clock = &h->clock,
-                     .control = control};
-    if (lwc_ctx_open(&open, &env, &h->kv, &error) != LW_OK)
-        fail_msg("open: %s", error.text);
-}
-
-void harness_close(harness_t *h)
-{
-    lw_close(h->kv);
-    lw_control_sim_fini(&h->fleet);
-    fake_store_reset();
 }
 
 lw_session_t *harness_session(harness_t *h, uint32_t policy, uint32_t segment_tokens)
@@ -156,6 +109,8 @@ void harness_settle(harness_t *h)
     for (int quiet = 0, i = 0; quiet < 50 && i < 100000; i++) {
         bool busy = false;
         lw_progress(h->kv);
+        if (h->kv->env.keeper_thread)
+            lwc_wait(h->kv, 1000);
         for (uint32_t slot = 0; slot < h->kv->sizes.sessions_max; slot++)
             busy |= h->kv->sessions[slot].open && h->kv->sessions[slot].task_busy;
         quiet = busy ? 0 : quiet + 1;

@@ -31,6 +31,8 @@ typedef struct harness_params {
     uint64_t device_bytes;                   /* 0: the option's */
 } harness_params_t;
 
+void harness_model(harness_t *h, const harness_params_t *params);
+/* harness_sim.c; the end-to-end tests have their own. */
 void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed);
 void harness_close(harness_t *h);
 /* A session with fp32 index entries, segments of 1,024 tokens and this policy. */

@@ -1,0 +1,10 @@
+# The library against real daemons.
+if(TARGET storaged AND TARGET longwave_static)
+  add_executable(test_session test_session.c client_fleet.c process.c ../unit/client/harness.c)
+  target_link_libraries(test_session PRIVATE longwave_static PkgConfig::CMOCKA m)
+  target_include_directories(test_session PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  foreach(transports tcp shm)
+    add_test(NAME test_session_${transports} COMMAND test_session $<TARGET_FILE:storaged> ${transports})
+    set_tests_properties(test_session_${transports} PROPERTIES TIMEOUT 300 LABELS e2e SKIP_RETURN_CODE 77)
+  endforeach()
+endif()

@@ -1,0 +1,98 @@
+/* client_fleet.c - see client_fleet.h. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "e2e/client_fleet.h"
+
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Ports that nobody listens on now: held open together, so that they differ. */
+static void choose_ports(client_fleet_t *fleet)
+{
+    int held[FLEET_NODES];
+
+    fleet->addresses[0] = '\0';
+    for (uint32_t i = 0; i < FLEET_NODES; i++) {
+        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t bytes = sizeof(address);
+        held[i] = socket(AF_INET, SOCK_STREAM, 0);
+        assert_true(held[i] >= 0 && bind(held[i], (struct sockaddr *)&address, bytes) == 0);
+        assert_int_equal(getsockname(held[i], (struct sockaddr *)&address, &bytes), 0);
+        snprintf(fleet->control[i], sizeof(fleet->control[i]), "127.0.0.1:%u", ntohs(address.sin_port));
+        strcat(fleet->addresses, i ? "," : "");
+        strcat(fleet->addresses, fleet->control[i]);
+    }
+    for (uint32_t i = 0; i < FLEET_NODES; i++)
+        close(held[i]);
+}
+
+void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
+{
+    char catalogue[128];
+    snprintf(catalogue, sizeof(catalogue), "%s/catalogue.sqlite", fleet->directory);
+    const char *const argv[] = {fleet->program,      "--ctl.listen",       fleet->control[node], "--fleet.nodes",
+                                fleet->addresses,    "--data.listen",      "127.0.0.1:0",        "--ctl.http",
+                                "127.0.0.1:0",       "--catalogue.path",   catalogue,            "--data.transports",
+                                fleet->transports,   "--mem.arena_bytes",  fleet->arena_bytes,   "--log.level",
+                                "warn",              NULL};
+    if (!process_start(&fleet->process[node], argv))
+        fail_msg("node %u did not start: %s", node, fleet->process[node].errors);
+}
+
+void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports, const char *arena_bytes)
+{
+    memset(fleet, 0, sizeof(*fleet));
+    fleet->program = program;
+    fleet->transports = transports;
+    fleet->arena_bytes = arena_bytes;
+    strcpy(fleet->directory, "/tmp/longwave-e2e-XXXXXX");
+    assert_non_null(mkdtemp(fleet->directory));
+    choose_ports(fleet);
+    for (uint32_t i = 0; i < FLEET_NODES; i++)
+        client_fleet_start_node(fleet, i);
+}
+
+void client_fleet_stop(client_fleet_t *fleet)
+{
+    char path[128];
+
+    for (uint32_t i = 0; i < FLEET_NODES; i++)
+        if (fleet->process[i].pid > 0)
+            assert_int_equal(process_end(&fleet->process[i], SIGTERM), 0);
+    static const char *const files[] = {"catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm"};
+    for (size_t f = 0; f < LW_ARRAY_SIZE(files); f++) {
+        snprintf(path, sizeof(path), "%s/%s", fleet->directory, files[f]);
+        (void)unlink(path);
+    }
+    (void)rmdir(fleet->directory);
+}
+
+void client_fleet_open(client_fleet_t *fleet, harness_t *h, const harness_params_t *params, uint64_t seed)
+{
+    char config[256];
+
+    memset(h, 0, sizeof(*h));
+    lw_prng_seed(&h->prng, seed);
+    harness_model(h, params);
+    snprintf(config, sizeof(config), "client.transports=%s;%s", fleet->transports, params->config ? params->config : "");
+    lw_open_params_t open = {.size = sizeof(open),
+                             .backend = params->backend ? params->backend : "cpu",
+                             .fleet = fleet->addresses,
+                             .config = config,
+                             .device_bytes = params->device_bytes,
+                             .model = h->model,
+                             .sessions_max = params->sessions_max ? params->sessions_max : 4,
+                             .tokens_max = params->tokens_max ? params->tokens_max : 16384};
+    /* The other nodes hear of each other within a moment of their start. */
+    lw_status_t status = lw_open(&open, &h->kv);
+    if (status != LW_OK)
+        fail_msg("open: %s: %s", lw_status_string(status), lw_last_error(NULL));
+}
