@@ -105,11 +105,10 @@ LW_CHECK lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, 
 typedef struct lwc_reading {
     bool flying;
     lw_status_t status;
-    uint64_t bytes; /* of the whole segment, where all of it was asked for */
 } lwc_reading_t;
-/* Starts to read bytes of a registered segment; 0 bytes: all of it. */
+/* Starts to read bytes of a registered segment. */
 LW_CHECK lw_status_t lwc_read_start(struct lw *kv, lwc_reading_t *reading, uint32_t key, uint64_t offset, uint64_t bytes,
-                                    uint8_t *into, uint64_t capacity, uint64_t deadline_us, lw_error_t *error);
+                                    uint8_t *into, uint64_t deadline_us, lw_error_t *error);
 /* Drives the store until it has ended, at the deadline at the latest. */
 LW_CHECK lw_status_t lwc_read_wait(struct lw *kv, lwc_reading_t *reading, lw_error_t *error);
 

@@ -12,7 +12,8 @@ lw_status_t lwc_directory_init(lwc_directory_t *directory, uint32_t row_capacity
     directory->rows = calloc(row_capacity, sizeof(*directory->rows));
     directory->runs = calloc((size_t)row_capacity * layers, sizeof(*directory->runs));
     directory->node_index = calloc((size_t)row_capacity * layers * LW_REPLICAS_MAX, sizeof(*directory->node_index));
-    if (!directory->rows || !directory->runs || !directory->node_index)
+    directory->segment_bytes = calloc((size_t)row_capacity * layers, sizeof(*directory->segment_bytes));
+    if (!directory->rows || !directory->runs || !directory->segment_bytes || !directory->node_index)
         return lw_fail(error, LW_ERR_NO_MEMORY, "range table: out of memory for %u ranges", row_capacity);
     return LW_OK;
 }
@@ -21,6 +22,7 @@ void lwc_directory_fini(lwc_directory_t *directory)
 {
     free(directory->rows);
     free(directory->runs);
+    free(directory->segment_bytes);
     free(directory->node_index);
     memset(directory, 0, sizeof(*directory));
 }

@@ -24,6 +24,7 @@ typedef struct lwc_directory {
     uint32_t row_capacity, layers;
     lwc_range_row_t *rows;
     lwc_run_t *runs;       /* [row][layer] */
+    uint64_t *segment_bytes; /* [row][layer]: of the stored segment */
     uint16_t *node_index;  /* [row][layer][LW_REPLICAS_MAX] */
     uint32_t next;         /* where the search for a free row goes on */
 } lwc_directory_t;
@@ -37,6 +38,10 @@ LW_CHECK lw_status_t lwc_directory_take(lwc_directory_t *directory, uint32_t *ro
 static inline lwc_run_t *lwc_directory_runs(lwc_directory_t *directory, uint32_t row)
 {
     return directory->runs + (size_t)row * directory->layers;
+}
+static inline uint64_t *lwc_directory_bytes(lwc_directory_t *directory, uint32_t row)
+{
+    return directory->segment_bytes + (size_t)row * directory->layers;
 }
 static inline uint16_t *lwc_directory_nodes(lwc_directory_t *directory, uint32_t row)
 {

@@ -114,15 +114,17 @@ static lw_status_t check_extent(pass_t *pass, uint32_t row, const uint8_t *exten
 static lw_status_t start_read(pass_t *pass, uint32_t i, lwc_reading_t *reading)
 {
     struct lw *kv = pass->kv;
-    uint32_t key = pass->session->rows[i] * kv->model.layers + pass->layer;
+    uint32_t row = pass->session->rows[i], key = row * kv->model.layers + pass->layer;
+    uint64_t bytes = lwc_directory_bytes(&kv->directory, row)[pass->layer];
 
-    return lwc_read_start(kv, reading, key, 0, 0, kv->extend.extents[i % 2], kv->sizes.extent_bytes, pass->deadline_us,
+    return lwc_read_start(kv, reading, key, 0, bytes, kv->extend.extents[i % 2], pass->deadline_us,
                           pass->error);
 }
 
-static lw_status_t attend_segment(pass_t *pass, uint32_t i, uint64_t bytes)
+static lw_status_t attend_segment(pass_t *pass, uint32_t i)
 {
     const uint8_t *extent = pass->kv->extend.extents[i % 2];
+    uint64_t bytes = lwc_directory_bytes(&pass->kv->directory, pass->session->rows[i])[pass->layer];
     lw_status_t status = check_extent(pass, pass->session->rows[i], extent, bytes);
 
     for (uint32_t head = 0; head < pass->kv->model.heads && status == LW_OK; head++)
@@ -141,7 +143,7 @@ static lw_status_t attend_stored(pass_t *pass)
         if (status == LW_OK && i + 1 < count)
             status = start_read(pass, i + 1, &reading[(i + 1) % 2]);
         if (status == LW_OK)
-            status = attend_segment(pass, i, reading[i % 2].bytes);
+            status = attend_segment(pass, i);
     }
     for (int b = 0; b < 2; b++) /* its buffer is borrowed until it has ended */
         while (reading[b].flying)

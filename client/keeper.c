@@ -26,8 +26,9 @@ static lw_status_t job_init(lwc_keeper_t *keeper, lwc_job_t *job, lw_error_t *er
                                   (void **)&job->moments, error);
     job->node_index = calloc((size_t)model->layers * LW_REPLICAS_MAX, sizeof(*job->node_index));
     job->runs = calloc(model->layers, sizeof(*job->runs));
+    job->segment_bytes = calloc(model->layers, sizeof(*job->segment_bytes));
     job->sums = calloc(streams * model->sums_count, sizeof(*job->sums));
-    if (status == LW_OK && (!job->node_index || !job->runs || !job->sums))
+    if (status == LW_OK && (!job->node_index || !job->runs || !job->segment_bytes || !job->sums))
         status = lw_fail(error, LW_ERR_NO_MEMORY, "keeper: out of memory for a job");
     return status;
 }
@@ -38,6 +39,7 @@ static void job_fini(lwc_keeper_t *keeper, lwc_job_t *job)
     lwc_device_free(&keeper->kv->device, LWK_MEMORY_PINNED, job->moments);
     free(job->node_index);
     free(job->runs);
+    free(job->segment_bytes);
     free(job->sums);
 }
 

@@ -47,6 +47,7 @@ typedef struct lwc_job {
     uint8_t *moments;       /* pinned, [layer][head] */
     uint16_t *node_index;   /* [layer][LW_REPLICAS_MAX] */
     lwc_run_t *runs;        /* [layer] */
+    uint64_t *segment_bytes; /* [layer] */
     double *sums;           /* [layer][head][sums_count]: the range's own */
 } lwc_job_t;
 

@@ -105,6 +105,7 @@ static void fill_row(struct lw *kv, const lwc_job_t *job)
     range->outliers = job->outliers;
     memcpy(lwc_directory_nodes(&kv->directory, job->task.row), job->node_index,
            (size_t)kv->model.layers * LW_REPLICAS_MAX * sizeof(uint16_t));
+    memcpy(lwc_directory_bytes(&kv->directory, job->task.row), job->segment_bytes, kv->model.layers * sizeof(uint64_t));
     memcpy(lwc_directory_runs(&kv->directory, job->task.row), job->runs, kv->model.layers * sizeof(lwc_run_t));
 }
 

@@ -11,10 +11,10 @@ static void read_done(void *arg, lw_status_t status)
 }
 
 lw_status_t lwc_read_start(struct lw *kv, lwc_reading_t *reading, uint32_t key, uint64_t offset, uint64_t bytes,
-                           uint8_t *into, uint64_t capacity, uint64_t deadline_us, lw_error_t *error)
+                           uint8_t *into, uint64_t deadline_us, lw_error_t *error)
 {
     *reading = (lwc_reading_t){.flying = true};
-    lw_status_t status = lwc_store_read(kv->store, key, offset, bytes, into, capacity, &reading->bytes, deadline_us, read_done,
+    lw_status_t status = lwc_store_read(kv->store, key, offset, bytes, into, bytes, NULL, deadline_us, read_done,
                                         reading);
     if (status == LW_OK)
         return LW_OK;

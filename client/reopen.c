@@ -33,7 +33,7 @@ static lw_status_t read_bytes(restore_t *r, uint32_t key, uint64_t offset, uint6
 {
     lwc_reading_t reading;
     lw_status_t status = lwc_read_start(r->kv, &reading, key, offset, bytes, r->extent + offset,
-                                        r->kv->sizes.extent_bytes - offset, r->deadline_us, r->error);
+                                        r->deadline_us, r->error);
 
     return status == LW_OK ? lwc_read_wait(r->kv, &reading, r->error) : status;
 }
@@ -109,6 +109,8 @@ static lw_status_t place_layer(restore_t *r, uint32_t row, uint32_t layer)
     const lw_segment_header_t *header = lw_segment_header(r->extent);
     lwc_tile_source_t heads[LW_KV_HEADS_MAX];
     lwc_run_t *run = &lwc_directory_runs(&kv->directory, row)[layer];
+
+    lwc_directory_bytes(&kv->directory, row)[layer] = header->bytes;
 
     for (uint32_t j = 0; j < kv->model.heads; j++) {
         const lw_segment_head_t *head = &lw_segment_heads(r->extent)[j];
@@ -233,14 +235,18 @@ static lw_status_t restore_range(restore_t *r, const lwc_range_t *range)
 static lw_status_t restore_raw_layer(restore_t *r, uint32_t row, uint32_t layer)
 {
     struct lw *kv = r->kv;
-    lwc_reading_t reading;
-    lw_status_t status = lwc_read_start(kv, &reading, row * kv->model.layers + layer, 0, 0, r->extent, kv->sizes.extent_bytes,
-                                        r->deadline_us, r->error);
+    uint32_t key = row * kv->model.layers + layer;
+    const lw_segment_header_t *header = lw_segment_header(r->extent);
+    lw_status_t status = read_bytes(r, key, 0, sizeof(*header));
 
+    if (status == LW_OK && (header->magic != LW_SEGMENT_MAGIC || header->bytes <= sizeof(*header) ||
+                            header->bytes > kv->sizes.extent_bytes))
+        status = lw_fail(r->error, LW_ERR_CORRUPT, "the raw tail of layer %u does not begin like a segment", layer);
+    uint64_t bytes = header->bytes;
     if (status == LW_OK)
-        status = lwc_read_wait(kv, &reading, r->error);
+        status = read_bytes(r, key, sizeof(*header), bytes - sizeof(*header));
     if (status == LW_OK)
-        status = lw_segment_verify(r->extent, reading.bytes, r->error);
+        status = lw_segment_verify(r->extent, bytes, r->error);
     if (status == LW_OK)
         status = check_segment(r, row, layer);
     if (status == LW_OK && !(lw_segment_header(r->extent)->flags & LW_SEGMENT_RAW))

@@ -306,6 +306,7 @@ static unsigned build(lwc_keeper_t *keeper, uint64_t now_us)
         return 1;
     }
     keeper->job->stored_bytes += parcel->bytes;
+    keeper->job->segment_bytes[keeper->layer] = parcel->bytes;
     parcel->used = true;
     parcel->layer = keeper->layer;
     parcel->deadline_us = now_us + keeper->kv->options.client_ship_timeout;

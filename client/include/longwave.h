@@ -202,14 +202,19 @@ LW_API LW_CHECK lw_status_t lw_session_query(lw_session_t *session, lw_session_a
 
 /* ---- data path -------------------------------------------------------- */
 /* Appends K and V of `tokens` new tokens of one layer, without attention: the engine attends by itself while it prefills.
- * All layers take the same tokens before the next chunk. BUSY when the steady zone is full: progress and retry. */
+ * All layers take the same tokens, in order, before the next chunk. With an op, BUSY when the steady zone is full: progress
+ * and retry; without, the call waits (option client.room_timeout). Up to 1,984 tokens a chunk fit as soon as what is being
+ * sealed is committed; larger ones make segments shorter than segment_tokens. */
 LW_API LW_CHECK lw_status_t lw_prefill(lw_session_t *session, uint32_t layer, const lw_tensor_t *key,
                                        const lw_tensor_t *value, void *stream, lw_op_t *op);
-/* Appends `tokens` new tokens of one layer and attends exactly: causal among themselves, over everything stored. */
+/* Appends `tokens` new tokens of one layer and attends exactly: causal among themselves, over everything stored. At most
+ * client.extend_tokens at once. After a failure the chunk is dropped: start again with layer 0. timeout_us 0: option
+ * client.ship_timeout. */
 LW_API LW_CHECK lw_status_t lw_extend(lw_session_t *session, uint32_t layer, const lw_tensor_t *query,
                                       const lw_tensor_t *key, const lw_tensor_t *value, lw_tensor_t *attn_out,
                                       uint32_t timeout_us, void *stream, lw_op_t *op);
-/* One layer step: appends, attends, [sessions][tokens][query heads][head_dim] to attn_out. */
+/* One layer step: appends, attends, [sessions][tokens][query heads][head_dim] to attn_out. After a failure the output is
+ * undefined and the step's tokens are taken back: start again with layer 0, or close. */
 LW_API LW_CHECK lw_status_t lw_attend(lw_t *kv, const lw_step_t *step, lw_tensor_t *attn_out, lw_op_t *op);
 /* Starts fetching what a guessed query of a coming layer step would retrieve. */
 LW_API LW_CHECK lw_status_t lw_prefetch(lw_t *kv, const lw_step_t *step, lw_op_t *op);
