@@ -12,7 +12,7 @@ step "packages"
 "$root/deploy/install-deps.sh" build
 step "build"
 cmake -S "$root" -B "$root/build" -G Ninja >"$root/build.log" 2>&1 || { cat "$root/build.log" >&2; exit 1; }
-ninja -C "$root/build" storaged longwave >"$root/build.log" 2>&1 || { tail -n 40 "$root/build.log" >&2; exit 1; }
+ninja -C "$root/build" storaged longwave_cli >"$root/build.log" 2>&1 || { tail -n 40 "$root/build.log" >&2; exit 1; }
 rm -f "$root/build.log"
 step "model and document"
 model=$("$root/deploy/fetch_model.sh")
