@@ -1,20 +1,23 @@
-/* fetch.c - FETCH: scattered records of many segments gathered into one reply. The serve path: no allocation, no lock, no
- * system call, no logging; pools were sized at start.
+/* fetch.c - FETCH: scattered records of many segments in one reply. The serve path: no allocation, no lock, no system call,
+ * no logging; pools were sized at start.
  *
- * resolve() turns runs into statuses, checksums and pieces (neighbouring records are one piece); then the pieces are
- * copied behind the reply's lists, with the next ones on their way from memory, and sent as one contiguous payload. */
+ * resolve() turns runs into statuses, checksums and pieces (neighbouring records are one piece). Pieces that are large
+ * enough on the average are sent from where they lie, and their segments stay until the send is done; small ones are
+ * copied behind the reply's lists first. The fabric knows how its transport sends many pieces best. */
 #include <string.h>
 
 #include "base/fault.h"
 #include "fabric/fabric_gather.h"
 #include "storaged/net/net_private.h"
 
-#define GATHER_SAMPLE 16u /* one request in so many is timed */
+#define TIME_SAMPLE 16u /* one request in so many is timed */
+#define PLACE_PIECE_BYTES_MIN 2048u /* docs/decisions/0002-send-modes.md: smaller pieces cost more than a copy */
 
 typedef struct fetch_plan {
     uint64_t bulk_bytes;
-    uint32_t run_count, record_count, piece_count;
-    lwd_segment_t *first; /* segment of the first run that is OK */
+    uint32_t run_count, record_count;
+    uint32_t piece_count; /* piece 0 is the reply's lists */
+    uint32_t borrow_count; /* segments that pieces lie in */
 } fetch_plan_t;
 
 /* Adds the records of one run; all of them or none. */
@@ -26,12 +29,11 @@ static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segmen
     const lwd_head_t *head = &segment->heads[run->head];
     const lwd_record_t *record = segment->records + head->first;
     fetch_plan_t next = *plan;
-    lw_iov_t *last = plan->piece_count > 0 ? &worker->pieces[plan->piece_count - 1] : NULL;
-    size_t last_bytes = last != NULL ? last->bytes : 0;
+    lw_iov_t *last = &worker->pieces[plan->piece_count - 1];
+    size_t last_bytes = last->bytes;
     for (uint32_t i = 0; i < run->count; i++) {
         if (entry[i] >= head->entry_count) {
-            if (last != NULL)
-                last->bytes = last_bytes; /* as it was before this run */
+            last->bytes = last_bytes; /* as it was before this run */
             return LW_ERR_INVALID;
         }
         const lwd_record_t *at = &record[entry[i]];
@@ -39,8 +41,8 @@ static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segmen
         uint32_t bytes = at[1].offset - at->offset;
         worker->checks[next.record_count++] = at->check;
         next.bulk_bytes += bytes;
-        lw_iov_t *before = next.piece_count > 0 ? &worker->pieces[next.piece_count - 1] : NULL;
-        if (before != NULL && (const uint8_t *)before->data + before->bytes == data)
+        lw_iov_t *before = &worker->pieces[next.piece_count - 1];
+        if (next.piece_count > 1 && (const uint8_t *)before->data + before->bytes == data)
             before->bytes += bytes;
         else
             worker->pieces[next.piece_count++] = (lw_iov_t){data, bytes};
@@ -53,7 +55,7 @@ static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t
 {
     const uint16_t *entry = msg->entries;
     lwd_stats_t *stats = lwd_stats(worker);
-    *plan = (fetch_plan_t){.run_count = msg->body.fetch.run_count};
+    *plan = (fetch_plan_t){.run_count = msg->body.fetch.run_count, .piece_count = 1};
     for (uint32_t r = 0; r < plan->run_count; r++) {
         const lw_msg_fetch_run_t *run = &msg->runs[r];
         lwd_segment_t *segment = NULL;
@@ -66,30 +68,31 @@ static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t
         }
         worker->run_status[r] = status;
         entry += run->count;
-        if (status == LW_OK)
-            plan->first = plan->first != NULL ? plan->first : segment;
-        else if (status == LW_ERR_STALE)
-            lw_count(&stats->fetch_runs_stale, 1);
-        else if (status == LW_ERR_NOT_FOUND)
-            lw_count(&stats->fetch_runs_not_found, 1);
-        else
-            lw_count(&stats->fetch_runs_invalid, 1);
+        if (status == LW_OK) {
+            if (plan->borrow_count == 0 || worker->borrows[plan->borrow_count - 1] != segment)
+                worker->borrows[plan->borrow_count++] = segment;
+        } else {
+            lw_count(status == LW_ERR_STALE       ? &stats->fetch_runs_stale
+                     : status == LW_ERR_NOT_FOUND ? &stats->fetch_runs_not_found
+                                                  : &stats->fetch_runs_invalid, 1);
+        }
     }
 }
 
 /* perftest's ceiling: as many bytes, from one place that nobody touched lately. */
 static lw_status_t make_contiguous(lwd_worker_t *worker, fetch_plan_t *plan)
 {
-    if (plan->piece_count == 0)
+    if (plan->bulk_bytes == 0)
         return LW_OK;
-    if (plan->bulk_bytes > plan->first->bytes)
+    const lwd_segment_t *segment = worker->borrows[0];
+    if (plan->bulk_bytes > segment->bytes)
         return LW_ERR_INVALID;
-    uint64_t room = plan->first->bytes - plan->bulk_bytes;
-    if (worker->contiguous_at > room)
+    if (worker->contiguous_at > segment->bytes - plan->bulk_bytes)
         worker->contiguous_at = 0;
-    worker->pieces[0] = (lw_iov_t){plan->first->extent + worker->contiguous_at, plan->bulk_bytes};
+    worker->pieces[1] = (lw_iov_t){segment->extent + worker->contiguous_at, plan->bulk_bytes};
     worker->contiguous_at += lw_align_up(plan->bulk_bytes, 64);
-    plan->piece_count = 1;
+    plan->piece_count = 2;
+    plan->borrow_count = 1;
     return LW_OK;
 }
 
@@ -102,18 +105,67 @@ static void write_lists(const lwd_worker_t *worker, const fetch_plan_t *plan, ui
     memset(lists + end, 0, lw_wire_bulk_offset((uint32_t)end) - end);
 }
 
+/* May the pieces be sent from where they lie? */
+static bool from_place(const fetch_plan_t *plan)
+{
+    if (plan->bulk_bytes == 0 || LW_FAULT(REPLY_CORRUPT))
+        return false;
+    return plan->piece_count <= LW_FABRIC_IOV_MAX && plan->bulk_bytes / (plan->piece_count - 1) >= PLACE_PIECE_BYTES_MIN;
+}
+
+/* Room for the reply: its lists, then the records or the list of borrowed segments. */
+static lw_status_t make_room(lwd_request_t *request, const fetch_plan_t *plan, bool place, uint32_t list_bytes,
+                             uint8_t **buffer_out)
+{
+    lwd_worker_t *worker = request->worker;
+    uint64_t behind = place ? plan->borrow_count * sizeof(lwd_segment_t *) : plan->bulk_bytes;
+    uint64_t total = lw_wire_bulk_offset(list_bytes) + behind;
+    if (request->buffer != LWD_EXTENT_NONE) { /* the request's own lists, when they came by rendezvous */
+        lwd_extents_free(worker->reply_extents, request->buffer);
+        request->buffer = LWD_EXTENT_NONE;
+    }
+    if (total > worker->params.reply_bytes)
+        return LW_ERR_INVALID; /* can never fit */
+    *buffer_out = lwd_request_buffer(request, lw_max_u64(total, 1));
+    return *buffer_out != NULL ? LW_OK : LW_ERR_BUSY;
+}
+
+/* Sends the reply whose lists are in the buffer, and ends the request with it. */
+static void send_reply(lwd_request_t *request, lw_msg_t *reply, const fetch_plan_t *plan, bool place, uint8_t *buffer,
+                       uint32_t list_bytes)
+{
+    lwd_worker_t *worker = request->worker;
+    uint32_t bulk_at = lw_wire_bulk_offset(list_bytes);
+    worker->pieces[0] = (lw_iov_t){buffer, plan->bulk_bytes > 0 ? bulk_at : list_bytes};
+    if (place) {
+        request->borrowed = (lwd_segment_t **)(buffer + bulk_at);
+        request->borrow_count = plan->borrow_count;
+        for (uint32_t i = 0; i < plan->borrow_count; i++) {
+            request->borrowed[i] = worker->borrows[i];
+            lwd_segment_borrow(worker->borrows[i]);
+        }
+        lwd_request_send(request, reply, buffer, list_bytes, worker->pieces, plan->piece_count, LW_SEND_AUTO);
+        return;
+    }
+    lw_fabric_gather(buffer + bulk_at, worker->pieces + 1, plan->piece_count - 1);
+    if (plan->bulk_bytes > 0 && LW_FAULT(REPLY_CORRUPT))
+        buffer[bulk_at + plan->bulk_bytes / 2] ^= 1;
+    worker->pieces[0].bytes += plan->bulk_bytes;
+    lwd_request_send(request, reply, buffer, list_bytes, worker->pieces, 1, LW_SEND_AUTO);
+}
+
 /* Ends the request with its reply. msg's lists are valid until this returns. */
 static void serve(lwd_request_t *request, const lw_msg_t *msg)
 {
     lwd_worker_t *worker = request->worker;
     lwd_stats_t *stats = lwd_stats(worker);
-    bool timed = worker->fetch_count++ % GATHER_SAMPLE == 0;
+    bool timed = worker->fetch_count++ % TIME_SAMPLE == 0;
     uint64_t before = timed ? lw_now_us(worker->params.clock) : 0;
+    uint8_t *buffer = NULL;
     fetch_plan_t plan;
     resolve(worker, request->peer, msg, &plan);
     lw_status_t status = plan.bulk_bytes > LW_MSG_BULK_MAX ? LW_ERR_INVALID : LW_OK;
-    bool contiguous = (msg->body.fetch.flags & LW_MSG_FETCH_CONTIGUOUS) != 0;
-    if (status == LW_OK && contiguous)
+    if (status == LW_OK && (msg->body.fetch.flags & LW_MSG_FETCH_CONTIGUOUS) != 0)
         status = make_contiguous(worker, &plan);
     lw_msg_t reply = {.header.type = LW_MSG_FETCH_REPLY};
     reply.body.fetch_reply = (lw_msg_fetch_reply_t){
@@ -123,32 +175,21 @@ static void serve(lwd_request_t *request, const lw_msg_t *msg)
         .bulk_bytes = plan.bulk_bytes,
     };
     uint32_t list_bytes = lw_msg_list_bytes(&reply);
-    uint64_t bulk_at = lw_wire_bulk_offset(list_bytes), total = bulk_at + plan.bulk_bytes;
-    if (status == LW_OK && total > worker->params.reply_bytes)
-        status = LW_ERR_INVALID; /* can never fit */
-    if (request->buffer != LWD_EXTENT_NONE) { /* the request's own lists, when they came by rendezvous */
-        lwd_extents_free(worker->reply_extents, request->buffer);
-        request->buffer = LWD_EXTENT_NONE;
-    }
-    uint8_t *buffer = status == LW_OK && total > 0 ? lwd_request_buffer(request, total) : NULL;
-    if (status != LW_OK || (buffer == NULL && total > 0)) {
-        lwd_request_answer(request, status != LW_OK ? status : LW_ERR_BUSY);
+    bool place = from_place(&plan);
+    if (status == LW_OK)
+        status = make_room(request, &plan, place, list_bytes, &buffer);
+    if (status != LW_OK) {
+        lwd_request_answer(request, status);
         return;
     }
-    if (buffer != NULL)
-        write_lists(worker, &plan, buffer);
     lw_count(&stats->fetch_requests, 1);
     lw_count(&stats->fetch_records, plan.record_count);
     lw_count(&stats->fetch_bytes, plan.bulk_bytes);
-    if (total == 0) {
+    write_lists(worker, &plan, buffer);
+    if (list_bytes == 0)
         lwd_request_reply(request, &reply);
-        return;
-    }
-    lw_fabric_gather(buffer + bulk_at, worker->pieces, plan.piece_count);
-    if (plan.bulk_bytes > 0 && LW_FAULT(REPLY_CORRUPT))
-        buffer[bulk_at + plan.bulk_bytes / 2] ^= 1;
-    lw_iov_t piece = {buffer, plan.bulk_bytes > 0 ? total : list_bytes};
-    lwd_request_send(request, &reply, buffer, list_bytes, &piece, 1, LW_SEND_AUTO);
+    else
+        send_reply(request, &reply, &plan, place, buffer, list_bytes);
     if (timed)
         lw_histogram_add(&stats->gather_us, lw_now_us(worker->params.clock) - before);
 }

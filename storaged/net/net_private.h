@@ -7,9 +7,6 @@
 #include "storaged/net/ring.h"
 #include "storaged/shard/attach.h"
 
-#define LWD_BORROWS_MAX 16u /* segments that one reply sends from place */
-#define LWD_SLICES_MAX 1024u
-
 typedef enum lwd_peer_state {
     LWD_PEER_FREE,
     LWD_PEER_NEW,      /* connected, has not said HELLO */
@@ -55,7 +52,8 @@ struct lwd_request {
     uint64_t buffer;            /* in the reply area, or LWD_EXTENT_NONE */
     lwd_ref_t ref;
     uint32_t borrow_count;
-    lwd_segment_t *borrowed[LWD_BORROWS_MAX];
+    lwd_segment_t **borrowed;   /* [borrow_count]: &one, or in the buffer */
+    lwd_segment_t *one;
     uint64_t client_id, incarnation;
     lwd_reserved_t reserved;    /* RESERVE */
     bool done;                  /* COMMIT of what was written before */
@@ -90,6 +88,7 @@ struct lwd_worker {
     lw_iov_t *pieces;            /* of the reply being built */
     uint32_t *checks;
     int32_t *run_status;
+    lwd_segment_t **borrows;     /* segments of the reply being built */
     uint64_t contiguous_at;      /* where the next contiguous answer begins */
     uint32_t fetch_count;
     lwd_slice_t *slices;

@@ -38,7 +38,9 @@ void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
         return;
     }
     lwd_segment_borrow(segment);
-    request->borrowed[request->borrow_count++] = segment;
+    request->one = segment;
+    request->borrowed = &request->one;
+    request->borrow_count = 1;
     lw_iov_t piece = {segment->extent + read->offset, bytes};
     lwd_request_send(request, &reply, NULL, 0, &piece, 1, LW_SEND_AUTO);
 }

@@ -57,10 +57,12 @@ static lw_status_t allocate(lwd_worker_t *worker)
     worker->reply = reply;
     (void)madvise(reply, worker->reply_mapped, MADV_HUGEPAGE);
     worker->lists = aligned_alloc(64, LW_MSG_LIST_MAX + 64);
-    worker->pieces = malloc(LW_FETCH_ENTRIES_MAX * sizeof(*worker->pieces));
+    worker->pieces = malloc((LW_FETCH_ENTRIES_MAX + 1) * sizeof(*worker->pieces));
     worker->checks = malloc(LW_FETCH_ENTRIES_MAX * sizeof(*worker->checks));
     worker->run_status = malloc(LW_FETCH_RUNS_MAX * sizeof(*worker->run_status));
-    if (worker->lists == NULL || worker->pieces == NULL || worker->checks == NULL || worker->run_status == NULL)
+    worker->borrows = malloc(LW_FETCH_RUNS_MAX * sizeof(*worker->borrows));
+    if (worker->lists == NULL || worker->pieces == NULL || worker->checks == NULL || worker->run_status == NULL ||
+        worker->borrows == NULL)
         return LW_ERR_NO_MEMORY;
     return LW_OK;
 }
@@ -133,6 +135,7 @@ void lwd_worker_destroy(lwd_worker_t *worker)
     free(worker->pieces);
     free(worker->checks);
     free(worker->run_status);
+    free(worker->borrows);
     free(worker->peers);
     free(worker->requests);
     free(worker);

@@ -201,7 +201,34 @@ static void test_reading_gives_any_stretch_of_the_stored_segment(void **state)
     free(segment);
 }
 
-static void test_a_segment_that_ends_while_it_is_sent_arrives_whole(void **state)
+/* The session ends while the daemon sends: other writers come at once and overwrite whatever is recycled. */
+static void end_and_overwrite(fixture_t *fixture, uint64_t bytes)
+{
+    lwd_shard_usage_t usage;
+    end_session(fixture, 1);
+    node_pass(&fixture->node, 20000);
+    lwd_shard_usage(fixture->node.shard, &usage);
+    assert_int_equal(usage.segments, 0);
+    for (uint16_t layer = 0; layer < 8; layer++) {
+        lwd_reserved_t reserved;
+        uint8_t *into;
+        lwd_reserve_t reserve = {.client_id = 5, .incarnation = 1, .name = fixture_name(3, layer, 0, 1), .bytes = bytes};
+        assert_int_equal(lwd_shard_reserve(fixture->node.shard, &reserve, &reserved), LW_OK);
+        assert_int_equal(lwd_shard_write_begin(fixture->node.shard, reserved.ref, 0, bytes, &into), LW_OK);
+        memset(into, 0xee, bytes);
+        lwd_shard_write_end(fixture->node.shard, reserved.ref);
+    }
+}
+
+static void memory_came_back(fixture_t *fixture)
+{
+    lwd_shard_usage_t usage;
+    node_pass(&fixture->node, 20000);
+    lwd_shard_usage(fixture->node.shard, &usage);
+    assert_int_equal(usage.dying, 0);
+}
+
+static void test_a_segment_that_ends_while_it_is_read_arrives_whole(void **state)
 {
     fixture_t *fixture = *state;
     uint64_t bytes, handle;
@@ -212,27 +239,37 @@ static void test_a_segment_that_ends_while_it_is_sent_arrives_whole(void **state
     for (int i = 0; i < 2000 && fixture_count(&fixture->node.stats[0].read_requests) == 0; i++)
         node_pump(&fixture->node); /* the daemon sends; the client does not take it yet */
     assert_int_equal(fixture_count(&fixture->node.stats[0].read_requests), 1);
-    end_session(fixture, 1);
-    node_pass(&fixture->node, 20000);
-    lwd_shard_usage_t usage;
-    lwd_shard_usage(fixture->node.shard, &usage);
-    assert_int_equal(usage.segments, 0);
-    /* other writers come and want the room; whatever is recycled is overwritten */
-    for (uint16_t layer = 0; layer < 8; layer++) {
-        lwd_reserved_t reserved;
-        uint8_t *into;
-        lwd_reserve_t reserve = {.client_id = 5, .incarnation = 1, .name = fixture_name(3, layer, 0, 1), .bytes = bytes};
-        assert_int_equal(lwd_shard_reserve(fixture->node.shard, &reserve, &reserved), LW_OK);
-        assert_int_equal(lwd_shard_write_begin(fixture->node.shard, reserved.ref, 0, bytes, &into), LW_OK);
-        memset(into, 0xee, bytes);
-        lwd_shard_write_end(fixture->node.shard, reserved.ref);
-    }
+    end_and_overwrite(fixture, bytes);
     assert_true(data_client_wait(&fixture->client, request));
     assert_int_equal(fixture->client.reply.body.read_reply.status, LW_OK);
     assert_memory_equal(fixture->client.payload, segment, bytes);
-    node_pass(&fixture->node, 20000);
-    lwd_shard_usage(fixture->node.shard, &usage);
-    assert_int_equal(usage.dying, 0); /* and then the memory came back */
+    memory_came_back(fixture);
+    free(segment);
+}
+
+static void test_records_of_a_segment_that_ends_while_they_are_sent_arrive_whole(void **state)
+{
+    fixture_t *fixture = *state;
+    uint64_t bytes, handle;
+    uint8_t *segment = fixture_put(fixture, 0, &bytes, &handle);
+    lw_msg_t msg = {.header.type = LW_MSG_FETCH};
+    msg.body.fetch = (lw_msg_fetch_t){2, FIXTURE_CLUSTERS, 0, 0};
+    struct {
+        lw_msg_fetch_run_t run[2];
+        uint16_t entry[FIXTURE_CLUSTERS];
+    } lists = {.run = {run_of(handle, 0, FIXTURE_CLUSTERS / 2), run_of(handle, 1, FIXTURE_CLUSTERS / 2)}};
+    for (uint16_t i = 0; i < FIXTURE_CLUSTERS; i++)
+        lists.entry[i] = (uint16_t)((i * 7) % FIXTURE_CLUSTERS); /* large records, few of them neighbours */
+    uint64_t request = data_client_send(&fixture->client, &msg, &lists, lw_msg_list_bytes(&msg));
+    for (int i = 0; i < 2000 && fixture_count(&fixture->node.stats[0].fetch_requests) == 0; i++)
+        node_pump(&fixture->node);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].fetch_requests), 1);
+    end_and_overwrite(fixture, bytes);
+    assert_true(data_client_wait(&fixture->client, request));
+    const uint8_t *at = data_fetch_bulk(&fixture->client);
+    for (uint32_t i = 0; i < FIXTURE_CLUSTERS; i++)
+        fixture_check_record(&fixture->client, segment, i < FIXTURE_CLUSTERS / 2 ? 0 : 1, lists.entry[i], &at, i);
+    memory_came_back(fixture);
     free(segment);
 }
 
@@ -267,7 +304,8 @@ int main(int argc, char **argv)
         CASE(test_more_bytes_than_the_reply_buffers_hold_are_invalid),
         CASE(test_when_the_reply_buffers_are_used_up_the_answer_is_busy),
         CASE(test_reading_gives_any_stretch_of_the_stored_segment),
-        CASE(test_a_segment_that_ends_while_it_is_sent_arrives_whole),
+        CASE(test_a_segment_that_ends_while_it_is_read_arrives_whole),
+        CASE(test_records_of_a_segment_that_ends_while_they_are_sent_arrive_whole),
 #ifdef LW_FAULTS
         CASE(test_the_fault_point_flips_a_byte_that_the_checksum_finds),
 #endif
