@@ -13,7 +13,10 @@ static void rpc_log_line(gpr_log_func_args *args)
 {
     /* What gRPC calls an error is mostly a peer's doing (a refused handshake, a closed socket), and the call that it
      * spoils reports it anyway. */
-    lw_log(args->severity == GPR_LOG_SEVERITY_ERROR ? LW_LOG_INFO : LW_LOG_DEBUG, "grpc", "%s", args->message);
+    lw_log_level_t level = args->severity == GPR_LOG_SEVERITY_ERROR ? LW_LOG_INFO : LW_LOG_DEBUG;
+    if (strncmp(args->message, "assertion failed", 16) == 0)
+        level = LW_LOG_ERROR; /* the process ends next */
+    lw_log(level, "grpc", "%s", args->message);
 }
 
 static void rpc_start(void)

@@ -2,7 +2,8 @@
  *
  * A call holds one reference for its handler (dropped by reply/finish) and one for each batch in flight. gRPC's own call
  * object is let go as soon as the call is over (its close batch done) and nothing is in flight, even while a handler keeps
- * ours: gRPC's shutdown waits for its calls, and must not wait for our handlers.
+ * ours. Stopping counts those objects (gRPC's own shutdown notification may come while some live): the completion queue is
+ * shut down only when none is left that a handler could still start a batch on.
  */
 #include "rpc/rpc_grpc_private.h"
 
@@ -24,9 +25,10 @@ typedef struct rpc_core rpc_core_t;
 
 /* What calls need of their server; lives until the last of them is gone. */
 struct rpc_core {
-    pthread_mutex_t lock; /* references, shut_down */
+    pthread_mutex_t lock; /* references, live, shut_down */
     pthread_cond_t changed;
     unsigned references;
+    unsigned live; /* calls offered to gRPC or given by it and not let go */
     bool shut_down; /* gRPC's shutdown notification came */
     grpc_server *grpc;
     grpc_completion_queue *queue;
@@ -66,6 +68,13 @@ struct lw_rpc_call {
     grpc_metadata trailing;
 };
 
+static void rpc_core_ref(rpc_core_t *core)
+{
+    pthread_mutex_lock(&core->lock);
+    core->references++;
+    pthread_mutex_unlock(&core->lock);
+}
+
 static void rpc_core_unref(rpc_core_t *core)
 {
     pthread_mutex_lock(&core->lock);
@@ -78,6 +87,14 @@ static void rpc_core_unref(rpc_core_t *core)
     pthread_cond_destroy(&core->changed);
     pthread_mutex_destroy(&core->lock);
     free(core);
+}
+
+static void rpc_core_let_go(rpc_core_t *core)
+{
+    pthread_mutex_lock(&core->lock);
+    if (--core->live == 0)
+        pthread_cond_broadcast(&core->changed);
+    pthread_mutex_unlock(&core->lock);
 }
 
 static void rpc_call_destroy(lw_rpc_call_t *call)
@@ -103,16 +120,21 @@ static void rpc_call_destroy(lw_rpc_call_t *call)
 static void rpc_call_unref_unlock(lw_rpc_call_t *call)
 {
     grpc_call *over = NULL;
+    rpc_core_t *core = call->core;
+    rpc_core_ref(core); /* another thread may drop the call's own while this one is between locks */
     if (call->closed && call->batches == 0) {
         over = call->grpc;
         call->grpc = NULL;
     }
     bool last = --call->references == 0;
     pthread_mutex_unlock(&call->lock);
-    if (over)
+    if (over) {
         grpc_call_unref(over);
+        rpc_core_let_go(core);
+    }
     if (last)
         rpc_call_destroy(call);
+    rpc_core_unref(core);
 }
 
 static void rpc_call_start(lw_rpc_call_t *call, const grpc_op *ops, size_t count, lw_rpc_tag_t *tag)
@@ -318,8 +340,8 @@ static void rpc_read_done(void *owner, bool ok)
         lw_rpc_finish(call, status, "the call carries no message that can be read");
     } else {
         call->method->serve(call->method->arg, call, request.data, request.bytes);
-        lw_rpc_bytes_free(&request);
     }
+    lw_rpc_bytes_free(&request);
 }
 
 static void rpc_accept(rpc_core_t *core);
@@ -328,6 +350,7 @@ static void rpc_request_done(void *owner, bool ok)
 {
     lw_rpc_call_t *call = owner;
     if (!ok) { /* the server is shutting down */
+        rpc_core_let_go(call->core);
         rpc_call_destroy(call);
         return;
     }
@@ -361,6 +384,7 @@ static void rpc_accept(rpc_core_t *core)
     pthread_mutex_init(&call->lock, NULL);
     pthread_mutex_lock(&core->lock);
     core->references++;
+    core->live++;
     pthread_mutex_unlock(&core->lock);
     grpc_call_error asked = grpc_server_request_call(core->grpc, &call->grpc, &call->details, &call->metadata,
                                                      core->queue, core->queue, &call->request_tag);
@@ -515,17 +539,17 @@ const char *lw_rpc_server_address(const lw_rpc_server_t *server)
     return server->address;
 }
 
-/* Waits until gRPC has let the last call go, at most until `until`; NULL: without limit. */
+/* Waits until gRPC has shut down and no call of it is left, at most until `until`; NULL: without limit. */
 static bool rpc_server_wait(rpc_core_t *core, const struct timespec *until)
 {
     pthread_mutex_lock(&core->lock);
-    while (!core->shut_down) {
+    while (!core->shut_down || core->live) {
         if (!until)
             pthread_cond_wait(&core->changed, &core->lock);
         else if (pthread_cond_timedwait(&core->changed, &core->lock, until) == ETIMEDOUT)
             break;
     }
-    bool done = core->shut_down;
+    bool done = core->shut_down && core->live == 0;
     pthread_mutex_unlock(&core->lock);
     return done;
 }
