@@ -56,6 +56,7 @@ static lw_status_t wait_for_room(struct lw_session *session, uint32_t tokens, bo
     struct lw *kv = session->kv;
     uint64_t until = lwc_now(kv) + kv->options.client_room_timeout;
 
+    lwc_take_view(kv);
     (void)lwc_publish_ready(kv);
     while (lwc_session_room(session) < tokens) {
         lw_status_t status = lwc_session_fault(session, error);

@@ -78,6 +78,9 @@ static inline uint64_t lwc_now(const struct lw *kv) { return lw_now_us(kv->env.c
 unsigned lwc_progress(struct lw *kv);
 /* For calls that block: drives the step's store (and, without a thread, the keeper) once and sleeps at most wait_us. */
 void lwc_wait(struct lw *kv, uint64_t wait_us);
+/* A changed fleet reaches the step's store. It allocates, so it is taken by lw_progress, by calls that may wait and after a
+ * failed step, never by a step that goes well. */
+void lwc_take_view(struct lw *kv);
 void lwc_op_complete(struct lw *kv, lw_op_t *op, lw_status_t status);
 
 /* ---- append.c ---- */

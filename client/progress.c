@@ -1,6 +1,8 @@
 /* progress.c - the only place where accepted operations complete. Caller's thread. */
 #include "client/ctx.h"
 
+#include "base/log.h"
+
 void lwc_op_complete(struct lw *kv, lw_op_t *op, lw_status_t status)
 {
     lwc_op_remove(&kv->ops, op);
@@ -32,17 +34,23 @@ static lw_status_t poll_op(struct lw *kv, lw_op_t *op)
     return status;
 }
 
+void lwc_take_view(struct lw *kv)
+{
+    lw_view_t *view = lwc_keeper_take_view(&kv->keeper);
+    lw_error_t error = {.text = ""};
+
+    if (view && lwc_store_set_view(kv->store, view, &error) != LW_OK)
+        LW_WARN("client", "the view at epoch %llu was not taken: %s", (unsigned long long)view->epoch, error.text);
+    lwc_view_mail_free(view);
+}
+
 unsigned lwc_progress(struct lw *kv)
 {
     unsigned completed = 0;
     lw_op_t *next = NULL;
 
-    if (kv->step.state == LWC_STEP_IDLE) {
-        lw_view_t *view = lwc_keeper_take_view(&kv->keeper);
-        if (view && lwc_store_set_view(kv->store, view, &kv->error) != LW_OK)
-            kv->error.status = LW_ERR_FLEET;
-        lwc_view_mail_free(view);
-    }
+    if (kv->step.state == LWC_STEP_IDLE)
+        lwc_take_view(kv);
     (void)lwc_store_round(kv->store, lwc_now(kv));
     if (!kv->env.keeper_thread)
         (void)lwc_keeper_round(&kv->keeper, lwc_now(kv));

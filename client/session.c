@@ -259,6 +259,7 @@ lw_status_t lwc_session_open(struct lw *kv, const lw_session_params_t *params, s
 {
     if (kv->step.state != LWC_STEP_IDLE)
         return lw_fail(error, LW_ERR_BUSY, "a step is between its layers: finish it first");
+    lwc_take_view(kv);
     return params->session_id == 0 ? create(kv, params, session_out, error) : reopen(kv, params, session_out, error);
 }
 

@@ -186,25 +186,11 @@ static lw_status_t write_slots(struct lw *kv, const lw_step_t *from, lw_error_t 
                            from->stream, error);
 }
 
-static void take_view(struct lw *kv)
-{
-    lw_view_t *view = lwc_keeper_take_view(&kv->keeper);
-    lw_error_t error;
-
-    if (!view)
-        return;
-    /* Rare: the fleet changed. The only allocation that a step's beginning may do. */
-    if (lwc_store_set_view(kv->store, view, &error) != LW_OK)
-        lw_fail(&kv->error, error.status, "%s", error.text);
-    lwc_view_mail_free(view);
-}
-
 static lw_status_t begin_step(struct lw *kv, const lw_step_t *from, bool block, uint64_t until, lw_error_t *error)
 {
     lwc_step_t *step = &kv->step;
     lw_status_t status = LW_OK;
 
-    take_view(kv);
     (void)lwc_publish_ready(kv);
     for (uint32_t s = 0; s < from->session_count && status == LW_OK; s++) {
         if (from->sessions[s]->prefilling)
@@ -373,6 +359,7 @@ void lwc_step_reset(struct lw *kv)
             lwc_keep_fail(&session->keep, status, error.text);
     }
     step->state = LWC_STEP_IDLE;
+    lwc_take_view(kv); /* what failed may have moved */
 }
 
 lw_status_t lwc_step_poll(struct lw *kv, lw_error_t *error)
