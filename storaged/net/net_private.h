@@ -94,7 +94,7 @@ struct lwd_worker {
     lwd_slice_t *slices;
     uint32_t slice_count;
     lwd_ring_t answers, endings, changes, returned;
-    uint64_t next_space_ask_us;
+    uint64_t next_space_ask_us, next_show_us;
     bool orphans_asked;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
     uint32_t suspect_count;

@@ -8,6 +8,8 @@
 
 #include "storaged/net/net_private.h"
 
+#define SHOW_US 1000u /* between two looks at the gauges */
+
 static void on_accept(void *arg, lw_conn_t *conn)
 {
     lwd_peer_accept(arg, conn);
@@ -235,6 +237,17 @@ static void look_at_stop(lwd_worker_t *worker)
         atomic_store_explicit(&worker->stopped, true, memory_order_release);
 }
 
+static void show(lwd_worker_t *worker)
+{
+    lwd_extents_usage_t usage;
+    if (worker->now_us < worker->next_show_us)
+        return;
+    worker->next_show_us = worker->now_us + SHOW_US;
+    lwd_extents_usage(worker->reply_extents, &usage);
+    lw_gauge(&lwd_stats(worker)->reply_used_bytes, usage.used_bytes);
+    lw_gauge(&lwd_stats(worker)->requests_in_flight, worker->request_count);
+}
+
 unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us)
 {
     lwd_guard_quiet(worker->params.guards, worker->params.index);
@@ -252,7 +265,7 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us)
         ask_about_orphans(worker);
     }
     lw_count(&lwd_stats(worker)->rounds, 1);
-    lw_gauge(&lwd_stats(worker)->requests_in_flight, worker->request_count);
+    show(worker);
     look_at_stop(worker);
     return events;
 }

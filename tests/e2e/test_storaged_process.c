@@ -226,6 +226,14 @@ static void test_a_started_node_is_ready_and_shows_every_figure(void **state)
         fail_msg("no storaged_" #name);
 #include "storaged/stats.def"
 #undef STAT
+    uint64_t moved = 0; /* what only a thread of its own can move */
+    for (int i = 0; i < 1000 && moved != 7; i++) {
+        metrics = http_get(http, "/metrics");
+        moved |= strstr(metrics, "\nstoraged_sleeps 0\n") == NULL ? 1 : 0;
+        moved |= strstr(metrics, "\nstoraged_cpu_us 0\n") == NULL ? 2 : 0;
+        moved |= strstr(metrics, "\nstoraged_rounds 0\n") == NULL ? 4 : 0;
+    }
+    assert_int_equal(moved, 7);
     assert_int_equal(process_end(&process, SIGTERM), 0);
 }
 
