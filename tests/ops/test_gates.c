@@ -525,6 +525,7 @@ int main(int argc, char **argv)
         printf("== %s\n", ops_variants[v].name);
         ran++;
         failures += _cmocka_run_group_tests("gates", gates_tests, LW_ARRAY_SIZE(gates_tests), NULL, NULL);
+        failures += _cmocka_run_group_tests("gates_alloc", gates_alloc_tests, gates_alloc_count, NULL, NULL);
         failures += _cmocka_run_group_tests("gates_cache", gates_cache_tests, gates_cache_count, NULL, NULL);
         failures += _cmocka_run_group_tests("gates_policy", gates_policy_tests, gates_policy_count, NULL, NULL);
     }
