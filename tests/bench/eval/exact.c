@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "kernels/convert.h"
+#include "kernels/ops.h"
 
 #define BLOCK 32u /* tokens side by side: the compiler turns a row of them into vectors */
 #define LEAST 1e-12 /* weights below this share of the largest do not change an fp32 output */
@@ -48,11 +49,14 @@ static void finish(const uint16_t *values, const float *logits, const eval_zone_
     for (uint32_t t = 0; t < end; t = t + 1 == zone->index_end ? recent : t + 1) {
         double weight = exp((double)logits[t] - exact.top_logit);
         sum += weight;
+        if (t < LW_SINK_TOKENS || t >= recent)
+            exact.steady_mass += weight;
         if (weight < LEAST)
             continue;
         for (uint32_t j = 0; j < EVAL_HEAD_DIM; j++)
             out[j] += weight * lwk_bf16_to_f32(values[(size_t)t * EVAL_HEAD_DIM + j]);
     }
+    exact.steady_mass /= sum;
     exact.lse = exact.top_logit + log(sum);
     for (uint32_t j = 0; j < EVAL_HEAD_DIM; j++)
         exact.out[j] = (float)(out[j] / sum);

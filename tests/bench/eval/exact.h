@@ -6,6 +6,7 @@
 
 typedef struct eval_exact {
     double lse;
+    double steady_mass; /* share of the weight that lies in the sinks and the recent tokens */
     float top_logit;
     uint32_t top_token; /* the one with the largest logit; the lower one of equals */
     float out[EVAL_HEAD_DIM];

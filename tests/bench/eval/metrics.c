@@ -37,19 +37,15 @@ static double weight_of(const eval_tensors_t *tensors, uint32_t layer, uint32_t 
     return exp(dot / sqrt(EVAL_HEAD_DIM) - lse);
 }
 
-static double exact_mass(const eval_tensors_t *tensors, uint32_t layer, uint32_t query, uint32_t head, double lse,
-                         const zone_tokens_t *zone)
+static double exact_mass(const eval_tensors_t *tensors, uint32_t layer, uint32_t query, uint32_t head,
+                         const eval_exact_t *exact, const zone_tokens_t *zone)
 {
     float q[EVAL_HEAD_DIM];
-    double sum = 0;
+    double sum = exact->steady_mass;
     for (uint32_t j = 0; j < EVAL_HEAD_DIM; j++)
         q[j] = lwk_bf16_to_f32(tensors->queries[eval_query(layer, query, head) + j]);
     for (uint32_t i = 0; i < zone->retrieved_count; i++)
-        sum += weight_of(tensors, layer, head / EVAL_GROUP, q, zone->retrieved[i], lse);
-    for (uint32_t t = 0; t < LW_SINK_TOKENS; t++)
-        sum += weight_of(tensors, layer, head / EVAL_GROUP, q, t, lse);
-    for (uint32_t t = zone->recent_first; t <= zone->position; t++)
-        sum += weight_of(tensors, layer, head / EVAL_GROUP, q, t, lse);
+        sum += weight_of(tensors, layer, head / EVAL_GROUP, q, zone->retrieved[i], exact->lse);
     return sum;
 }
 
@@ -131,7 +127,7 @@ static void measure_layer(const eval_tensors_t *tensors, eval_host_t *host, cons
         for (uint32_t head = kv_head * EVAL_GROUP; head < (kv_head + 1) * EVAL_GROUP; head++) {
             const eval_exact_t *want = &exact[eval_exact_at(layer, query, head)];
             add_pair(to, want, step->out + (size_t)head * EVAL_HEAD_DIM, step->lse[head], tokens, zone->index_end);
-            to->mass += exact_mass(tensors, layer, query, head, want->lse, tokens);
+            to->mass += exact_mass(tensors, layer, query, head, want, tokens);
         }
     }
 }
