@@ -13,3 +13,8 @@ if(TARGET storaged AND TARGET longwave_static)
     endforeach()
   endforeach()
 endif()
+if(TARGET storaged AND TARGET longwave_cli)
+  add_test(NAME test_operator COMMAND ${CMAKE_CURRENT_LIST_DIR}/test_operator.sh $<TARGET_FILE:longwave_cli>
+    $<TARGET_FILE:storaged>)
+  set_tests_properties(test_operator PROPERTIES TIMEOUT 120 LABELS e2e)
+endif()

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# test_operator.sh LONGWAVE STORAGED - the operator's commands against two real daemons.
+set -euo pipefail
+longwave=$1
+export STORAGED=$2
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d)
+fail() { echo "test_operator: $1" >&2; exit 1; }
+finish() { "$root/deploy/local-fleet.sh" stop "$dir" || true; rm -rf "$dir"; }
+trap finish EXIT
+
+fleet=$("$root/deploy/local-fleet.sh" start "$dir" 2 --mem.arena_bytes=32m)
+"$longwave" status --fleet "$fleet" --json "$dir/status.json" || fail "status of a healthy fleet is not 0"
+python3 - "$dir/status.json" <<'PY' || fail "status --json"
+import json, sys
+s = json.load(open(sys.argv[1]))
+assert len(s["nodes"]) == 2 and all(n["ready"] and n["free_bytes"] > 0 for n in s["nodes"])
+assert sum(n["holds_catalogue"] for n in s["nodes"]) == 1
+PY
+"$longwave" status --fleet "$fleet" | grep -q catalogue || fail "status names no catalogue"
+"$longwave" sessions --fleet "$fleet" --json | python3 -c 'import json, sys; assert json.load(sys.stdin)["sessions"] == []' || fail "sessions --json"
+for verb in show pin unpin drop; do
+  "$longwave" sessions $verb 4711 --fleet "$fleet" 2>"$dir/err" && fail "$verb of an unknown session is 0"
+  grep -q "no such session" "$dir/err" || fail "$verb does not say why"
+done
+for wrong in "sessions show" "sessions show x" "sessions fly 1" "status --nonsense" "doctor extra"; do
+  code=0; "$longwave" $wrong >/dev/null 2>&1 || code=$?
+  [ "$code" = 2 ] || fail "'$wrong' gives $code, not 2"
+done
+for command in status sessions doctor; do
+  "$longwave" $command --help | grep -q "longwave $command" || fail "$command --help"
+done
+"$longwave" doctor --json | python3 -c 'import json, sys; d = json.load(sys.stdin); assert d["usable"] and len(d["checks"]) >= 8' || fail "doctor --json"
+kill "$(cat "$dir/node1.pid")"
+for _ in $(seq 100); do kill -0 "$(cat "$dir/node1.pid")" 2>/dev/null || break; sleep 0.1; done
+"$longwave" status --fleet "$fleet" >"$dir/out" && fail "status with a dead node is 0"
+rm -f "$dir/node1.pid"
+grep -q "does not answer" "$dir/out" || fail "status does not show the dead node"
+echo "operator commands: ok"
