@@ -29,7 +29,7 @@ static void worker_sleep(lwd_worker_t *worker)
 {
     const lw_fabric_ops_t *ops = worker->params.fabric;
     int fd = ops->event_fd(worker->fabric);
-    atomic_store_explicit(&worker->asleep, true, memory_order_seq_cst);
+    (void)atomic_exchange_explicit(&worker->asleep, true, memory_order_seq_cst);
     if (!nothing_waits(worker) || fd < 0 || !ops->arm(worker->fabric)) {
         atomic_store_explicit(&worker->asleep, false, memory_order_seq_cst);
         return;

@@ -151,8 +151,8 @@ const char *lwd_worker_address(const lwd_worker_t *worker)
 /* ---- news from other threads ---- */
 void lwd_worker_wake(lwd_worker_t *worker)
 {
-    /* The sleeper publishes `asleep` and then looks at its rings; we have pushed and now look at `asleep`. */
-    atomic_thread_fence(memory_order_seq_cst);
+    /* Both sides exchange `asleep`. Either ours comes first, and the sleeper, who looks at its rings after its own, sees
+     * what we pushed; or we find it asleep. */
     if (atomic_exchange_explicit(&worker->asleep, false, memory_order_seq_cst))
         (void)eventfd_write(worker->wake_fd, 1);
 }
