@@ -11,15 +11,23 @@
 #define HEAD_BYTES 512u   /* of each piece; the hardware prefetcher follows from there */
 #define AHEAD_BYTES 2048u /* in flight at a time: about what a core's fill buffers take */
 
+static size_t head_bytes(const lw_gather_ahead_t *ahead, uint32_t at)
+{
+    size_t bytes = ahead->pieces[at].bytes;
+    if (ahead->piece_max > 0 && bytes > ahead->piece_max)
+        return 0;
+    return bytes < HEAD_BYTES ? bytes : HEAD_BYTES;
+}
+
 void lw_gather_ahead(lw_gather_ahead_t *ahead, uint32_t at)
 {
     if (ahead->next <= at)
         ahead->next = at + 1;
     else
-        ahead->asked_bytes -= lw_min_u64(ahead->pieces[at].bytes, HEAD_BYTES);
+        ahead->asked_bytes -= head_bytes(ahead, at);
     while (ahead->next < ahead->count && ahead->asked_bytes < AHEAD_BYTES) {
-        const lw_iov_t *piece = &ahead->pieces[ahead->next++];
-        size_t bytes = lw_min_u64(piece->bytes, HEAD_BYTES);
+        const lw_iov_t *piece = &ahead->pieces[ahead->next];
+        size_t bytes = head_bytes(ahead, ahead->next++);
         for (size_t line = 0; line < bytes; line += LINE_BYTES)
             __builtin_prefetch((const char *)piece->data + line, 0, 3);
         ahead->asked_bytes += bytes;

@@ -9,6 +9,7 @@ typedef struct lw_gather_ahead {
     const lw_iov_t *pieces;
     uint32_t count, next; /* `next` is the first piece not asked for */
     size_t asked_bytes;   /* of pieces asked for and not yet copied */
+    size_t piece_max;     /* larger pieces are left alone; 0: none is */
 } lw_gather_ahead_t;
 
 /* Call before piece `at` is copied, for each piece in turn. */

@@ -82,7 +82,7 @@ lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint3
     memcpy(part->message_head, op->head, op->head_bytes);
 
     uint64_t offset = 0;
-    lw_gather_ahead_t ahead = {.pieces = pieces, .count = piece_count};
+    lw_gather_ahead_t ahead = {.pieces = pieces, .count = piece_count, .piece_max = SMALL_PIECE_BYTES};
     for (uint32_t i = 0; i < piece_count; i++) {
         lw_gather_ahead(&ahead, i);
         const uint8_t *data = pieces[i].data;

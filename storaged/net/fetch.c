@@ -11,6 +11,7 @@
 #include "storaged/net/net_private.h"
 
 #define TIME_SAMPLE 16u /* one request in so many is timed */
+#define WARM_RUNS 32u    /* runs whose tables are asked for ahead of their use */
 #define PLACE_PIECE_BYTES_MIN 2048u /* docs/decisions/0002-send-modes.md: smaller pieces cost more than a copy */
 
 typedef struct fetch_plan {
@@ -51,6 +52,37 @@ static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segmen
     return LW_OK;
 }
 
+/* Asks memory for what resolving these runs will look at, a step for all of them at a time, so that their misses overlap:
+ * the slots, then the heads, then the first record of each. Only hints. */
+static void warm(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_fetch_run_t *runs, uint32_t count,
+                 const uint16_t *entry)
+{
+    lwd_segment_t *segments[WARM_RUNS];
+    lwd_ref_t refs[WARM_RUNS];
+    bool writer;
+    for (uint32_t r = 0; r < count; r++) {
+        bool known = lwd_attach_resolve(worker->attach, peer->index, runs[r].handle, &refs[r], &writer) == LW_OK;
+        segments[r] = known ? lwd_shard_slot(worker->params.shard, refs[r].slot) : NULL;
+        if (segments[r] != NULL)
+            __builtin_prefetch(segments[r]);
+    }
+    for (uint32_t r = 0; r < count; r++) {
+        if (segments[r] != NULL)
+            segments[r] = lwd_shard_readable(worker->params.shard, refs[r]);
+        if (segments[r] != NULL && runs[r].head < segments[r]->head_count)
+            __builtin_prefetch(&segments[r]->heads[runs[r].head]);
+        else
+            segments[r] = NULL;
+    }
+    for (uint32_t r = 0; r < count; entry += runs[r].count, r++) {
+        if (segments[r] == NULL || runs[r].count == 0)
+            continue;
+        const lwd_head_t *head = &segments[r]->heads[runs[r].head];
+        if (entry[0] < head->entry_count)
+            __builtin_prefetch(&segments[r]->records[head->first + entry[0]]);
+    }
+}
+
 static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t *msg, fetch_plan_t *plan)
 {
     const uint16_t *entry = msg->entries;
@@ -61,6 +93,8 @@ static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t
         lwd_segment_t *segment = NULL;
         lwd_ref_t ref;
         bool writer;
+        if (r % WARM_RUNS == 0)
+            warm(worker, peer, run, plan->run_count - r < WARM_RUNS ? plan->run_count - r : WARM_RUNS, entry);
         lw_status_t status = lwd_attach_resolve(worker->attach, peer->index, run->handle, &ref, &writer);
         if (status == LW_OK) {
             segment = lwd_shard_readable(worker->params.shard, ref);
