@@ -40,7 +40,9 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     landed_t *landed = *state;
+#ifdef LW_FAULTS
     lw_fault_reset(0);
+#endif
     place_fini(&landed->place);
     free(landed->segment);
     free(landed);
