@@ -38,6 +38,7 @@ void lw_rpc_grpc_loop(grpc_completion_queue *queue)
             return;
         if (event.type == GRPC_OP_COMPLETE) {
             lw_rpc_tag_t *tag = event.tag;
+            (void)atomic_load_explicit(&tag->handed, memory_order_acquire);
             tag->done(tag->owner, event.success != 0);
         }
     }

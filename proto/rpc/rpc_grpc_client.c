@@ -289,7 +289,7 @@ lw_status_t lw_rpc_call_async(lw_rpc_channel_t *channel, const char *method, con
     rpc_unary_t *unary = calloc(1, sizeof(*unary));
     if (!unary)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a call");
-    unary->tag = (lw_rpc_tag_t){rpc_unary_done, unary};
+    unary->tag = (lw_rpc_tag_t){.done = rpc_unary_done, .owner = unary};
     unary->channel = channel;
     unary->done = done;
     unary->arg = arg;
@@ -313,7 +313,7 @@ lw_status_t lw_rpc_call_async(lw_rpc_channel_t *channel, const char *method, con
                                         .status_details = &unary->end.details,
                                         .error_string = &unary->end.core_text}},
     };
-    grpc_call_error started = grpc_call_start_batch(unary->active.call, ops, LW_ARRAY_SIZE(ops), &unary->tag, NULL);
+    grpc_call_error started = grpc_call_start_batch(unary->active.call, ops, LW_ARRAY_SIZE(ops), lw_rpc_tag_hand(&unary->tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK); /* fails only for a batch that is malformed */
     grpc_byte_buffer_destroy(message);
     return LW_OK;
@@ -416,7 +416,7 @@ static void rpc_stream_read(lw_rpc_stream_t *stream)
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &stream->message};
     stream->reading = true;
     stream->batches++;
-    grpc_call_error started = grpc_call_start_batch(stream->active.call, &op, 1, &stream->read_tag, NULL);
+    grpc_call_error started = grpc_call_start_batch(stream->active.call, &op, 1, lw_rpc_tag_hand(&stream->read_tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK);
 }
 
@@ -449,9 +449,9 @@ static void rpc_stream_start(lw_rpc_stream_t *stream, const void *request, size_
                                                    .error_string = &stream->end.core_text}};
     pthread_mutex_lock(&stream->lock);
     stream->batches = 2;
-    grpc_call_error started = grpc_call_start_batch(stream->active.call, &last, 1, &stream->end_tag, NULL);
+    grpc_call_error started = grpc_call_start_batch(stream->active.call, &last, 1, lw_rpc_tag_hand(&stream->end_tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK);
-    started = grpc_call_start_batch(stream->active.call, first, LW_ARRAY_SIZE(first), &stream->request_tag, NULL);
+    started = grpc_call_start_batch(stream->active.call, first, LW_ARRAY_SIZE(first), lw_rpc_tag_hand(&stream->request_tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK);
     rpc_stream_read(stream);
     pthread_mutex_unlock(&stream->lock);
@@ -466,9 +466,9 @@ lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *method, co
     lw_rpc_stream_t *stream = calloc(1, sizeof(*stream));
     if (!stream)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a stream");
-    stream->request_tag = (lw_rpc_tag_t){rpc_stream_request_done, stream};
-    stream->read_tag = (lw_rpc_tag_t){rpc_stream_read_done, stream};
-    stream->end_tag = (lw_rpc_tag_t){rpc_stream_end_done, stream};
+    stream->request_tag = (lw_rpc_tag_t){.done = rpc_stream_request_done, .owner = stream};
+    stream->read_tag = (lw_rpc_tag_t){.done = rpc_stream_read_done, .owner = stream};
+    stream->end_tag = (lw_rpc_tag_t){.done = rpc_stream_end_done, .owner = stream};
     stream->channel = channel;
     grpc_metadata_array_init(&stream->initial);
     rpc_end_init(&stream->end);

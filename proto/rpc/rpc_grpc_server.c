@@ -141,7 +141,7 @@ static void rpc_call_start(lw_rpc_call_t *call, const grpc_op *ops, size_t count
 {
     call->references++;
     call->batches++;
-    grpc_call_error started = grpc_call_start_batch(call->grpc, ops, count, tag, NULL);
+    grpc_call_error started = grpc_call_start_batch(call->grpc, ops, count, lw_rpc_tag_hand(tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK); /* fails only for a batch that is malformed */
 }
 
@@ -373,10 +373,10 @@ static void rpc_accept(rpc_core_t *core)
     if (!call)
         return;
     call->core = core;
-    call->request_tag = (lw_rpc_tag_t){rpc_request_done, call};
-    call->read_tag = (lw_rpc_tag_t){rpc_read_done, call};
-    call->close_tag = (lw_rpc_tag_t){rpc_close_done, call};
-    call->send_tag = (lw_rpc_tag_t){rpc_send_done, call};
+    call->request_tag = (lw_rpc_tag_t){.done = rpc_request_done, .owner = call};
+    call->read_tag = (lw_rpc_tag_t){.done = rpc_read_done, .owner = call};
+    call->close_tag = (lw_rpc_tag_t){.done = rpc_close_done, .owner = call};
+    call->send_tag = (lw_rpc_tag_t){.done = rpc_send_done, .owner = call};
     call->out_tail = &call->out_head;
     call->status_text = grpc_empty_slice();
     grpc_call_details_init(&call->details);
@@ -387,7 +387,7 @@ static void rpc_accept(rpc_core_t *core)
     core->live++;
     pthread_mutex_unlock(&core->lock);
     grpc_call_error asked = grpc_server_request_call(core->grpc, &call->grpc, &call->details, &call->metadata,
-                                                     core->queue, core->queue, &call->request_tag);
+                                                     core->queue, core->queue, lw_rpc_tag_hand(&call->request_tag));
     LW_ASSERT(asked == GRPC_CALL_OK);
 }
 
@@ -496,7 +496,7 @@ lw_status_t lw_rpc_serve(const char *address, const lw_rpc_tls_t *tls, const lw_
         goto drop_core;
     }
     server->core = core;
-    server->shutdown_tag = (lw_rpc_tag_t){rpc_shutdown_done, core};
+    server->shutdown_tag = (lw_rpc_tag_t){.done = rpc_shutdown_done, .owner = core};
     credentials = rpc_server_credentials(tls);
     if (!credentials) {
         status = lw_fail(error, LW_ERR_INVALID, "TLS texts for %s cannot be used", address);
@@ -521,7 +521,7 @@ lw_status_t lw_rpc_serve(const char *address, const lw_rpc_tls_t *tls, const lw_
         }
         status = lw_fail(error, LW_ERR_NO_MEMORY, "no thread for the server on %s", address);
     }
-    grpc_server_shutdown_and_notify(core->grpc, core->queue, &server->shutdown_tag);
+    grpc_server_shutdown_and_notify(core->grpc, core->queue, lw_rpc_tag_hand(&server->shutdown_tag));
     grpc_server_cancel_all_calls(core->grpc);
     grpc_completion_queue_shutdown(core->queue);
     lw_rpc_grpc_loop(core->queue);
@@ -567,7 +567,7 @@ void lw_rpc_server_stop(lw_rpc_server_t *server, uint64_t grace_us)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    grpc_server_shutdown_and_notify(core->grpc, core->queue, &server->shutdown_tag);
+    grpc_server_shutdown_and_notify(core->grpc, core->queue, lw_rpc_tag_hand(&server->shutdown_tag));
     if (!rpc_server_wait(core, &until)) {
         grpc_server_cancel_all_calls(core->grpc);
         rpc_server_wait(core, NULL); /* each call's close batch ends now, and with it gRPC's hold on the call */
