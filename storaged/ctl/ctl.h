@@ -27,7 +27,8 @@ typedef struct lwd_ctl lwd_ctl_t;
 #define LWD_CTL_FLEET_MAX 64u          /* nodes of a static fleet */
 #define LWD_CTL_ORPHANS_MAX 4096u      /* names of one question */
 
-/* What server.c provides. Any of them may be NULL. They must not call back into ctl, except where said. */
+/* What server.c provides. Any of them may be NULL. They must not call back into ctl, except where said, and they may run
+ * before lwd_ctl_start has returned. */
 typedef struct lwd_ctl_callbacks {
     void *arg;
     /* Agent thread. Segments that are dead: hand them to the shards' threads. rows are borrowed for the call. A row may
