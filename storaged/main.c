@@ -4,62 +4,16 @@
 #include <string.h>
 
 #include "base/fault.h"
-#include "storaged/announce.h"
+#include "storaged/arguments.h"
 #include "storaged/server.h"
 #include "storaged/stats.h"
 
 #define EXIT_USAGE 2
 
-typedef struct arguments {
-    const char *config;
-    lwd_announce_t announce;
-    bool help, version, dump_config, reference, stats_reference;
-    int argc;       /* what is left: option flags */
-    char **argv;
-    char **scratch; /* [argc], for parsing them again on SIGHUP */
-} arguments_t;
-
-/* Takes the program's own words out of argv. */
-static lw_status_t take_words(int argc, char **argv, arguments_t *out, lw_error_t *error)
-{
-    const struct { const char *word; bool *flag; } flags[] = {
-        {"--json", &out->announce.json}, {"--help", &out->help}, {"--version", &out->version},
-        {"--dump-config", &out->dump_config}, {"--reference", &out->reference},
-        {"--stats-reference", &out->stats_reference},
-    };
-    const char *fd_text = NULL;
-    const struct { const char *word; const char **value; } valued[] = {
-        {"--config", &out->config}, {"--ready-file", &out->announce.ready_file}, {"--ready-fd", &fd_text},
-    };
-    out->argv[out->argc++] = argv[0];
-    for (int i = 1; i < argc; i++) {
-        bool taken = false;
-        for (size_t f = 0; f < LW_ARRAY_SIZE(flags) && !taken; f++) {
-            taken = strcmp(argv[i], flags[f].word) == 0;
-            if (taken)
-                *flags[f].flag = true;
-        }
-        for (size_t v = 0; v < LW_ARRAY_SIZE(valued) && !taken; v++) {
-            taken = strcmp(argv[i], valued[v].word) == 0;
-            if (taken && i + 1 >= argc)
-                return lw_fail(error, LW_ERR_INVALID, "%s needs a value", argv[i]);
-            if (taken)
-                *valued[v].value = argv[++i];
-        }
-        if (!taken)
-            out->argv[out->argc++] = argv[i];
-    }
-    char *end = NULL;
-    out->announce.ready_fd = fd_text != NULL ? (int)strtol(fd_text, &end, 10) : -1;
-    if (fd_text != NULL && (*fd_text == '\0' || *end != '\0' || out->announce.ready_fd < 0))
-        return lw_fail(error, LW_ERR_INVALID, "--ready-fd is \"%s\", must be a file descriptor's number", fd_text);
-    return LW_OK;
-}
-
 /* Defaults, then the file, the environment, the flags. Also the answer to SIGHUP. */
 static lw_status_t load(void *arg, lwd_options_t *options, lw_error_t *error)
 {
-    const arguments_t *args = arg;
+    const lwd_arguments_t *args = arg;
     const lw_option_table_t *table = lwd_option_table();
     int argc = args->argc;
     memcpy(args->scratch, args->argv, (size_t)argc * sizeof(*args->argv));
@@ -78,7 +32,7 @@ static lw_status_t load(void *arg, lwd_options_t *options, lw_error_t *error)
 
 static void on_ready(void *arg, const lwd_server_addresses_t *addresses)
 {
-    const arguments_t *args = arg;
+    const lwd_arguments_t *args = arg;
     lwd_announce(&args->announce, addresses);
 }
 
@@ -95,14 +49,15 @@ static void print_help(void)
     lw_options_help(lwd_option_table(), stdout);
 }
 
-static int print_and_leave(const arguments_t *args, const lwd_options_t *options)
+static int print_and_leave(const lwd_arguments_t *args, const lwd_options_t *options)
 {
     size_t row_count;
     const lw_stat_row_t *rows = lwd_stat_rows(&row_count);
     if (args->help)
         print_help();
     else if (args->version)
-        printf(args->announce.json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n", LW_VERSION);
+        printf(args->announce.json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n",
+               LW_VERSION);
     else if (args->dump_config)
         lw_options_dump(lwd_option_table(), options, stdout);
     else if (args->reference)
@@ -117,14 +72,16 @@ int main(int argc, char **argv)
     lw_error_t error = {0};
     lwd_options_t options;
     lwd_choices_t choices;
-    arguments_t args = {.argv = calloc((size_t)argc + 1, sizeof(char *)), .scratch = calloc((size_t)argc + 1, sizeof(char *))};
+    lwd_arguments_t args = {.argv = calloc((size_t)argc + 1, sizeof(char *)),
+                            .scratch = calloc((size_t)argc + 1, sizeof(char *))};
     int exit_status = EXIT_USAGE;
     lw_status_t status = args.argv != NULL && args.scratch != NULL ? LW_OK : LW_ERR_NO_MEMORY;
     if (status == LW_OK)
-        status = take_words(argc, argv, &args, &error);
+        status = lwd_arguments_take(argc, argv, &args, &error);
     if (status == LW_OK)
         status = load(&args, &options, &error);
-    if (status == LW_OK && (args.help || args.version || args.dump_config || args.reference || args.stats_reference)) {
+    if (status == LW_OK &&
+        (args.help || args.version || args.dump_config || args.reference || args.stats_reference)) {
         exit_status = print_and_leave(&args, &options);
     } else if (status == LW_OK && (status = lwd_options_check(&options, &choices, &error)) == LW_OK) {
         lw_log_set_level(choices.log_level);
@@ -132,7 +89,8 @@ int main(int argc, char **argv)
         if (getenv("LW_FAULT_POINTS") != NULL && lw_fault_enable_text(getenv("LW_FAULT_POINTS")) != LW_OK)
             status = lw_fail(&error, LW_ERR_INVALID, "LW_FAULT_POINTS is \"%s\"", getenv("LW_FAULT_POINTS"));
 #endif
-        lwd_server_params_t params = {.options = &options, .on_ready = on_ready, .reload = load, .arg = &args};
+        lwd_server_params_t params = {
+            .options = &options, .on_ready = on_ready, .reload = load, .arg = &args};
         if (status == LW_OK)
             status = lwd_server_run(&params, &error);
         exit_status = status == LW_OK ? EXIT_SUCCESS : EXIT_FAILURE;

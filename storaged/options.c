@@ -7,14 +7,23 @@
 
 static const lw_option_t rows[] = {
 #define OPT(group, name, kind, def, min, max, reload, help) \
-    {#group, #name, LW_OPTION_##kind, def, min, max, LW_OPTION_##reload, help, offsetof(lwd_options_t, group##_##name)},
+    {#group,                                                \
+     #name,                                                 \
+     LW_OPTION_##kind,                                      \
+     def,                                                   \
+     min,                                                   \
+     max,                                                   \
+     LW_OPTION_##reload,                                    \
+     help,                                                  \
+     offsetof(lwd_options_t, group##_##name)},
 #include "storaged/options.def"
 #undef OPT
 };
 
 const lw_option_table_t *lwd_option_table(void)
 {
-    static const lw_option_table_t table = {.program = "storaged", .rows = rows, .row_count = LW_ARRAY_SIZE(rows)};
+    static const lw_option_table_t table = {
+        .program = "storaged", .rows = rows, .row_count = LW_ARRAY_SIZE(rows)};
     return &table;
 }
 
@@ -27,28 +36,31 @@ static lw_status_t check_address(const char *option, const char *value, bool *wi
     if (colon != NULL && colon[1] >= '0' && colon[1] <= '9')
         port = strtoul(colon + 1, &end, 10);
     if (colon == NULL || colon == value || end == NULL || *end != '\0' || port > 65535)
-        return lw_fail(error, LW_ERR_INVALID, "%s is \"%s\", must be host:port with a port of 0 to 65535", option, value);
+        return lw_fail(error, LW_ERR_INVALID, "%s is \"%s\", must be host:port with a port of 0 to 65535",
+                       option, value);
     size_t host = (size_t)(colon - value);
-    *wildcard_out = (host == 7 && memcmp(value, "0.0.0.0", 7) == 0) || (host == 4 && memcmp(value, "[::]", 4) == 0) ||
-                    (host == 1 && value[0] == '*');
+    *wildcard_out = (host == 7 && memcmp(value, "0.0.0.0", 7) == 0) ||
+                    (host == 4 && memcmp(value, "[::]", 4) == 0) || (host == 1 && value[0] == '*');
     return LW_OK;
 }
 
-static lw_status_t check_listen(const char *name, const char *listen, const char *advertise_name, const char *advertise,
-                                lw_error_t *error)
+static lw_status_t check_listen(const char *name, const char *listen, const char *advertise_name,
+                                const char *advertise, lw_error_t *error)
 {
     bool wildcard = false, unused = false;
     lw_status_t status = check_address(name, listen, &wildcard, error);
     if (status != LW_OK)
         return status;
     if (wildcard && advertise[0] == '\0')
-        return lw_fail(error, LW_ERR_INVALID, "%s is the wildcard \"%s\": %s must say which address others use", name,
-                       listen, advertise_name);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "%s is the wildcard \"%s\": %s must say which address others use", name, listen,
+                       advertise_name);
     if (advertise[0] == '\0')
         return LW_OK;
     status = check_address(advertise_name, advertise, &unused, error);
     if (status == LW_OK && unused)
-        status = lw_fail(error, LW_ERR_INVALID, "%s is the wildcard \"%s\", must be an address that others can reach",
+        status = lw_fail(error, LW_ERR_INVALID,
+                         "%s is the wildcard \"%s\", must be an address that others can reach",
                          advertise_name, advertise);
     return status;
 }
@@ -62,7 +74,8 @@ static lw_status_t check_numa(const char *value, int *node_out, lw_error_t *erro
     errno = 0;
     long node = strtol(value, &end, 10);
     if (value[0] == '\0' || *end != '\0' || errno != 0 || node < 0 || node > 1023)
-        return lw_fail(error, LW_ERR_INVALID, "mem.numa_node is \"%s\", must be interleave or a number of 0 to 1023", value);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "mem.numa_node is \"%s\", must be interleave or a number of 0 to 1023", value);
     *node_out = (int)node;
     return LW_OK;
 }
@@ -92,24 +105,28 @@ lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choic
                        options->data_transports);
     lw_status_t status = check_numa(options->mem_numa_node, &choices.numa_node, error);
     if (status == LW_OK)
-        status = check_listen("data.listen", options->data_listen, "data.advertise", options->data_advertise, error);
+        status = check_listen("data.listen", options->data_listen, "data.advertise", options->data_advertise,
+                              error);
     if (status == LW_OK)
-        status = check_listen("ctl.listen", options->ctl_listen, "ctl.advertise", options->ctl_advertise, error);
+        status =
+            check_listen("ctl.listen", options->ctl_listen, "ctl.advertise", options->ctl_advertise, error);
     if (status == LW_OK && options->ctl_http[0] != '\0')
         status = check_address("ctl.http", options->ctl_http, &wildcard, error);
     if (status != LW_OK)
         return status;
     if ((options->ctl_tls_cert[0] == '\0') != (options->ctl_tls_key[0] == '\0'))
-        return lw_fail(error, LW_ERR_INVALID, "ctl.tls_cert is \"%s\" and ctl.tls_key is \"%s\": set both or neither",
+        return lw_fail(error, LW_ERR_INVALID,
+                       "ctl.tls_cert is \"%s\" and ctl.tls_key is \"%s\": set both or neither",
                        options->ctl_tls_cert, options->ctl_tls_key);
     if (options->ctl_tls_ca[0] != '\0' && options->ctl_tls_cert[0] == '\0')
         return lw_fail(error, LW_ERR_INVALID, "ctl.tls_ca is \"%s\" without ctl.tls_cert and ctl.tls_key",
                        options->ctl_tls_ca);
     if (options->data_attachments_per_connection > options->data_attachments)
-        return lw_fail(error, LW_ERR_INVALID,
-                       "data.attachments_per_connection is %llu, must be at most data.attachments, which is %llu",
-                       (unsigned long long)options->data_attachments_per_connection,
-                       (unsigned long long)options->data_attachments);
+        return lw_fail(
+            error, LW_ERR_INVALID,
+            "data.attachments_per_connection is %llu, must be at most data.attachments, which is %llu",
+            (unsigned long long)options->data_attachments_per_connection,
+            (unsigned long long)options->data_attachments);
     *choices_out = choices;
     return LW_OK;
 }

@@ -30,8 +30,9 @@ typedef struct lwd_choices {
     lw_log_level_t log_level;
 } lwd_choices_t;
 
-/* Cross-checks after parsing: enumerations, addresses, wildcards without advertise, TLS files that belong together.
- * ERR_INVALID names the option and its value. */
-LW_CHECK lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choices_out, lw_error_t *error);
+/* Cross-checks after parsing: enumerations, addresses, wildcards without advertise, TLS files that belong
+ * together. ERR_INVALID names the option and its value. */
+LW_CHECK lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choices_out,
+                                       lw_error_t *error);
 
 #endif /* LWD_OPTIONS_H */

@@ -1,4 +1,5 @@
-/* server.c - builds the modules in order, runs the main loop, and takes everything down in reverse. Main thread. */
+/* server.c - builds the modules in order, runs the main loop, and takes everything down in reverse. Main
+ * thread. */
 #include "storaged/server.h"
 
 #include <signal.h>
@@ -38,11 +39,13 @@ static lw_status_t build_memory(lwd_server_t *server, lw_error_t *error)
         .prefault = server->options.mem_prefault,
     };
     lw_status_t status = lwd_arena_init(&params, &server->arena, error);
-    if (status == LW_OK && lwd_extents_create(server->arena.bytes, LWD_ARENA_UNIT_BYTES, &server->extents) != LW_OK)
+    if (status == LW_OK &&
+        lwd_extents_create(server->arena.bytes, LWD_ARENA_UNIT_BYTES, &server->extents) != LW_OK)
         status = lw_fail(error, LW_ERR_INVALID, "mem.arena_bytes is %llu: no allocator for it",
                          (unsigned long long)server->arena.bytes);
     if (status == LW_OK)
-        status = lwd_extents_create(server->arena.book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &server->book_extents);
+        status =
+            lwd_extents_create(server->arena.book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &server->book_extents);
     return status;
 }
 
@@ -80,7 +83,8 @@ static void listen_address(const char *first, uint32_t index, char *text)
 {
     const char *colon = strrchr(first, ':');
     unsigned long port = strtoul(colon + 1, NULL, 10);
-    (void)snprintf(text, LW_ADDRESS_MAX, "%.*s:%lu", (int)(colon - first), first, port == 0 ? 0 : port + index);
+    (void)snprintf(text, LW_ADDRESS_MAX, "%.*s:%lu", (int)(colon - first), first,
+                   port == 0 ? 0 : port + index);
 }
 
 /* What clients are told: the advertised host with the thread's port, or the bound address. */
@@ -95,7 +99,8 @@ static void advertised_address(const lwd_server_t *server, uint32_t index, char 
     const char *colon = strrchr(advertise, ':');
     unsigned long port = strtoul(colon + 1, NULL, 10);
     if (port == 0) /* the port is the bound one */
-        (void)snprintf(text, LW_ADDRESS_MAX, "%.*s%s", (int)(colon - advertise), advertise, strrchr(bound, ':'));
+        (void)snprintf(text, LW_ADDRESS_MAX, "%.*s%s", (int)(colon - advertise), advertise,
+                       strrchr(bound, ':'));
     else
         (void)snprintf(text, LW_ADDRESS_MAX, "%.*s:%lu", (int)(colon - advertise), advertise, port + index);
 }
@@ -132,8 +137,8 @@ static lw_status_t build_worker(lwd_server_t *server, uint32_t index, lw_error_t
     lw_error_t cause = {0};
     lw_status_t status = lwd_worker_create(&params, &server->workers[index], &cause);
     if (status != LW_OK)
-        return lw_fail(error, status, "data thread %u with data.listen \"%s\" and data.transports \"%s\": %s", index,
-                       listen, options->data_transports, cause.text);
+        return lw_fail(error, status, "data thread %u with data.listen \"%s\" and data.transports \"%s\": %s",
+                       index, listen, options->data_transports, cause.text);
     advertised_address(server, index, server->data_listen[index]);
     server->data_address[index] = server->data_listen[index];
     return LW_OK;
@@ -235,8 +240,9 @@ static void apply_live(lwd_server_t *server, const lwd_options_t *fresh, const l
     const lw_option_table_t *table = lwd_option_table();
     for (size_t i = 0; i < table->row_count; i++) {
         const lw_option_t *row = &table->rows[i];
-        size_t bytes = row->kind == LW_OPTION_BOOL ? sizeof(bool)
-                       : row->kind == LW_OPTION_STRING ? LW_OPTION_STRING_MAX : sizeof(uint64_t);
+        size_t bytes = row->kind == LW_OPTION_BOOL     ? sizeof(bool)
+                       : row->kind == LW_OPTION_STRING ? LW_OPTION_STRING_MAX
+                                                       : sizeof(uint64_t);
         uint8_t *now = (uint8_t *)&server->options + row->offset;
         const uint8_t *next = (const uint8_t *)fresh + row->offset;
         bool same = row->kind == LW_OPTION_STRING ? strcmp((const char *)now, (const char *)next) == 0

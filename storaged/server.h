@@ -1,4 +1,5 @@
-/* server.h - one storaged: builds the modules, joins them, runs until SIGTERM. The one place that knows all of them. */
+/* server.h - one storaged: builds the modules, joins them, runs until SIGTERM. The one place that knows all
+ * of them. */
 #ifndef LWD_SERVER_H
 #define LWD_SERVER_H
 
@@ -12,7 +13,7 @@ typedef struct lwd_server_addresses {
     const char *const *data;    /* one for each data thread */
     uint32_t data_count;
     uint64_t node_id, fleet_id;
-    const char *pages;          /* what the arena got */
+    const char *pages; /* what the arena got */
     uint64_t arena_bytes;
 } lwd_server_addresses_t;
 
@@ -20,13 +21,14 @@ typedef struct lwd_server_params {
     const lwd_options_t *options; /* checked; copied */
     /* Main thread, once: listeners are bound, memory is registered, the catalogue was reached. */
     void (*on_ready)(void *arg, const lwd_server_addresses_t *addresses);
-    /* Main thread, on SIGHUP: reads the configuration again into *options_out. NULL: SIGHUP changes nothing. */
+    /* Main thread, on SIGHUP: reads the configuration again into *options_out. NULL: SIGHUP changes nothing.
+     */
     lw_status_t (*reload)(void *arg, lwd_options_t *options_out, lw_error_t *error);
     void *arg;
 } lwd_server_params_t;
 
-/* Starts, serves, and returns after SIGTERM or SIGINT: OK when everything in flight was finished or its grace was over.
- * Errors name the option at fault. Main thread, once per process at a time. */
+/* Starts, serves, and returns after SIGTERM or SIGINT: OK when everything in flight was finished or its grace
+ * was over. Errors name the option at fault. Main thread, once per process at a time. */
 LW_CHECK lw_status_t lwd_server_run(const lwd_server_params_t *params, lw_error_t *error);
 
 /* Bytes that mem.arena_bytes stands for, and segments that store.segments stands for. */

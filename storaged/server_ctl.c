@@ -1,7 +1,8 @@
-/* server_ctl.c - between the data threads and the control side: questions out, answers and endings in, figures shown.
+/* server_ctl.c - between the data threads and the control side: questions out, answers and endings in,
+ * figures shown.
  *
- * Questions come from data threads and are only queued; answers come on the agent thread and go into the asking worker's
- * ring. */
+ * Questions come from data threads and are only queued; answers come on the agent thread and go into the
+ * asking worker's ring. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,8 @@ static void tell(lwd_server_t *server, uint32_t worker, const lwd_news_t *news)
     LW_ASSERT(status == LW_OK);
 }
 
-static void on_checked(void *arg, lw_status_t status, const uint64_t *origins, const uint32_t *cuts, uint32_t count)
+static void on_checked(void *arg, lw_status_t status, const uint64_t *origins, const uint32_t *cuts,
+                       uint32_t count)
 {
     const lwd_server_ask_t *ask = arg;
     lwd_news_t news = {.kind = LWD_NEWS_CHECKED, .status = status, .ticket = ask->ticket};
@@ -64,13 +66,12 @@ lw_status_t lwd_server_ask(void *arg, const lwd_ask_t *ask)
 {
     lwd_server_t *server = arg;
     switch (ask->kind) {
-    case LWD_ASK_CHECK:
-        return ask_check(server, ask);
-    case LWD_ASK_SPACE:
-        return lwd_ctl_expire_async(server->ctl, ask->bytes, on_expired, server);
+    case LWD_ASK_CHECK: return ask_check(server, ask);
+    case LWD_ASK_SPACE: return lwd_ctl_expire_async(server->ctl, ask->bytes, on_expired, server);
     case LWD_ASK_ORPHANS:
         server->orphans_ask = (lwd_server_ask_t){server, ask->worker, ask->ticket};
-        return lwd_ctl_orphans_async(server->ctl, ask->names, ask->name_count, on_orphans, &server->orphans_ask);
+        return lwd_ctl_orphans_async(server->ctl, ask->names, ask->name_count, on_orphans,
+                                     &server->orphans_ask);
     }
     return LW_ERR_INVALID;
 }
@@ -86,7 +87,8 @@ static void on_ended(void *arg, const lwd_ended_t *rows, uint32_t count)
         news.ended.from_token = rows[i].from_token;
         news.ended.generation_max = rows[i].generation_max;
         while (lwd_worker_tell(server->workers[0], &news) != LW_OK && !atomic_load(&server->stopping)) {
-            const struct timespec pause = {.tv_nsec = 1000000}; /* the data thread has many endings before it */
+            const struct timespec pause = {.tv_nsec =
+                                               1000000}; /* the data thread has many endings before it */
             (void)nanosleep(&pause, NULL);
         }
     }
@@ -107,7 +109,8 @@ static size_t metrics_text(void *arg, char *text, size_t text_bytes)
     const lw_stat_row_t *rows = lwd_stat_rows(&row_count);
     for (uint32_t i = 0; i < server->thread_count; i++)
         blocks[i] = &server->stats[i];
-    return lw_stat_prometheus(LWD_STATS_PREFIX, rows, row_count, blocks, server->thread_count, text, text_bytes);
+    return lw_stat_prometheus(LWD_STATS_PREFIX, rows, row_count, blocks, server->thread_count, text,
+                              text_bytes);
 }
 
 static bool ready(void *arg, char *reasons, size_t reasons_bytes)
@@ -184,14 +187,19 @@ lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
         .cert_pem = server->pem[1],
         .key_pem = server->pem[2],
         .http = options->ctl_http,
-        .callbacks = {.arg = server, .on_ended = on_ended, .usage = on_usage, .metrics_text = metrics_text,
-                      .ready = ready, .status_text = status_text},
+        .callbacks = {.arg = server,
+                      .on_ended = on_ended,
+                      .usage = on_usage,
+                      .metrics_text = metrics_text,
+                      .ready = ready,
+                      .status_text = status_text},
     };
     lw_error_t cause = {0};
     status = lwd_ctl_start(&params, &server->ctl, &cause);
     if (status != LW_OK)
         return lw_fail(error, status, "control plane (ctl.*, fleet.*, catalogue.path): %s", cause.text);
-    const char *control = options->ctl_advertise[0] != '\0' ? options->ctl_advertise : lwd_ctl_address(server->ctl);
+    const char *control =
+        options->ctl_advertise[0] != '\0' ? options->ctl_advertise : lwd_ctl_address(server->ctl);
     server->node.node_id = options->fleet_node_id != 0 ? options->fleet_node_id : lwd_ctl_node_id(control);
     return LW_OK;
 }

@@ -1,4 +1,5 @@
-/* server_private.h - the daemon's parts, shared by server.c (building and ending) and server_ctl.c (the control side). */
+/* server_private.h - the daemon's parts, shared by server.c (building and ending) and server_ctl.c (the
+ * control side). */
 #ifndef LWD_SERVER_PRIVATE_H
 #define LWD_SERVER_PRIVATE_H
 
@@ -16,7 +17,11 @@ typedef struct lwd_server_ask {
     uint64_t ticket;
 } lwd_server_ask_t;
 
-typedef enum lwd_server_phase { LWD_SERVER_STARTING, LWD_SERVER_READY, LWD_SERVER_STOPPING } lwd_server_phase_t;
+typedef enum lwd_server_phase {
+    LWD_SERVER_STARTING,
+    LWD_SERVER_READY,
+    LWD_SERVER_STOPPING
+} lwd_server_phase_t;
 
 struct lwd_server {
     lwd_server_params_t params;
@@ -24,14 +29,14 @@ struct lwd_server {
     lwd_choices_t choices;
     pthread_mutex_t options_lock; /* options, between SIGHUP and the status page */
     lwd_server_phase_t phase;
-    bool owner_told;              /* to stop, after the other workers */
+    bool owner_told; /* to stop, after the other workers */
     uint64_t stop_at_us;
     lwd_arena_t arena;
     lwd_extents_t *extents, *book_extents;
     lwd_guards_t *guards;
     lwd_shard_t *shard;
     lwd_node_t node;
-    lwd_stats_t *stats;           /* [threads] */
+    lwd_stats_t *stats; /* [threads] */
     uint32_t thread_count, threads_started;
     lwd_worker_t *workers[LWD_THREADS_MAX];
     const char *data_address[LWD_THREADS_MAX];
@@ -40,8 +45,8 @@ struct lwd_server {
     _Atomic uint64_t spin_us;
     _Atomic bool stopping;
     lwd_ctl_t *ctl;
-    char *pem[3];                 /* ca, cert, key */
-    lwd_server_ask_t *asks;       /* one for each request of each worker: a request asks one question at a time */
+    char *pem[3];           /* ca, cert, key */
+    lwd_server_ask_t *asks; /* one for each request of each worker: a request asks one question at a time */
     lwd_server_ask_t orphans_ask;
     lwd_io_t *io;
 };

@@ -1,4 +1,5 @@
-/* stats.h - the struct that stats.def describes. One block for each data thread, written by that thread only. */
+/* stats.h - the struct that stats.def describes. One block for each data thread, written by that thread only.
+ */
 #ifndef LWD_STATS_H
 #define LWD_STATS_H
 

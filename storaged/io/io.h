@@ -1,4 +1,5 @@
-/* io.h - the main thread's loop as a table: timers and signals, and a way to wake it. Callbacks run on its thread. */
+/* io.h - the main thread's loop as a table: timers and signals, and a way to wake it. Callbacks run on its
+ * thread. */
 #ifndef LWD_IO_H
 #define LWD_IO_H
 
@@ -18,7 +19,8 @@ typedef struct lwd_io_ops {
     /* Calls fn each time the signal comes. */
     LW_CHECK lw_status_t (*signal)(lwd_io_t *io, int signum, lwd_io_fn fn, void *arg, lw_error_t *error);
     /* Calls fn every period_us (in whole milliseconds, at least one). */
-    LW_CHECK lw_status_t (*timer)(lwd_io_t *io, uint64_t period_us, lwd_io_fn fn, void *arg, lw_error_t *error);
+    LW_CHECK lw_status_t (*timer)(lwd_io_t *io, uint64_t period_us, lwd_io_fn fn, void *arg,
+                                  lw_error_t *error);
     /* Runs until stop(). */
     void (*run)(lwd_io_t *io);
     /* From a callback. */

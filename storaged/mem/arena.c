@@ -1,4 +1,4 @@
-/* arena.c - reserves the arena at start, on the main thread, with helper threads that touch its pages. */
+/* arena.c - reserves the arena at start, on the main thread, with threads of its own that touch its pages. */
 #include "storaged/mem/arena.h"
 
 #include <errno.h>

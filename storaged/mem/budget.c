@@ -54,7 +54,8 @@ static uint64_t group_left(const char *directory, const char *limit_name, const 
     return use < limit ? limit - use : 0;
 }
 
-/* The smallest over a group and its ancestors. A path that is not mounted here (a container's view) just has no files. */
+/* The smallest over a group and its ancestors. A path that is not mounted here (a container's view) just has
+ * no files. */
 static uint64_t tree_left(const char *mount, const char *group, const char *limit_name, const char *use_name)
 {
     char path[PATH_MAX_BYTES];

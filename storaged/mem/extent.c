@@ -1,7 +1,8 @@
-/* extent.c - two-level segregated fit (Masmano et al. 2004) with the tags kept beside the memory, not inside it.
+/* extent.c - two-level segregated fit (Masmano et al. 2004) with the tags kept beside the memory, not inside
+ * it.
  *
- * length[u] holds a run's units at its first and at its last unit, with LIVE set while it is allocated; what lies between
- * is meaningless. next/prev chain the free runs of one class by their first units. */
+ * length[u] holds a run's units at its first and at its last unit, with LIVE set while it is allocated; what
+ * lies between is meaningless. next/prev chain the free runs of one class by their first units. */
 #include "storaged/mem/extent.h"
 
 #include <stdlib.h>
@@ -175,10 +176,12 @@ void lwd_extents_free(lwd_extents_t *extents, uint64_t offset)
     uint32_t first = (uint32_t)at;
     LW_ASSERT((extents->length[first] & LIVE) != 0);
     uint32_t units = extents->length[first] & ~LIVE;
-    LW_ASSERT(units > 0 && first + units <= extents->units && extents->length[first + units - 1] == (units | LIVE));
+    LW_ASSERT(units > 0 && first + units <= extents->units &&
+              extents->length[first + units - 1] == (units | LIVE));
     extents->used_units -= units;
     extents->extent_count--;
-    extents->length[first] = extents->length[first + units - 1] = 0; /* a second free of the same offset asserts */
+    extents->length[first] = extents->length[first + units - 1] =
+        0; /* a second free of the same offset asserts */
     uint32_t after = first + units;
     if (after < extents->units && (extents->length[after] & LIVE) == 0) {
         uint32_t more = extents->length[after];

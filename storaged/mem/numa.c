@@ -22,7 +22,8 @@ void lwd_numa_place(void *memory, uint64_t bytes, int node)
     else if (node <= numa_max_node())
         numa_tonode_memory(memory, bytes, node);
     else
-        LW_WARN("mem", "NUMA node %d does not exist (highest is %d): memory is not placed", node, numa_max_node());
+        LW_WARN("mem", "NUMA node %d does not exist (highest is %d): memory is not placed", node,
+                numa_max_node());
 }
 
 void lwd_numa_run_on(int node)

@@ -8,7 +8,8 @@
 
 /* True when the machine has more than one memory node that this process may use. */
 bool lwd_numa_many(void);
-/* Before the first touch: prefers `node` for the range, or interleaves it over all nodes (-1). Failure is logged only. */
+/* Before the first touch: prefers `node` for the range, or interleaves it over all nodes (-1). Failure is
+ * logged only. */
 void lwd_numa_place(void *memory, uint64_t bytes, int node);
 /* Runs the calling thread on the CPUs of `node`; -1: leaves it alone. */
 void lwd_numa_run_on(int node);

@@ -4,8 +4,8 @@
 void lwd_malformed(lwd_worker_t *worker, lwd_peer_t *peer, const lw_error_t *error)
 {
     lw_count(&lwd_stats(worker)->malformed, 1);
-    lw_log_rated(&worker->malformed_log, LW_LOG_WARN, "net", "connection %u of client %llu closed: %s", peer->index,
-                 (unsigned long long)peer->client_id, error->text);
+    lw_log_rated(&worker->malformed_log, LW_LOG_WARN, "net", "connection %u of client %llu closed: %s",
+                 peer->index, (unsigned long long)peer->client_id, error->text);
     lwd_peer_close(worker, peer);
 }
 
@@ -22,8 +22,9 @@ static void serve_ping(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *m
         .queue_depth = worker->request_count,
         .draining = atomic_load_explicit(&node->draining, memory_order_relaxed),
     };
-    reply.body.ping_reply.arena_bytes = lw_max_u64(atomic_load_explicit(&stats->arena_bytes, memory_order_relaxed),
-                                                   reply.body.ping_reply.arena_free_bytes);
+    reply.body.ping_reply.arena_bytes =
+        lw_max_u64(atomic_load_explicit(&stats->arena_bytes, memory_order_relaxed),
+                   reply.body.ping_reply.arena_free_bytes);
     lwd_reply_small(worker, peer, &reply);
 }
 
@@ -40,36 +41,18 @@ static void dispatch(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, cons
 {
     lw_error_t error;
     switch ((lw_msg_type_t)msg->header.type) {
-    case LW_MSG_PING:
-        serve_ping(worker, peer, msg);
-        break;
-    case LW_MSG_ATTACH:
-        lwd_serve_attach(worker, peer, msg, arrived);
-        break;
-    case LW_MSG_RESERVE:
-        lwd_serve_reserve(worker, peer, msg);
-        break;
-    case LW_MSG_WRITE:
-        lwd_serve_write(worker, peer, msg, arrived);
-        break;
-    case LW_MSG_COMMIT:
-        lwd_serve_commit(worker, peer, msg);
-        break;
-    case LW_MSG_ABORT:
-        lwd_serve_abort(worker, peer, msg);
-        break;
-    case LW_MSG_FETCH:
-        lwd_serve_fetch(worker, peer, msg, arrived);
-        break;
-    case LW_MSG_READ:
-        lwd_serve_read(worker, peer, msg);
-        break;
+    case LW_MSG_PING: serve_ping(worker, peer, msg); break;
+    case LW_MSG_ATTACH: lwd_serve_attach(worker, peer, msg, arrived); break;
+    case LW_MSG_RESERVE: lwd_serve_reserve(worker, peer, msg); break;
+    case LW_MSG_WRITE: lwd_serve_write(worker, peer, msg, arrived); break;
+    case LW_MSG_COMMIT: lwd_serve_commit(worker, peer, msg); break;
+    case LW_MSG_ABORT: lwd_serve_abort(worker, peer, msg); break;
+    case LW_MSG_FETCH: lwd_serve_fetch(worker, peer, msg, arrived); break;
+    case LW_MSG_READ: lwd_serve_read(worker, peer, msg); break;
     case LW_MSG_ATTEND:
         lwd_reply_status(worker, peer, LW_MSG_ATTEND, msg->header.request_id, LW_ERR_UNSUPPORTED);
         break;
-    case LW_MSG_CANCEL:
-        serve_cancel(peer, msg);
-        break;
+    case LW_MSG_CANCEL: serve_cancel(peer, msg); break;
     default:
         (void)lw_fail(&error, LW_ERR_INVALID, "%s is not a request", lw_msg_type_text(msg->header.type));
         lwd_malformed(worker, peer, &error);
@@ -78,7 +61,8 @@ static void dispatch(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, cons
 }
 
 /* A connection begins with one HELLO, and everything after it names the fleet. */
-static lw_status_t check_order(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t *msg, lw_error_t *error)
+static lw_status_t check_order(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t *msg,
+                               lw_error_t *error)
 {
     bool hello = msg->header.type == LW_MSG_HELLO;
     if (hello != (peer->state == LWD_PEER_NEW))

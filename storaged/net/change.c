@@ -1,7 +1,7 @@
 /* change.c - changes to segments, made by the owner's thread whoever received the message.
  *
- * A request of another worker travels to the owner and back through two rings; the owner's own run at once. Rings hold as
- * many entries as there are requests, so that a push cannot fail. */
+ * A request of another worker travels to the owner and back through two rings; the owner's own run at once.
+ * Rings hold as many entries as there are requests, so that a push cannot fail. */
 #include "storaged/net/net_private.h"
 
 /* On the owner's thread. */
@@ -38,9 +38,7 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
     case LWD_CHANGE_COMMIT_END:
         request->status = lwd_shard_commit_end(shard, request->ref, request->status, owner->now_us);
         break;
-    case LWD_CHANGE_ABORT:
-        request->status = lwd_shard_abort(shard, request->ref);
-        break;
+    case LWD_CHANGE_ABORT: request->status = lwd_shard_abort(shard, request->ref); break;
     }
 }
 
@@ -48,27 +46,13 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
 static void change_done(lwd_request_t *request)
 {
     switch (request->change) {
-    case LWD_CHANGE_HELLO:
-        lwd_hello_done(request);
-        break;
-    case LWD_CHANGE_BYE:
-        lwd_request_release(request);
-        break;
-    case LWD_CHANGE_ATTACH:
-        lwd_attach_done(request);
-        break;
-    case LWD_CHANGE_RESERVE:
-        lwd_reserve_done(request);
-        break;
-    case LWD_CHANGE_COMMIT_BEGIN:
-        lwd_commit_begun(request);
-        break;
-    case LWD_CHANGE_COMMIT_END:
-        lwd_commit_done(request);
-        break;
-    case LWD_CHANGE_ABORT:
-        lwd_request_answer(request, request->status);
-        break;
+    case LWD_CHANGE_HELLO: lwd_hello_done(request); break;
+    case LWD_CHANGE_BYE: lwd_request_release(request); break;
+    case LWD_CHANGE_ATTACH: lwd_attach_done(request); break;
+    case LWD_CHANGE_RESERVE: lwd_reserve_done(request); break;
+    case LWD_CHANGE_COMMIT_BEGIN: lwd_commit_begun(request); break;
+    case LWD_CHANGE_COMMIT_END: lwd_commit_done(request); break;
+    case LWD_CHANGE_ABORT: lwd_request_answer(request, request->status); break;
     }
 }
 

@@ -1,7 +1,8 @@
 /* claim.c - ATTACH: a connection proves a session's token and gets handles for its segments.
  *
- * The walk: names land in the request's buffer -> the catalogue is asked -> names of other origins are struck out ->
- * the owner looks the rest up -> handles are opened and sent. Foreign and unknown names look the same to the client. */
+ * The walk: names land in the request's buffer -> the catalogue is asked -> names of other origins are struck
+ * out -> the owner looks the rest up -> handles are opened and sent. Foreign and unknown names look the same
+ * to the client. */
 #include <string.h>
 
 #include "storaged/net/net_private.h"
@@ -136,12 +137,14 @@ void lwd_attach_done(lwd_request_t *request)
         lwd_request_reply(request, &reply);
         return;
     }
-    lw_msg_attached_t *list = (lw_msg_attached_t *)(worker->reply + request->buffer + attached_offset(&request->msg));
+    lw_msg_attached_t *list =
+        (lw_msg_attached_t *)(worker->reply + request->buffer + attached_offset(&request->msg));
     uint32_t missing = 0;
     for (uint32_t i = 0; i < attach->name_count; i++) {
         list[i] = (lw_msg_attached_t){.status = LW_ERR_NOT_FOUND};
         if (request->refs[i].slot != LWD_SLOT_NONE)
-            list[i].status = lwd_attach_open(worker->attach, peer->index, request->refs[i], false, &list[i].handle);
+            list[i].status =
+                lwd_attach_open(worker->attach, peer->index, request->refs[i], false, &list[i].handle);
         missing += list[i].status == LW_ERR_NOT_FOUND ? 1 : 0;
     }
     lw_count(&lwd_stats(worker)->attach_names, attach->name_count);

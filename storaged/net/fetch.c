@@ -1,9 +1,10 @@
-/* fetch.c - FETCH: scattered records of many segments in one reply. The serve path: no allocation, no lock, no system call,
- * no logging; pools were sized at start.
+/* fetch.c - FETCH: scattered records of many segments in one reply. The serve path: no allocation, no lock,
+ * no system call, no logging; pools were sized at start.
  *
- * resolve() turns runs into statuses, checksums and pieces (neighbouring records are one piece). Pieces that are large
- * enough on the average are sent from where they lie, and their segments stay until the send is done; small ones are
- * copied behind the reply's lists first. The fabric knows how its transport sends many pieces best. */
+ * resolve() turns runs into statuses, checksums and pieces (neighbouring records are one piece). Pieces that
+ * are large enough on the average are sent from where they lie, and their segments stay until the send is
+ * done; small ones are copied behind the reply's lists first. The fabric knows how its transport sends many
+ * pieces best. */
 #include <string.h>
 
 #include "base/fault.h"
@@ -11,19 +12,20 @@
 #include "storaged/net/net_private.h"
 
 #define TIME_SAMPLE 16u /* one request in so many is timed */
-#define WARM_RUNS 32u    /* runs whose tables are asked for ahead of their use */
-#define PLACE_PIECE_BYTES_MIN 2048u /* docs/decisions/0002-send-modes.md: smaller pieces cost more than a copy */
+#define WARM_RUNS 32u   /* runs whose tables are asked for ahead of their use */
+#define PLACE_PIECE_BYTES_MIN \
+    2048u /* docs/decisions/0002-send-modes.md: smaller pieces cost more than a copy */
 
 typedef struct fetch_plan {
     uint64_t bulk_bytes;
     uint32_t run_count, record_count;
-    uint32_t piece_count; /* piece 0 is the reply's lists */
+    uint32_t piece_count;  /* piece 0 is the reply's lists */
     uint32_t borrow_count; /* segments that pieces lie in */
 } fetch_plan_t;
 
 /* Adds the records of one run; all of them or none. */
-static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segment, const lw_msg_fetch_run_t *run,
-                               const uint16_t *entry, fetch_plan_t *plan)
+static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segment,
+                               const lw_msg_fetch_run_t *run, const uint16_t *entry, fetch_plan_t *plan)
 {
     if (run->head >= segment->head_count)
         return LW_ERR_INVALID;
@@ -52,16 +54,17 @@ static lw_status_t resolve_run(lwd_worker_t *worker, const lwd_segment_t *segmen
     return LW_OK;
 }
 
-/* Asks memory for what resolving these runs will look at, a step for all of them at a time, so that their misses overlap:
- * the slots, then the heads, then the first record of each. Only hints. */
-static void warm(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_fetch_run_t *runs, uint32_t count,
-                 const uint16_t *entry)
+/* Asks memory for what resolving these runs will look at, a step for all of them at a time, so that their
+ * misses overlap: the slots, then the heads, then the first record of each. Only hints. */
+static void warm(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_fetch_run_t *runs,
+                 uint32_t count, const uint16_t *entry)
 {
     lwd_segment_t *segments[WARM_RUNS];
     lwd_ref_t refs[WARM_RUNS];
     bool writer;
     for (uint32_t r = 0; r < count; r++) {
-        bool known = lwd_attach_resolve(worker->attach, peer->index, runs[r].handle, &refs[r], &writer) == LW_OK;
+        bool known =
+            lwd_attach_resolve(worker->attach, peer->index, runs[r].handle, &refs[r], &writer) == LW_OK;
         segments[r] = known ? lwd_shard_slot(worker->params.shard, refs[r].slot) : NULL;
         if (segments[r] != NULL)
             __builtin_prefetch(segments[r]);
@@ -108,7 +111,8 @@ static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t
         } else {
             lw_count(status == LW_ERR_STALE       ? &stats->fetch_runs_stale
                      : status == LW_ERR_NOT_FOUND ? &stats->fetch_runs_not_found
-                                                  : &stats->fetch_runs_invalid, 1);
+                                                  : &stats->fetch_runs_invalid,
+                     1);
         }
     }
 }
@@ -132,7 +136,8 @@ static lw_status_t make_contiguous(lwd_worker_t *worker, fetch_plan_t *plan)
 
 static void write_lists(const lwd_worker_t *worker, const fetch_plan_t *plan, uint8_t *lists)
 {
-    uint64_t run_bytes = plan->run_count * sizeof(int32_t), check_bytes = plan->record_count * sizeof(uint32_t);
+    uint64_t run_bytes = plan->run_count * sizeof(int32_t),
+             check_bytes = plan->record_count * sizeof(uint32_t);
     memcpy(lists, worker->run_status, run_bytes);
     memcpy(lists + run_bytes, worker->checks, check_bytes);
     uint64_t end = run_bytes + check_bytes;
@@ -144,12 +149,13 @@ static bool from_place(const fetch_plan_t *plan)
 {
     if (plan->bulk_bytes == 0 || LW_FAULT(REPLY_CORRUPT))
         return false;
-    return plan->piece_count <= LW_FABRIC_IOV_MAX && plan->bulk_bytes / (plan->piece_count - 1) >= PLACE_PIECE_BYTES_MIN;
+    return plan->piece_count <= LW_FABRIC_IOV_MAX &&
+           plan->bulk_bytes / (plan->piece_count - 1) >= PLACE_PIECE_BYTES_MIN;
 }
 
 /* Room for the reply: its lists, then the records or the list of borrowed segments. */
-static lw_status_t make_room(lwd_request_t *request, const fetch_plan_t *plan, bool place, uint32_t list_bytes,
-                             uint8_t **buffer_out)
+static lw_status_t make_room(lwd_request_t *request, const fetch_plan_t *plan, bool place,
+                             uint32_t list_bytes, uint8_t **buffer_out)
 {
     lwd_worker_t *worker = request->worker;
     uint64_t behind = place ? plan->borrow_count * sizeof(lwd_segment_t *) : plan->bulk_bytes;
@@ -165,8 +171,8 @@ static lw_status_t make_room(lwd_request_t *request, const fetch_plan_t *plan, b
 }
 
 /* Sends the reply whose lists are in the buffer, and ends the request with it. */
-static void send_reply(lwd_request_t *request, lw_msg_t *reply, const fetch_plan_t *plan, bool place, uint8_t *buffer,
-                       uint32_t list_bytes)
+static void send_reply(lwd_request_t *request, lw_msg_t *reply, const fetch_plan_t *plan, bool place,
+                       uint8_t *buffer, uint32_t list_bytes)
 {
     lwd_worker_t *worker = request->worker;
     uint32_t bulk_at = lw_wire_bulk_offset(list_bytes);
@@ -244,8 +250,8 @@ static void landed(void *arg, lw_status_t status)
     } else if (fetch->deadline_us != 0 && worker->now_us - request->started_us > fetch->deadline_us) {
         lw_count(&lwd_stats(worker)->fetch_late, 1);
         lwd_request_answer(request, LW_ERR_TIMEOUT);
-    } else if (lw_msg_decode_lists(&request->msg, worker->reply + request->buffer, lw_msg_list_bytes(&request->msg),
-                                   &error) != LW_OK) {
+    } else if (lw_msg_decode_lists(&request->msg, worker->reply + request->buffer,
+                                   lw_msg_list_bytes(&request->msg), &error) != LW_OK) {
         lwd_malformed(worker, request->peer, &error);
         lwd_request_release(request);
     } else {

@@ -20,7 +20,8 @@ void lwd_serve_hello(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg
     lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
     if (request == NULL) {
         lw_count(&lwd_stats(worker)->hello_refused, 1);
-        lwd_reply_status(worker, peer, LW_MSG_HELLO, msg->header.request_id, status != LW_OK ? status : LW_ERR_BUSY);
+        lwd_reply_status(worker, peer, LW_MSG_HELLO, msg->header.request_id,
+                         status != LW_OK ? status : LW_ERR_BUSY);
         return;
     }
     peer->state = LWD_PEER_GREETING;

@@ -1,6 +1,6 @@
-/* loop.c - drives one worker on its own thread: rounds while there is work, a while of spinning after it, then sleep on
- * the fabric's descriptor and the worker's own. How long it spins adapts: work that comes soon after falling asleep
- * lengthens it, long sleeps shorten it. */
+/* loop.c - drives one worker on its own thread: rounds while there is work, a while of spinning after it,
+ * then sleep on the fabric's descriptor and the worker's own. How long it spins adapts: work that comes soon
+ * after falling asleep lengthens it, long sleeps shorten it. */
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -20,8 +20,8 @@ static uint64_t thread_cpu_us(void)
 
 static bool nothing_waits(const lwd_worker_t *worker)
 {
-    return lwd_ring_empty(&worker->answers) && lwd_ring_empty(&worker->endings) && lwd_ring_empty(&worker->changes) &&
-           lwd_ring_empty(&worker->returned);
+    return lwd_ring_empty(&worker->answers) && lwd_ring_empty(&worker->endings) &&
+           lwd_ring_empty(&worker->changes) && lwd_ring_empty(&worker->returned);
 }
 
 /* Returns when there may be work, or after SLEEP_US. */

@@ -1,9 +1,10 @@
 /* net.h - the data plane of one thread: messages in, segments, messages out.
  *
- * A worker has a fabric with a listener, its connections with their attachments, and pools for what is in flight; all of
- * it is allocated by create. Its body is lwd_worker_round(): bounded work, never blocking; lwd_loop_run() drives it in the
- * daemon, the simulator calls it itself. The first worker owns the shard; the others serve reads and landing writes on
- * their own and hand it the changes. What only the catalogue knows is asked through `ask` and told through tell().
+ * A worker has a fabric with a listener, its connections with their attachments, and pools for what is in
+ * flight; all of it is allocated by create. Its body is lwd_worker_round(): bounded work, never blocking;
+ * lwd_loop_run() drives it in the daemon, the simulator calls it itself. The first worker owns the shard; the
+ * others serve reads and landing writes on their own and hand it the changes. What only the catalogue knows
+ * is asked through `ask` and told through tell().
  */
 #ifndef LWD_NET_H
 #define LWD_NET_H
@@ -13,21 +14,22 @@
 #include "storaged/shard/shard.h"
 #include "wire/msg.h"
 
-#define LWD_ORIGINS_MAX 64u           /* sessions that one session may read from: itself and its line of forks */
-#define LWD_NEWS_MAX 1024u            /* endings waiting for a worker; answers have room of their own */
+#define LWD_ORIGINS_MAX 64u /* sessions that one session may read from: itself and its line of forks */
+#define LWD_NEWS_MAX 1024u  /* endings waiting for a worker; answers have room of their own */
 #define LWD_REQUESTS_PER_PEER_MAX 256u
-#define LWD_ROUND_NEWS_MAX 64u        /* news and changes handled in one round */
-#define LWD_SPACE_ASK_US 50000u       /* between two requests for room */
+#define LWD_ROUND_NEWS_MAX 64u  /* news and changes handled in one round */
+#define LWD_SPACE_ASK_US 50000u /* between two requests for room */
 #define LWD_REPLY_UNIT_BYTES 4096u
 #define LWD_REPLY_BYTES_MIN (4u << 20)
 #define LWD_REGION_BYTES_MAX (3584ull << 20) /* one registration: 3.5 GiB */
 
 typedef struct lwd_worker lwd_worker_t;
 
-/* What every worker of a node tells its peers. Written by the control side, read by workers; one for the node. */
+/* What every worker of a node tells its peers. Written by the control side, read by workers; one for the
+ * node. */
 typedef struct lwd_node {
     uint64_t node_id, incarnation;
-    _Atomic uint64_t fleet_id, epoch;  /* 0: the catalogue was not reached yet */
+    _Atomic uint64_t fleet_id, epoch; /* 0: the catalogue was not reached yet */
     _Atomic bool writable, draining;
 } lwd_node_t;
 
@@ -49,8 +51,8 @@ typedef struct lwd_ask {
     const lw_segment_name_t *names; /* borrowed for the call */
     uint32_t name_count;            /* <= LWD_SUSPECTS_MAX */
 } lwd_ask_t;
-/* Called from round(), so it must not block. OK: CHECK and ORPHANS are answered by exactly one tell (from any thread,
- * also from inside this call); otherwise nothing follows. */
+/* Called from round(), so it must not block. OK: CHECK and ORPHANS are answered by exactly one tell (from any
+ * thread, also from inside this call); otherwise nothing follows. */
 typedef lw_status_t (*lwd_ask_fn)(void *arg, const lwd_ask_t *ask);
 
 /* ---- answers and news ---- */
@@ -85,30 +87,35 @@ typedef struct lwd_worker_params {
     lwd_shard_t *shard;
     lwd_guards_t *guards;
     lwd_node_t *node;
-    lwd_stats_t *stats;              /* of this worker */
-    const lw_clock_t *clock;         /* for histograms */
-    uint8_t *arena;                  /* registered with the fabric */
+    lwd_stats_t *stats;      /* of this worker */
+    const lw_clock_t *clock; /* for histograms */
+    uint8_t *arena;          /* registered with the fabric */
     uint64_t arena_bytes;
-    uint64_t reply_bytes;            /* pool of reply and landing buffers, at least LWD_REPLY_BYTES_MIN */
+    uint64_t reply_bytes; /* pool of reply and landing buffers, at least LWD_REPLY_BYTES_MIN */
     uint32_t connection_max, request_max;
     uint32_t attachment_max, attachments_per_connection_max;
-    uint32_t change_max;             /* requests of all other workers together (worker 0) */
+    uint32_t change_max; /* requests of all other workers together (worker 0) */
     lwd_ask_fn ask;
     void *ask_arg;
 } lwd_worker_params_t;
 
 /* Opens the fabric, listens, registers. Errors name what failed. */
-LW_CHECK lw_status_t lwd_worker_create(const lwd_worker_params_t *params, lwd_worker_t **worker_out, lw_error_t *error);
-/* Closes connections without ceremony. Workers are destroyed in any order after all their threads have ended. */
+LW_CHECK lw_status_t lwd_worker_create(const lwd_worker_params_t *params, lwd_worker_t **worker_out,
+                                       lw_error_t *error);
+/* Closes connections without ceremony. Workers are destroyed in any order after all their threads have ended.
+ */
 void lwd_worker_destroy(lwd_worker_t *worker);
 /* The data address with its real port. Valid while the worker lives. */
 const char *lwd_worker_address(const lwd_worker_t *worker);
 
-/* One pass: news, changes, fabric, shard (the owner). Returns the number of things that happened. Own thread. */
+/* One pass: news, changes, fabric, shard (the owner). Returns the number of things that happened. Own thread.
+ */
 unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us);
-/* Any thread. An answer always finds room. An ending goes to worker 0; ERR_BUSY: too many wait; tell again later. */
+/* Any thread. An answer always finds room. An ending goes to worker 0; ERR_BUSY: too many wait; tell again
+ * later. */
 LW_CHECK lw_status_t lwd_worker_tell(lwd_worker_t *worker, const lwd_news_t *news);
-/* Any thread: stop once nothing is in flight, at the latest at the deadline; round() goes on until stopped(). */
+/* Any thread: stop once nothing is in flight, at the latest at the deadline; round() goes on until stopped().
+ */
 void lwd_worker_stop(lwd_worker_t *worker, uint64_t deadline_us);
 bool lwd_worker_stopped(const lwd_worker_t *worker);
 /* Tables and pools agree. For tests and the simulator, between rounds. */

@@ -12,7 +12,7 @@ typedef enum lwd_peer_state {
     LWD_PEER_NEW,      /* connected, has not said HELLO */
     LWD_PEER_GREETING, /* HELLO is with the owner */
     LWD_PEER_READY,
-    LWD_PEER_CLOSING,  /* told to close, or closed with requests left */
+    LWD_PEER_CLOSING, /* told to close, or closed with requests left */
 } lwd_peer_state_t;
 
 typedef struct lwd_request lwd_request_t;
@@ -21,7 +21,7 @@ typedef struct lwd_request lwd_request_t;
 typedef struct lwd_peer {
     lw_conn_t *conn; /* NULL once the fabric has closed it */
     lwd_peer_state_t state;
-    bool up;         /* the shard counts this connection for its client */
+    bool up; /* the shard counts this connection for its client */
     uint32_t index, in_flight;
     uint32_t next_free;
     uint64_t client_id, incarnation;
@@ -47,18 +47,18 @@ struct lwd_request {
     uint16_t type;              /* lw_msg_type_t of the request */
     bool canceled;
     lwd_change_t change;
-    lw_status_t status;         /* of the change */
+    lw_status_t status; /* of the change */
     uint64_t request_id, started_us;
-    uint64_t buffer;            /* in the reply area, or LWD_EXTENT_NONE */
+    uint64_t buffer; /* in the reply area, or LWD_EXTENT_NONE */
     lwd_ref_t ref;
     uint32_t borrow_count;
-    lwd_segment_t **borrowed;   /* [borrow_count]: &one, or in the buffer */
+    lwd_segment_t **borrowed; /* [borrow_count]: &one, or in the buffer */
     lwd_segment_t *one;
     uint64_t client_id, incarnation;
-    lwd_reserved_t reserved;    /* RESERVE */
-    bool done;                  /* COMMIT of what was written before */
-    lw_segment_name_t *names;   /* ATTACH: in the buffer */
-    lwd_ref_t *refs;            /* ATTACH: in the buffer; slot LWD_SLOT_NONE: not found */
+    lwd_reserved_t reserved;  /* RESERVE */
+    bool done;                /* COMMIT of what was written before */
+    lw_segment_name_t *names; /* ATTACH: in the buffer */
+    lwd_ref_t *refs;          /* ATTACH: in the buffer; slot LWD_SLOT_NONE: not found */
     lw_msg_t msg;
 };
 
@@ -75,21 +75,21 @@ struct lwd_worker {
     uint64_t now_us;
     lwd_peer_t *peers;
     uint32_t peer_free, peer_count;
-    uint32_t byes;               /* closed peers that the owner has not been told of */
+    uint32_t byes; /* closed peers that the owner has not been told of */
     lwd_request_t *requests;
     lwd_request_t *request_free;
-    uint32_t request_count;      /* in flight */
-    uint32_t small_sends;        /* replies without a request that the fabric has not sent yet */
+    uint32_t request_count; /* in flight */
+    uint32_t small_sends;   /* replies without a request that the fabric has not sent yet */
     lwd_attach_t *attach;
-    uint8_t *reply;              /* reply and landing buffers */
+    uint8_t *reply; /* reply and landing buffers */
     uint64_t reply_mapped;
     lwd_extents_t *reply_extents;
-    uint8_t *lists;              /* aligned copy of a request's lists */
-    lw_iov_t *pieces;            /* of the reply being built */
+    uint8_t *lists;   /* aligned copy of a request's lists */
+    lw_iov_t *pieces; /* of the reply being built */
     uint32_t *checks;
     int32_t *run_status;
-    lwd_segment_t **borrows;     /* segments of the reply being built */
-    uint64_t contiguous_at;      /* where the next contiguous answer begins */
+    lwd_segment_t **borrows; /* segments of the reply being built */
+    uint64_t contiguous_at;  /* where the next contiguous answer begins */
     uint32_t fetch_count;
     lwd_slice_t *slices;
     uint32_t slice_count;
@@ -105,8 +105,14 @@ struct lwd_worker {
     lw_log_rate_t malformed_log;
 };
 
-static inline lwd_stats_t *lwd_stats(lwd_worker_t *worker) { return worker->params.stats; }
-static inline bool lwd_is_owner(const lwd_worker_t *worker) { return worker->params.owner == NULL; }
+static inline lwd_stats_t *lwd_stats(lwd_worker_t *worker)
+{
+    return worker->params.stats;
+}
+static inline bool lwd_is_owner(const lwd_worker_t *worker)
+{
+    return worker->params.owner == NULL;
+}
 
 /* worker.c */
 void lwd_worker_wake(lwd_worker_t *worker);
@@ -125,16 +131,18 @@ uint8_t *lwd_request_buffer(lwd_request_t *request, uint64_t bytes);
 
 /* reply.c: each of these ends the request, if there is one. */
 void lwd_reply_small(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg); /* no payload; no request */
-void lwd_reply_status(lwd_worker_t *worker, lwd_peer_t *peer, uint16_t type, uint64_t request_id, lw_status_t status);
+void lwd_reply_status(lwd_worker_t *worker, lwd_peer_t *peer, uint16_t type, uint64_t request_id,
+                      lw_status_t status);
 void lwd_request_answer(lwd_request_t *request, lw_status_t status);
 void lwd_request_reply(lwd_request_t *request, lw_msg_t *msg); /* no payload */
-/* With a payload: lists (list_bytes at the first piece's start) and bulk; the memory stays until the send is done. */
+/* With a payload: lists (list_bytes at the first piece's start) and bulk; the memory stays until the send is
+ * done. */
 void lwd_request_send(lwd_request_t *request, lw_msg_t *msg, const void *lists, uint32_t list_bytes,
                       const lw_iov_t *pieces, uint32_t piece_count, lw_send_mode_t mode);
 
 /* change.c */
 void lwd_change_submit(lwd_request_t *request, lwd_change_t change);
-unsigned lwd_changes_run(lwd_worker_t *worker);     /* the owner: what others handed over */
+unsigned lwd_changes_run(lwd_worker_t *worker); /* the owner: what others handed over */
 unsigned lwd_changes_returned(lwd_worker_t *worker);
 
 /* am.c */
@@ -150,7 +158,8 @@ void lwd_attach_checked(lwd_worker_t *worker, const lwd_news_t *news);
 void lwd_attach_done(lwd_request_t *request);
 void lwd_serve_reserve(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);
 void lwd_reserve_done(lwd_request_t *request);
-void lwd_serve_write(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg, const lw_fabric_msg_t *arrived);
+void lwd_serve_write(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg,
+                     const lw_fabric_msg_t *arrived);
 void lwd_serve_commit(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);
 void lwd_commit_begun(lwd_request_t *request);
 void lwd_commit_done(lwd_request_t *request);

@@ -1,4 +1,5 @@
-/* peer.c - connections and the requests they have in flight: pools, and the way each of them ends. One data thread. */
+/* peer.c - connections and the requests they have in flight: pools, and the way each of them ends. One data
+ * thread. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,8 +1,10 @@
-/* put.c - RESERVE, WRITE, COMMIT and ABORT. Chunks land by the fabric's own receive, straight in the reserved extent. */
+/* put.c - RESERVE, WRITE, COMMIT and ABORT. Chunks land by the fabric's own receive, straight in the reserved
+ * extent. */
 #include "storaged/net/net_private.h"
 
 /* Has this connection proved that it may write that name? */
-static lw_status_t may_write(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_segment_name_t *name)
+static lw_status_t may_write(const lwd_worker_t *worker, const lwd_peer_t *peer,
+                             const lw_segment_name_t *name)
 {
     uint32_t term;
     lw_status_t status = lwd_attach_proved(worker->attach, peer->index, name->origin, &term);
@@ -26,13 +28,15 @@ void lwd_serve_reserve(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *m
     lw_status_t status = may_write(worker, peer, &msg->body.reserve.name);
     if (status != LW_OK) {
         lw_count(status == LW_ERR_STALE ? &lwd_stats(worker)->reserves_refused_stale
-                                        : &lwd_stats(worker)->reserves_refused_permission, 1);
+                                        : &lwd_stats(worker)->reserves_refused_permission,
+                 1);
     } else if (catalogue_away(worker)) {
         status = LW_ERR_FLEET;
     }
     lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
     if (request == NULL) {
-        lwd_reply_status(worker, peer, LW_MSG_RESERVE, msg->header.request_id, status != LW_OK ? status : LW_ERR_BUSY);
+        lwd_reply_status(worker, peer, LW_MSG_RESERVE, msg->header.request_id,
+                         status != LW_OK ? status : LW_ERR_BUSY);
         return;
     }
     request->client_id = peer->client_id;
@@ -55,7 +59,8 @@ void lwd_reserve_done(lwd_request_t *request)
         body->retry_after_ms = request->reserved.retry_after_ms;
     if (request->status == LW_OK) {
         body->committed = request->reserved.committed;
-        body->status = lwd_attach_open(worker->attach, request->peer->index, request->reserved.ref, true, &body->handle);
+        body->status =
+            lwd_attach_open(worker->attach, request->peer->index, request->reserved.ref, true, &body->handle);
         if (body->status != LW_OK)
             body->retry_after_ms = LWD_RETRY_FULL_MS;
         lw_gauge(&lwd_stats(worker)->attachments, lwd_attach_count(worker->attach));
@@ -64,7 +69,8 @@ void lwd_reserve_done(lwd_request_t *request)
 }
 
 /* A handle with which this connection may write. */
-static lw_status_t writer_ref(const lwd_worker_t *worker, const lwd_peer_t *peer, uint64_t handle, lwd_ref_t *ref_out)
+static lw_status_t writer_ref(const lwd_worker_t *worker, const lwd_peer_t *peer, uint64_t handle,
+                              lwd_ref_t *ref_out)
 {
     bool writer = false;
     lw_status_t status = lwd_attach_resolve(worker->attach, peer->index, handle, ref_out, &writer);
@@ -87,7 +93,8 @@ static void chunk_landed(void *arg, lw_status_t status)
     lwd_request_answer(request, status);
 }
 
-void lwd_serve_write(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg, const lw_fabric_msg_t *arrived)
+void lwd_serve_write(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg,
+                     const lw_fabric_msg_t *arrived)
 {
     const lw_msg_write_t *write = &msg->body.write;
     lwd_ref_t ref;
@@ -120,7 +127,8 @@ static lwd_request_t *begin(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg
         status = writer_ref(worker, peer, handle, &ref);
     lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
     if (request == NULL)
-        lwd_reply_status(worker, peer, msg->header.type, msg->header.request_id, status != LW_OK ? status : LW_ERR_BUSY);
+        lwd_reply_status(worker, peer, msg->header.type, msg->header.request_id,
+                         status != LW_OK ? status : LW_ERR_BUSY);
     else
         request->ref = ref;
     return request;
@@ -146,7 +154,8 @@ void lwd_commit_begun(lwd_request_t *request)
     request->status = lwd_shard_commit_verify(worker->params.shard, request->ref, &error);
     lw_histogram_add(&lwd_stats(worker)->commit_us, lw_now_us(worker->params.clock) - before);
     if (request->status != LW_OK)
-        LW_WARN("net", "COMMIT of client %llu refused: %s", (unsigned long long)request->peer->client_id, error.text);
+        LW_WARN("net", "COMMIT of client %llu refused: %s", (unsigned long long)request->peer->client_id,
+                error.text);
     lwd_change_submit(request, LWD_CHANGE_COMMIT_END);
 }
 

@@ -1,4 +1,5 @@
-/* read.c - READ: a stretch of a stored segment, sent from where it lies. The segment's memory stays until it is sent. */
+/* read.c - READ: a stretch of a stored segment, sent from where it lies. The segment's memory stays until it
+ * is sent. */
 #include "storaged/net/net_private.h"
 
 void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
@@ -22,7 +23,8 @@ void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
     }
     lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
     if (request == NULL) {
-        lwd_reply_status(worker, peer, LW_MSG_READ, msg->header.request_id, status != LW_OK ? status : LW_ERR_BUSY);
+        lwd_reply_status(worker, peer, LW_MSG_READ, msg->header.request_id,
+                         status != LW_OK ? status : LW_ERR_BUSY);
         return;
     }
     lw_msg_t reply = {.header.type = LW_MSG_READ_REPLY};

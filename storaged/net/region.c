@@ -1,5 +1,6 @@
-/* region.c - registers the arena with a worker's fabric, in slices: one huge registration was measured slower by others,
- * and a small memlock limit then costs a part and not all. At start, on the thread that creates the worker. */
+/* region.c - registers the arena with a worker's fabric, in slices: one huge registration was measured slower
+ * by others, and a small memlock limit then costs a part and not all. At start, on the thread that creates
+ * the worker. */
 #include <stdlib.h>
 
 #include "storaged/net/net_private.h"
@@ -17,14 +18,18 @@ lw_status_t lwd_slices_register(lwd_worker_t *worker)
         lwd_slice_t *slice = &worker->slices[worker->slice_count++];
         slice->base = params->arena + at;
         slice->bytes = lw_min_u64(LWD_REGION_BYTES_MAX, params->arena_bytes - at);
-        if (params->fabric->register_memory(worker->fabric, slice->base, slice->bytes, &slice->region, &error) == LW_OK)
+        if (params->fabric->register_memory(worker->fabric, slice->base, slice->bytes, &slice->region,
+                                            &error) == LW_OK)
             registered += slice->bytes;
         else
             slice->region = NULL;
     }
     if (registered < params->arena_bytes) {
-        LW_WARN("net", "registered %llu of %llu MiB of the arena (%s): the rest is served through copies; raise memlock",
-                (unsigned long long)(registered >> 20), (unsigned long long)(params->arena_bytes >> 20), error.text);
+        LW_WARN(
+            "net",
+            "registered %llu of %llu MiB of the arena (%s): the rest is served through copies; raise memlock",
+            (unsigned long long)(registered >> 20), (unsigned long long)(params->arena_bytes >> 20),
+            error.text);
     }
     return LW_OK;
 }

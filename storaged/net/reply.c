@@ -1,11 +1,12 @@
-/* reply.c - messages out. A request ends when the fabric has sent its reply, or when its connection is gone. */
+/* reply.c - messages out. A request ends when the fabric has sent its reply, or when its connection is gone.
+ */
 #include <string.h>
 
 #include "base/fault.h"
 #include "storaged/net/net_private.h"
 
-static uint32_t encode(lwd_worker_t *worker, lw_msg_t *msg, uint64_t request_id, const void *lists, uint32_t list_bytes,
-                       void *head)
+static uint32_t encode(lwd_worker_t *worker, lw_msg_t *msg, uint64_t request_id, const void *lists,
+                       uint32_t list_bytes, void *head)
 {
     msg->header.fleet_id = atomic_load_explicit(&worker->params.node->fleet_id, memory_order_relaxed);
     msg->header.request_id = request_id;
@@ -18,9 +19,7 @@ static uint16_t status_msg(const lwd_worker_t *worker, uint16_t type, lw_status_
     uint64_t epoch = atomic_load_explicit(&worker->params.node->epoch, memory_order_relaxed);
     memset(&msg->body, 0, sizeof(msg->body));
     switch ((lw_msg_type_t)type) {
-    case LW_MSG_HELLO:
-        msg->body.hello_reply.status = status;
-        return LW_MSG_HELLO_REPLY;
+    case LW_MSG_HELLO: msg->body.hello_reply.status = status; return LW_MSG_HELLO_REPLY;
     case LW_MSG_ATTACH:
         msg->body.attach_reply.status = status;
         msg->body.attach_reply.epoch = epoch;
@@ -44,8 +43,7 @@ static uint16_t status_msg(const lwd_worker_t *worker, uint16_t type, lw_status_
         msg->body.status_reply.status = status;
         msg->body.status_reply.epoch = epoch;
         return LW_MSG_STATUS_REPLY;
-    default:
-        return LW_MSG_NONE;
+    default: return LW_MSG_NONE;
     }
 }
 
@@ -62,7 +60,8 @@ static void send_small(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, ui
     if (peer->conn == NULL || peer->state == LWD_PEER_CLOSING || LW_FAULT(REPLY_DROP))
         return;
     uint32_t bytes = encode(worker, msg, request_id, NULL, 0, head);
-    if (worker->params.fabric->send(peer->conn, head, bytes, NULL, 0, LW_SEND_AUTO, small_sent, worker) == LW_OK)
+    if (worker->params.fabric->send(peer->conn, head, bytes, NULL, 0, LW_SEND_AUTO, small_sent, worker) ==
+        LW_OK)
         worker->small_sends++;
 }
 
@@ -71,7 +70,8 @@ void lwd_reply_small(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg)
     send_small(worker, peer, msg, msg->header.request_id);
 }
 
-void lwd_reply_status(lwd_worker_t *worker, lwd_peer_t *peer, uint16_t type, uint64_t request_id, lw_status_t status)
+void lwd_reply_status(lwd_worker_t *worker, lwd_peer_t *peer, uint16_t type, uint64_t request_id,
+                      lw_status_t status)
 {
     lw_msg_t msg = {0};
     msg.header.type = status_msg(worker, type, status, &msg);
@@ -112,8 +112,8 @@ void lwd_request_send(lwd_request_t *request, lw_msg_t *msg, const void *lists, 
         return;
     }
     uint32_t bytes = encode(worker, msg, request->request_id, lists, list_bytes, head);
-    lw_status_t status = worker->params.fabric->send(peer->conn, head, bytes, pieces, piece_count, mode, request_sent,
-                                                     request);
+    lw_status_t status = worker->params.fabric->send(peer->conn, head, bytes, pieces, piece_count, mode,
+                                                     request_sent, request);
     if (status != LW_OK) {
         lwd_request_answer(request, LW_ERR_BUSY);
         return;

@@ -45,8 +45,8 @@ bool lwd_ring_push(lwd_ring_t *ring, const void *value)
         cell = cell_at(ring, position);
         uint64_t turn = atomic_load_explicit(&cell->turn, memory_order_acquire);
         if (turn == position) {
-            if (atomic_compare_exchange_weak_explicit(&ring->head, &position, position + 1, memory_order_relaxed,
-                                                      memory_order_relaxed))
+            if (atomic_compare_exchange_weak_explicit(&ring->head, &position, position + 1,
+                                                      memory_order_relaxed, memory_order_relaxed))
                 break;
         } else if (turn < position) {
             return false;

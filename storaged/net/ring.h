@@ -1,4 +1,5 @@
-/* ring.h - a bounded queue of values between threads: many producers, one consumer (after Vyukov's bounded queue).
+/* ring.h - a bounded queue of values between threads: many producers, one consumer (after Vyukov's bounded
+ * queue).
  *
  * Nobody waits: a full ring refuses, an empty one has nothing. Memory is allocated at init. */
 #ifndef LWD_NET_RING_H

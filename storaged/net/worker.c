@@ -31,7 +31,8 @@ static lw_status_t check_params(const lwd_worker_params_t *params, lw_error_t *e
                        (unsigned long long)params->reply_bytes, LWD_REPLY_BYTES_MIN);
     if (params->connection_max == 0 || params->request_max == 0 || params->attachment_max == 0 ||
         params->attachments_per_connection_max == 0)
-        return lw_fail(error, LW_ERR_INVALID, "a worker needs room for connections, requests and attachments");
+        return lw_fail(error, LW_ERR_INVALID,
+                       "a worker needs room for connections, requests and attachments");
     return LW_OK;
 }
 
@@ -53,18 +54,20 @@ static lw_status_t allocate(lwd_worker_t *worker)
         lwd_ring_init(&worker->returned, params->request_max, sizeof(lwd_request_t *)) != LW_OK)
         return LW_ERR_NO_MEMORY;
     worker->reply_mapped = lw_align_up(params->reply_bytes, 2u << 20);
-    void *reply = mmap(NULL, worker->reply_mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *reply =
+        mmap(NULL, worker->reply_mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (reply == MAP_FAILED)
         return LW_ERR_NO_MEMORY;
     worker->reply = reply;
     (void)madvise(reply, worker->reply_mapped, MADV_HUGEPAGE);
+    memset(reply, 0, params->reply_bytes); /* no request waits for a page */
     worker->lists = aligned_alloc(64, LW_MSG_LIST_MAX + 64);
     worker->pieces = malloc((LW_FETCH_ENTRIES_MAX + 1) * sizeof(*worker->pieces));
     worker->checks = malloc(LW_FETCH_ENTRIES_MAX * sizeof(*worker->checks));
     worker->run_status = malloc(LW_FETCH_RUNS_MAX * sizeof(*worker->run_status));
     worker->borrows = malloc(LW_FETCH_RUNS_MAX * sizeof(*worker->borrows));
-    if (worker->lists == NULL || worker->pieces == NULL || worker->checks == NULL || worker->run_status == NULL ||
-        worker->borrows == NULL)
+    if (worker->lists == NULL || worker->pieces == NULL || worker->checks == NULL ||
+        worker->run_status == NULL || worker->borrows == NULL)
         return LW_ERR_NO_MEMORY;
     return LW_OK;
 }
@@ -74,7 +77,10 @@ static lw_status_t open_fabric(lwd_worker_t *worker, lw_error_t *error)
     const lw_fabric_ops_t *ops = worker->params.fabric;
     lw_fabric_params_t params = {
         .transports = worker->params.transports,
-        .handler = {.on_message = lwd_on_message, .on_accept = on_accept, .on_closed = on_closed, .arg = worker},
+        .handler = {.on_message = lwd_on_message,
+                    .on_accept = on_accept,
+                    .on_closed = on_closed,
+                    .arg = worker},
     };
     lw_status_t status = ops->open(&params, &worker->fabric, error);
     if (status == LW_OK)
@@ -151,8 +157,8 @@ const char *lwd_worker_address(const lwd_worker_t *worker)
 /* ---- news from other threads ---- */
 void lwd_worker_wake(lwd_worker_t *worker)
 {
-    /* Both sides exchange `asleep`. Either ours comes first, and the sleeper, who looks at its rings after its own, sees
-     * what we pushed; or we find it asleep. */
+    /* Both sides exchange `asleep`. Either ours comes first, and the sleeper, who looks at its rings after
+     * its own, sees what we pushed; or we find it asleep. */
     if (atomic_exchange_explicit(&worker->asleep, false, memory_order_seq_cst))
         (void)eventfd_write(worker->wake_fd, 1);
 }
@@ -171,12 +177,11 @@ static void hear_one(lwd_worker_t *worker, const lwd_news_t *news)
 {
     lwd_shard_t *shard = worker->params.shard;
     switch (news->kind) {
-    case LWD_NEWS_CHECKED:
-        lwd_attach_checked(worker, news);
-        break;
+    case LWD_NEWS_CHECKED: lwd_attach_checked(worker, news); break;
     case LWD_NEWS_ORPHANS:
         if (news->status == LW_OK)
-            lwd_shard_orphans(shard, worker->suspects, news->orphans.dead, news->orphans.count, worker->now_us);
+            lwd_shard_orphans(shard, worker->suspects, news->orphans.dead, news->orphans.count,
+                              worker->now_us);
         worker->orphans_asked = false;
         break;
     case LWD_NEWS_ENDED:

@@ -44,7 +44,8 @@ lw_status_t lwd_attach_create(const lwd_attach_params_t *params, lwd_attach_t **
     attach->bucket = malloc(buckets * sizeof(*attach->bucket));
     attach->own_first = malloc(params->connection_max * sizeof(*attach->own_first));
     attach->own_count = calloc(params->connection_max, sizeof(*attach->own_count));
-    if (attach->entry == NULL || attach->bucket == NULL || attach->own_first == NULL || attach->own_count == NULL) {
+    if (attach->entry == NULL || attach->bucket == NULL || attach->own_first == NULL ||
+        attach->own_count == NULL) {
         lwd_attach_destroy(attach);
         return LW_ERR_NO_MEMORY;
     }
@@ -157,10 +158,12 @@ static uint32_t take(lwd_attach_t *attach, attach_kind_t kind, uint32_t connecti
     return at;
 }
 
-lw_status_t lwd_attach_open(lwd_attach_t *attach, uint32_t connection, lwd_ref_t ref, bool writer, uint64_t *handle_out)
+lw_status_t lwd_attach_open(lwd_attach_t *attach, uint32_t connection, lwd_ref_t ref, bool writer,
+                            uint64_t *handle_out)
 {
     uint32_t at = lookup(attach, ATTACH_SEGMENT, connection, ref.slot);
-    if (at != NIL && attach->entry[at].ref.generation != ref.generation) { /* of an earlier segment in that slot */
+    if (at != NIL &&
+        attach->entry[at].ref.generation != ref.generation) { /* of an earlier segment in that slot */
         drop(attach, at);
         at = NIL;
     }
@@ -176,8 +179,8 @@ lw_status_t lwd_attach_open(lwd_attach_t *attach, uint32_t connection, lwd_ref_t
     return LW_OK;
 }
 
-lw_status_t lwd_attach_resolve(const lwd_attach_t *attach, uint32_t connection, uint64_t handle, lwd_ref_t *ref_out,
-                               bool *writer_out)
+lw_status_t lwd_attach_resolve(const lwd_attach_t *attach, uint32_t connection, uint64_t handle,
+                               lwd_ref_t *ref_out, bool *writer_out)
 {
     uint32_t at = (uint32_t)handle;
     if (at >= attach->params.capacity)
@@ -204,7 +207,8 @@ lw_status_t lwd_attach_prove(lwd_attach_t *attach, uint32_t connection, uint64_t
     return LW_OK;
 }
 
-lw_status_t lwd_attach_proved(const lwd_attach_t *attach, uint32_t connection, uint64_t session, uint32_t *term_out)
+lw_status_t lwd_attach_proved(const lwd_attach_t *attach, uint32_t connection, uint64_t session,
+                              uint32_t *term_out)
 {
     uint32_t at = lookup(attach, ATTACH_PROOF, connection, session);
     if (at == NIL)
@@ -229,9 +233,11 @@ bool lwd_attach_check(const lwd_attach_t *attach)
     uint32_t owned = 0, spare = 0;
     for (uint32_t connection = 0; connection < attach->params.connection_max; connection++) {
         uint32_t mine = 0, before = NIL;
-        for (uint32_t at = attach->own_first[connection]; at != NIL; before = at, at = attach->entry[at].own_next) {
+        for (uint32_t at = attach->own_first[connection]; at != NIL;
+             before = at, at = attach->entry[at].own_next) {
             const entry_t *entry = &attach->entry[at];
-            if (entry->connection != connection || entry->own_prev != before || ++mine > attach->params.capacity ||
+            if (entry->connection != connection || entry->own_prev != before ||
+                ++mine > attach->params.capacity ||
                 lookup(attach, (attach_kind_t)entry->kind, connection, key_of(entry)) != at)
                 return false;
         }

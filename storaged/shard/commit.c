@@ -30,8 +30,9 @@ lw_status_t lwd_shard_commit_verify(lwd_shard_t *shard, lwd_ref_t ref, lw_error_
 {
     const lwd_segment_t *segment = &shard->slots[ref.slot];
     /* The planted bug still needs a structure that can be walked; a broken one is acknowledged and lost. */
-    lw_status_t status = LW_FAULT(COMMIT_ACK_EARLY) ? lw_segment_check(segment->extent, segment->bytes, error)
-                                                    : lw_segment_verify(segment->extent, segment->bytes, error);
+    lw_status_t status = LW_FAULT(COMMIT_ACK_EARLY)
+                             ? lw_segment_check(segment->extent, segment->bytes, error)
+                             : lw_segment_verify(segment->extent, segment->bytes, error);
     if (status != LW_OK)
         return status;
     if (!lw_segment_name_equal(&lw_segment_header(segment->extent)->name, &segment->name)) {
@@ -97,7 +98,8 @@ lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t 
     return LW_OK;
 }
 
-lw_status_t lwd_shard_commit(lwd_shard_t *shard, lwd_ref_t ref, uint64_t bytes, uint64_t now_us, lw_error_t *error)
+lw_status_t lwd_shard_commit(lwd_shard_t *shard, lwd_ref_t ref, uint64_t bytes, uint64_t now_us,
+                             lw_error_t *error)
 {
     bool done = false;
     lw_status_t status = lwd_shard_commit_begin(shard, ref, bytes, &done);

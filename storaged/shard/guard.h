@@ -1,8 +1,9 @@
 /* guard.h - read guards: how the owner of the segments knows that no thread still looks at a freed one.
  *
- * A reader may use what it found in a segment's slot until its next quiet point; each data thread passes one at the start
- * of every round, and is *offline* while it sleeps. The owner retires an extent at an epoch and recycles it once every
- * thread has passed a quiet point of that epoch or is offline. Transfers that outlive a round borrow the slot instead. */
+ * A reader may use what it found in a segment's slot until its next quiet point; each data thread passes one
+ * at the start of every round, and is *offline* while it sleeps. The owner retires an extent at an epoch and
+ * recycles it once every thread has passed a quiet point of that epoch or is offline. Transfers that outlive
+ * a round borrow the slot instead. */
 #ifndef LWD_SHARD_GUARD_H
 #define LWD_SHARD_GUARD_H
 

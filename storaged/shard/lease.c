@@ -13,7 +13,8 @@ lw_status_t lwd_clients_init(lwd_client_table_t *table, uint32_t capacity)
     uint32_t buckets = 1;
     while (buckets < capacity)
         buckets *= 2;
-    *table = (lwd_client_table_t){.capacity = capacity, .mask = buckets - 1, .idle_first = LWD_NIL, .idle_last = LWD_NIL};
+    *table = (lwd_client_table_t){
+        .capacity = capacity, .mask = buckets - 1, .idle_first = LWD_NIL, .idle_last = LWD_NIL};
     table->rows = calloc(capacity, sizeof(*table->rows));
     table->buckets = malloc(buckets * sizeof(*table->buckets));
     if (table->rows == NULL || table->buckets == NULL)

@@ -1,7 +1,8 @@
-/* origin.c - sessions as this node sees them: their segments here, and the highest term that may write. Owner thread.
+/* origin.c - sessions as this node sees them: their segments here, and the highest term that may write. Owner
+ * thread.
  *
- * Endings walk one origin's segments instead of all. Origins without segments are kept as long as there is room, for
- * their fence. */
+ * Endings walk one origin's segments instead of all. Origins without segments are kept as long as there is
+ * room, for their fence. */
 #include <stdlib.h>
 
 #include "storaged/shard/shard_private.h"
@@ -16,7 +17,8 @@ lw_status_t lwd_origins_init(lwd_origin_table_t *table, uint32_t capacity)
     uint32_t buckets = 1;
     while (buckets < capacity)
         buckets *= 2;
-    *table = (lwd_origin_table_t){.capacity = capacity, .mask = buckets - 1, .idle_first = LWD_NIL, .idle_last = LWD_NIL};
+    *table = (lwd_origin_table_t){
+        .capacity = capacity, .mask = buckets - 1, .idle_first = LWD_NIL, .idle_last = LWD_NIL};
     table->rows = calloc(capacity, sizeof(*table->rows));
     table->buckets = malloc(buckets * sizeof(*table->buckets));
     if (table->rows == NULL || table->buckets == NULL)

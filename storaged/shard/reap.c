@@ -1,10 +1,12 @@
 /* reap.c - what goes away by itself: ended sessions, dead writers' reservations and orphans. Owner thread. */
 #include "storaged/shard/shard_private.h"
 
-uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin_id, uint16_t rank, uint32_t from_token, uint32_t generation_max)
+uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin_id, uint16_t rank, uint32_t from_token,
+                       uint32_t generation_max)
 {
     bool all = rank == UINT16_MAX && from_token == 0 && generation_max == UINT32_MAX;
-    lwd_origin_t *origin = all ? lwd_origin_get(&shard->origins, origin_id) : lwd_origin_find(&shard->origins, origin_id);
+    lwd_origin_t *origin =
+        all ? lwd_origin_get(&shard->origins, origin_id) : lwd_origin_find(&shard->origins, origin_id);
     if (origin == NULL)
         return 0;
     if (all)
@@ -57,7 +59,8 @@ static void reap_reserved(lwd_shard_t *shard, uint64_t now_us)
     }
 }
 
-/* A written segment whose writer can no longer commit it, and which the catalogue was not asked about lately. */
+/* A written segment whose writer can no longer commit it, and which the catalogue was not asked about lately.
+ */
 static bool suspicious(const lwd_shard_t *shard, const lwd_segment_t *segment, uint64_t now_us)
 {
     if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || now_us < segment->ask_us)

@@ -104,15 +104,16 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
     return LW_OK;
 }
 
-lw_status_t lwd_shard_write_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t offset, uint64_t bytes, uint8_t **into_out)
+lw_status_t lwd_shard_write_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t offset, uint64_t bytes,
+                                  uint8_t **into_out)
 {
     lwd_segment_t *segment = lwd_segment_live(shard, ref);
     if (segment == NULL)
         return LW_ERR_STALE;
     if (offset > segment->bytes || bytes > segment->bytes - offset)
         return LW_ERR_INVALID;
-    /* Borrow first, then look again: commit_begin publishes VERIFYING first and then looks for borrowers, so that one of
-     * the two always sees the other. */
+    /* Borrow first, then look again: commit_begin publishes VERIFYING first and then looks for borrowers, so
+     * that one of the two always sees the other. */
     lwd_segment_borrow(segment);
     uint64_t word = atomic_load_explicit(&segment->word, memory_order_seq_cst);
     if (word != lwd_segment_word(ref.generation, LWD_SEGMENT_RESERVED)) {

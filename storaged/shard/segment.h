@@ -1,8 +1,8 @@
 /* segment.h - a segment's slot: what any data thread may read of it, and what only its owner may.
  *
- * A slot is found by a reference (slot number and generation). The word is the one thing that is published: a reader
- * loads it with acquire, compares generation and state, and may then use the first cache line until its next quiet point
- * (guard.h); to use it for longer it borrows. */
+ * A slot is found by a reference (slot number and generation). The word is the one thing that is published: a
+ * reader loads it with acquire, compares generation and state, and may then use the first cache line until
+ * its next quiet point (guard.h); to use it for longer it borrows. */
 #ifndef LWD_SHARD_SEGMENT_H
 #define LWD_SHARD_SEGMENT_H
 
@@ -26,7 +26,7 @@ typedef struct lwd_record {
 
 typedef struct lwd_head {
     uint32_t entry_count; /* clusters, then outliers */
-    uint32_t first;       /* in the segment's record table; entry_count + 1 records, the last one is the end */
+    uint32_t first; /* in the segment's record table; entry_count + 1 records, the last one is the end */
 } lwd_head_t;
 
 /* One for each segment that the node can hold (store.segments). */
@@ -36,8 +36,8 @@ typedef struct lwd_segment {
     _Atomic uint32_t borrows;          /* transfers that use the extent */
     uint32_t head_count;
     uint8_t *extent;
-    uint64_t bytes;              /* of the segment; the extent is rounded up */
-    const lwd_head_t *heads;     /* [head_count], in the bookkeeping area */
+    uint64_t bytes;          /* of the segment; the extent is rounded up */
+    const lwd_head_t *heads; /* [head_count], in the bookkeeping area */
     const lwd_record_t *records;
     /* owner only */
     alignas(64) lw_segment_name_t name;

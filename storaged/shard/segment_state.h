@@ -1,22 +1,23 @@
-/* segment_state.h - the states of a segment's slot and the moves between them. Drawn in the folder's README. */
+/* segment_state.h - the states of a segment's slot and the moves between them. Drawn in the folder's README.
+ */
 #ifndef LWD_SHARD_SEGMENT_STATE_H
 #define LWD_SHARD_SEGMENT_STATE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LWD_SEGMENT_STATE_MAP(XX)                                        \
-    XX(FREE, "no segment")                                               \
-    XX(RESERVED, "room is held, chunks are landing")                     \
-    XX(VERIFYING, "all has landed; checksums are being compared")        \
-    XX(WRITTEN, "verified, immutable, can be read")                      \
+#define LWD_SEGMENT_STATE_MAP(XX)                                 \
+    XX(FREE, "no segment")                                        \
+    XX(RESERVED, "room is held, chunks are landing")              \
+    XX(VERIFYING, "all has landed; checksums are being compared") \
+    XX(WRITTEN, "verified, immutable, can be read")               \
     XX(DYING, "freed; a reader or a transfer may still hold the memory")
 
 typedef enum lwd_segment_state {
 #define XX(name, text) LWD_SEGMENT_##name,
     LWD_SEGMENT_STATE_MAP(XX)
 #undef XX
-    LWD_SEGMENT_STATE_COUNT
+        LWD_SEGMENT_STATE_COUNT
 } lwd_segment_state_t;
 
 bool lwd_segment_may_move(lwd_segment_state_t from, lwd_segment_state_t to);

@@ -39,7 +39,8 @@ void lwd_slot_list_remove(lwd_shard_t *shard, lwd_slot_list_t *list, uint32_t sl
 /* ---- name index ---- */
 uint32_t lwd_index_find(const lwd_shard_t *shard, const lw_segment_name_t *name, uint64_t hash)
 {
-    for (uint32_t at = (uint32_t)hash & shard->index_mask; shard->index[at] != 0; at = (at + 1) & shard->index_mask) {
+    for (uint32_t at = (uint32_t)hash & shard->index_mask; shard->index[at] != 0;
+         at = (at + 1) & shard->index_mask) {
         const lwd_segment_t *segment = &shard->slots[shard->index[at] - 1];
         if (segment->name_hash == hash && lw_segment_name_equal(&segment->name, name))
             return shard->index[at] - 1;
@@ -92,7 +93,8 @@ lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **sha
     shard->scratch = malloc((65536 + 1) * sizeof(*shard->scratch));
     lw_status_t origins = lwd_origins_init(&shard->origins, params->origin_max);
     lw_status_t clients = lwd_clients_init(&shard->clients, params->client_max);
-    if (shard->index == NULL || shard->slots == NULL || shard->scratch == NULL || origins != LW_OK || clients != LW_OK) {
+    if (shard->index == NULL || shard->slots == NULL || shard->scratch == NULL || origins != LW_OK ||
+        clients != LW_OK) {
         lwd_shard_destroy(shard);
         return LW_ERR_NO_MEMORY;
     }
@@ -143,7 +145,8 @@ void lwd_segment_kill(lwd_shard_t *shard, uint32_t slot)
     lwd_origin_unlink(shard, slot);
     /* Every handle to it is stale from here on. */
     uint32_t generation = lwd_segment_generation(segment) + (LW_FAULT(GENERATION_REUSE) ? 0 : 1);
-    atomic_store_explicit(&segment->word, lwd_segment_word(generation, LWD_SEGMENT_DYING), memory_order_seq_cst);
+    atomic_store_explicit(&segment->word, lwd_segment_word(generation, LWD_SEGMENT_DYING),
+                          memory_order_seq_cst);
     segment->retired = lwd_guard_retire(shard->params.guards);
     lwd_slot_list_push(shard, &shard->dying, slot);
 }

@@ -1,10 +1,12 @@
 /* shard.h - what a node knows about its segments: a state machine without I/O, clock or threads of its own.
  *
- * It is called with decoded requests and the time, and answers with a status; what it wants from the catalogue (room, the
- * fate of a dead writer's segments) is collected with the take functions. One data thread owns it and makes all changes;
- * functions marked [any] only read published slots and may run on any data thread between two of its quiet points.
+ * It is called with decoded requests and the time, and answers with a status; what it wants from the
+ * catalogue (room, the fate of a dead writer's segments) is collected with the take functions. One data
+ * thread owns it and makes all changes; functions marked [any] only read published slots and may run on any
+ * data thread between two of its quiet points.
  *
- * All memory is allocated by create. The arena, both allocators, guards and stats are borrowed for the shard's life.
+ * All memory is allocated by create. The arena, both allocators, guards and stats are borrowed for the
+ * shard's life.
  */
 #ifndef LWD_SHARD_H
 #define LWD_SHARD_H
@@ -27,12 +29,12 @@
 typedef struct lwd_shard lwd_shard_t;
 
 typedef struct lwd_shard_params {
-    uint8_t *arena, *book;             /* bases of the two ranges below */
+    uint8_t *arena, *book; /* bases of the two ranges below */
     lwd_extents_t *extents, *book_extents;
     uint32_t segment_max, origin_max, client_max;
-    uint64_t lease_us;                 /* a writer without a connection for this long is dead */
+    uint64_t lease_us; /* a writer without a connection for this long is dead */
     lwd_guards_t *guards;
-    lwd_stats_t *stats;                /* of the owner's thread */
+    lwd_stats_t *stats; /* of the owner's thread */
 } lwd_shard_params_t;
 
 LW_CHECK lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **shard_out);
@@ -40,13 +42,13 @@ void lwd_shard_destroy(lwd_shard_t *shard);
 void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us); /* [any] */
 
 /* ---- writers ---- */
-/* A connection of a client has said HELLO. ERR_STALE: a later incarnation was seen. A later incarnation than before frees
- * the earlier one's reservations. ERR_EXHAUSTED: too many clients. */
+/* A connection of a client has said HELLO. ERR_STALE: a later incarnation was seen. A later incarnation than
+ * before frees the earlier one's reservations. ERR_EXHAUSTED: too many clients. */
 LW_CHECK lw_status_t lwd_shard_client_up(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation);
 /* A connection that was up has closed. */
 void lwd_shard_client_down(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us);
-/* The catalogue has granted `term` for writing `origin`: reservations of older terms are freed, older terms refused from
- * now on. ERR_STALE: a newer one was granted; ERR_EXHAUSTED: too many origins. */
+/* The catalogue has granted `term` for writing `origin`: reservations of older terms are freed, older terms
+ * refused from now on. ERR_STALE: a newer one was granted; ERR_EXHAUSTED: too many origins. */
 LW_CHECK lw_status_t lwd_shard_grant(lwd_shard_t *shard, uint64_t origin, uint32_t term);
 
 /* ---- two-phase put ---- */
@@ -60,22 +62,26 @@ typedef struct lwd_reserved {
     bool committed;          /* the name was written before */
     uint32_t retry_after_ms; /* with ERR_EXHAUSTED */
 } lwd_reserved_t;
-/* Idempotent by name and size. ERR_STALE (client or term superseded), ERR_EXISTS (other size), ERR_INVALID (can never
- * fit), ERR_EXHAUSTED (reserved_out->retry_after_ms is set, and room is wanted). */
-LW_CHECK lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, lwd_reserved_t *reserved_out);
-/* [any] Where a chunk may land; the slot is borrowed until write_end. ERR_STALE (freed), ERR_EXISTS (written already, or
- * being verified), ERR_INVALID (outside the segment). */
+/* Idempotent by name and size. ERR_STALE (client or term superseded), ERR_EXISTS (other size), ERR_INVALID
+ * (can never fit), ERR_EXHAUSTED (reserved_out->retry_after_ms is set, and room is wanted). */
+LW_CHECK lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve,
+                                       lwd_reserved_t *reserved_out);
+/* [any] Where a chunk may land; the slot is borrowed until write_end. ERR_STALE (freed), ERR_EXISTS (written
+ * already, or being verified), ERR_INVALID (outside the segment). */
 LW_CHECK lw_status_t lwd_shard_write_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t offset, uint64_t bytes,
                                            uint8_t **into_out);
 void lwd_shard_write_end(lwd_shard_t *shard, lwd_ref_t ref); /* [any] */
-/* COMMIT in three parts, so that the middle one may run on any thread. begin: RESERVED -> VERIFYING, or ERR_BUSY while
- * chunks are landing, ERR_INVALID for a wrong size, ERR_STALE; *done_out is true when it was written before. */
-LW_CHECK lw_status_t lwd_shard_commit_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t bytes, bool *done_out);
+/* COMMIT in three parts, so that the middle one may run on any thread. begin: RESERVED -> VERIFYING, or
+ * ERR_BUSY while chunks are landing, ERR_INVALID for a wrong size, ERR_STALE; *done_out is true when it was
+ * written before. */
+LW_CHECK lw_status_t lwd_shard_commit_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t bytes,
+                                            bool *done_out);
 /* [any, between begin and end] Structure, name and every checksum. ERR_INVALID, ERR_CORRUPT, ERR_VERSION. */
 LW_CHECK lw_status_t lwd_shard_commit_verify(lwd_shard_t *shard, lwd_ref_t ref, lw_error_t *error);
-/* With the verdict: VERIFYING -> WRITTEN (record table built; ERR_EXHAUSTED when the bookkeeping area is full) or back
- * to RESERVED. Returns what the writer is told. */
-LW_CHECK lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t verdict, uint64_t now_us);
+/* With the verdict: VERIFYING -> WRITTEN (record table built; ERR_EXHAUSTED when the bookkeeping area is
+ * full) or back to RESERVED. Returns what the writer is told. */
+LW_CHECK lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t verdict,
+                                          uint64_t now_us);
 /* All three, for callers with one thread. */
 LW_CHECK lw_status_t lwd_shard_commit(lwd_shard_t *shard, lwd_ref_t ref, uint64_t bytes, uint64_t now_us,
                                       lw_error_t *error);
@@ -84,23 +90,28 @@ LW_CHECK lw_status_t lwd_shard_abort(lwd_shard_t *shard, lwd_ref_t ref);
 
 /* ---- reading ---- */
 /* A written segment by name. ERR_NOT_FOUND. */
-LW_CHECK lw_status_t lwd_shard_find(const lwd_shard_t *shard, const lw_segment_name_t *name, lwd_ref_t *ref_out);
+LW_CHECK lw_status_t lwd_shard_find(const lwd_shard_t *shard, const lw_segment_name_t *name,
+                                    lwd_ref_t *ref_out);
 /* [any] The slot number's segment, or NULL for a number out of range; check it with lwd_shard_readable. */
 lwd_segment_t *lwd_shard_slot(const lwd_shard_t *shard, uint32_t slot);
-/* [any] The segment while it is written and of that generation; NULL: freed. Good until the next quiet point. */
+/* [any] The segment while it is written and of that generation; NULL: freed. Good until the next quiet point.
+ */
 lwd_segment_t *lwd_shard_readable(const lwd_shard_t *shard, lwd_ref_t ref);
 
 /* ---- endings ---- */
-/* The catalogue says that segments of origin are dead: this rank (UINT16_MAX: all), first_token >= from_token, generation
- * <= generation_max. With everything dead, later RESERVEs of that origin are refused. Returns how many were freed. */
-uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin, uint16_t rank, uint32_t from_token, uint32_t generation_max);
+/* The catalogue says that segments of origin are dead: this rank (UINT16_MAX: all), first_token >=
+ * from_token, generation
+ * <= generation_max. With everything dead, later RESERVEs of that origin are refused. Returns how many were
+ * freed. */
+uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin, uint16_t rank, uint32_t from_token,
+                       uint32_t generation_max);
 /* The catalogue's answer about suspects. */
 void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const bool *dead, uint32_t count,
                        uint64_t now_us);
 
 /* ---- time ---- */
-/* Recycles freed extents, reclaims dead writers' reservations, looks for suspects, refreshes gauges. Bounded; call it
- * once a round. */
+/* Recycles freed extents, reclaims dead writers' reservations, looks for suspects, refreshes gauges. Bounded;
+ * call it once a round. */
 void lwd_shard_tick(lwd_shard_t *shard, uint64_t now_us);
 /* Bytes that RESERVE could not get since the last take; 0: none. */
 uint64_t lwd_shard_take_want(lwd_shard_t *shard);

@@ -11,7 +11,8 @@ typedef struct lwd_slot_list {
     uint32_t first, last, count;
 } lwd_slot_list_t;
 
-/* What is known of a session's segments here. One for each origin with segments, and for recent ones without. */
+/* What is known of a session's segments here. One for each origin with segments, and for recent ones without.
+ */
 typedef struct lwd_origin {
     uint64_t id;
     uint32_t term;  /* highest granted; LWD_TERM_ENDED after its end */
@@ -24,7 +25,7 @@ typedef struct lwd_origin {
 /* A client handle that is connected, or was lately. */
 typedef struct lwd_client {
     uint64_t id, incarnation;
-    uint64_t gone_us;     /* when the last connection closed */
+    uint64_t gone_us; /* when the last connection closed */
     uint32_t connections;
     uint32_t hash_next;
     uint32_t idle_next, idle_prev; /* in the list of clients without connections, oldest first */

@@ -65,7 +65,8 @@ bool process_start(process_t *process, const char *const *argv)
     (void)close(ready[1]);
     size_t used = 0;
     struct pollfd wanted = {.fd = ready[0], .events = POLLIN};
-    while (used + 1 < sizeof(process->ready) && strchr(process->ready, '\n') == NULL && poll(&wanted, 1, LIMIT_MS) > 0) {
+    while (used + 1 < sizeof(process->ready) && strchr(process->ready, '\n') == NULL &&
+           poll(&wanted, 1, LIMIT_MS) > 0) {
         ssize_t got = read(ready[0], process->ready + used, sizeof(process->ready) - 1 - used);
         if (got <= 0)
             break;

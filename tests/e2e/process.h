@@ -7,10 +7,10 @@
 
 typedef struct process {
     pid_t pid;
-    char ready[1024]; /* the JSON line; "" when the process ended before it was ready */
-    int error_fd;     /* what it writes to stderr */
+    char ready[1024];  /* the JSON line; "" when the process ended before it was ready */
+    int error_fd;      /* what it writes to stderr */
     char errors[8192]; /* the same, as of the last process_errors() */
-    int exit_status;  /* when it ended before it was ready */
+    int exit_status;   /* when it ended before it was ready */
 } process_t;
 
 /* argv ends with NULL; the process also gets --ready-fd. True when it became ready within about 20 s. */
@@ -21,8 +21,8 @@ bool process_ready_text(const process_t *process, const char *member, char *text
 const char *process_errors(process_t *process);
 /* Looks at stderr until it holds `text`; false after about 10 s. */
 bool process_wait_error(process_t *process, const char *text);
-/* Sends the signal and waits for the end. Exit status, or 1000 + signal number when a signal ended it; -1: still running
- * after 20 s (it is then killed). Standard error can be read until the next process_start. */
+/* Sends the signal and waits for the end. Exit status, or 1000 + signal number when a signal ended it; -1:
+ * still running after 20 s (it is then killed). Standard error can be read until the next process_start. */
 int process_end(process_t *process, int signum);
 
 #endif /* LW_TEST_PROCESS_H */

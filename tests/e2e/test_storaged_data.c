@@ -1,5 +1,5 @@
-/* The daemon's data plane as a real process, over tcp and shared memory. The control plane allows everything here.
- * Arguments: the program, "tcp" or "shm". */
+/* The daemon's data plane as a real process, over tcp and shared memory. The control plane allows everything
+ * here. Arguments: the program, "tcp" or "shm". */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,8 +22,9 @@ static uint64_t seed;
 
 static bool start(process_t *process, const char *listen, const char *threads)
 {
-    const char *const argv[] = {program,      "--data.listen", listen, "--data.transports", transports,
-                                "--data.threads", threads, "--mem.arena_bytes", "64m", "--log.level", "warn", NULL};
+    const char *const argv[] = {program,    "--data.listen",  listen,  "--data.transports",
+                                transports, "--data.threads", threads, "--mem.arena_bytes",
+                                "64m",      "--log.level",    "warn",  NULL};
     return process_start(process, argv);
 }
 
@@ -38,7 +39,8 @@ static void connect_to(data_client_t *client, const char *address)
 
 static uint8_t *put(data_client_t *client, uint16_t layer, uint64_t *handle_out)
 {
-    const segment_shape_t shape = {.heads = 4, .clusters = 200, .outliers = 300, .rows_max = 31, .head_dim = 128};
+    const segment_shape_t shape = {
+        .heads = 4, .clusters = 200, .outliers = 300, .rows_max = 31, .head_dim = 128};
     lw_segment_name_t name = {.origin = 1, .layer = layer, .generation = 1};
     uint64_t bytes;
     uint8_t *segment = segment_make(&name, &shape, seed + layer, &bytes);
@@ -48,14 +50,15 @@ static uint8_t *put(data_client_t *client, uint16_t layer, uint64_t *handle_out)
 }
 
 /* Fetches random entries and compares every byte and checksum. */
-static void fetch_some(data_client_t *client, const uint8_t *segment, uint64_t handle, lw_prng_t *prng, uint32_t flags)
+static void fetch_some(data_client_t *client, const uint8_t *segment, uint64_t handle, lw_prng_t *prng,
+                       uint32_t flags)
 {
     lw_msg_fetch_run_t runs[4];
     uint16_t entries[4 * 64];
     uint32_t count = 0;
     for (uint32_t head = 0; head < 4; head++) {
-        runs[head] = (lw_msg_fetch_run_t){.handle = handle, .head = (uint16_t)head,
-                                          .count = (uint16_t)(1 + lw_prng_below(prng, 64))};
+        runs[head] = (lw_msg_fetch_run_t){
+            .handle = handle, .head = (uint16_t)head, .count = (uint16_t)(1 + lw_prng_below(prng, 64))};
         for (uint32_t i = 0; i < runs[head].count; i++)
             entries[count++] = (uint16_t)lw_prng_below(prng, 500);
     }
@@ -139,7 +142,8 @@ static void test_after_kill_9_clients_are_told_and_a_restart_serves_on_the_same_
     const lw_msg_fetch_run_t run = {.handle = handle, .head = 0, .count = 1};
     const uint16_t entry = 0;
     assert_int_equal(data_fetch(&client, &run, 1, &entry, 0), LW_OK);
-    assert_int_equal(client.reply.run_status[0], LW_ERR_NOT_FOUND); /* the memory is gone, and so are its handles */
+    assert_int_equal(client.reply.run_status[0],
+                     LW_ERR_NOT_FOUND); /* the memory is gone, and so are its handles */
     uint8_t *segment = put(&client, 0, &handle);
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);

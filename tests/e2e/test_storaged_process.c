@@ -1,4 +1,5 @@
-/* storaged as an operator meets it: options, start, readiness, reload, end. Arguments: the program, the source folder. */
+/* storaged as an operator meets it: options, start, readiness, reload, end. Arguments: the program, the
+ * source folder. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,8 +21,9 @@
 
 static const char *program, *source;
 
-#define BASE "--mem.arena_bytes", "16m", "--data.listen", "127.0.0.1:0", "--ctl.listen", "127.0.0.1:0", "--ctl.http", \
-             "127.0.0.1:0", "--catalogue.path", ":memory:"
+#define BASE                                                                                                 \
+    "--mem.arena_bytes", "16m", "--data.listen", "127.0.0.1:0", "--ctl.listen", "127.0.0.1:0", "--ctl.http", \
+        "127.0.0.1:0", "--catalogue.path", ":memory:"
 
 /* Must refuse to start with exit status 2 (options) or 1 (machine), and say these words. */
 static void refused(const char *const *argv, int exit_status, const char *words[3])
@@ -81,7 +83,8 @@ static void test_what_the_machine_refuses_is_named_too(void **state)
     (void)state;
     const char *const no_file[] = {program, BASE, "--catalogue.path", "/nonexistent/x.sqlite", NULL};
     refused(no_file, 1, (const char *[3]){"catalogue.path", "/nonexistent/x.sqlite", NULL});
-    const char *const no_key[] = {program, BASE, "--ctl.tls_cert", "/nonexistent", "--ctl.tls_key", "/nonexistent", NULL};
+    const char *const no_key[] = {program,        BASE, "--ctl.tls_cert", "/nonexistent", "--ctl.tls_key",
+                                  "/nonexistent", NULL};
     refused(no_key, 1, (const char *[3]){"ctl.tls_cert", "/nonexistent", NULL});
     const char *const other_host[] = {program, BASE, "--data.listen", "192.0.2.1:7402", NULL};
     refused(other_host, 1, (const char *[3]){"data.listen", "192.0.2.1:7402", NULL});
@@ -125,7 +128,8 @@ static void test_a_dumped_configuration_reads_back_as_it_was(void **state)
 {
     char path[] = "/tmp/lw-conf-XXXXXX", arguments[256];
     (void)state;
-    char *dump = output_of("--data.threads 3 --mem.arena_bytes 32m --lease.us 3s --fleet.zone rack-7 --dump-config");
+    char *dump =
+        output_of("--data.threads 3 --mem.arena_bytes 32m --lease.us 3s --fleet.zone rack-7 --dump-config");
     assert_non_null(strstr(dump, "data.threads = 3"));
     int fd = mkstemp(path);
     assert_true(fd >= 0 && write(fd, dump, strlen(dump)) == (ssize_t)strlen(dump));
@@ -164,7 +168,8 @@ static void test_the_generated_pages_are_up_to_date(void **state)
 static void test_version_and_help_say_what_they_should(void **state)
 {
     (void)state;
-    char *version = output_of("--version"), *json = output_of("--version --json"), *help = output_of("--help");
+    char *version = output_of("--version"), *json = output_of("--version --json"),
+         *help = output_of("--help");
     assert_memory_equal(version, "storaged ", 9);
     assert_non_null(strstr(json, "\"version\":\""));
     assert_non_null(strstr(help, "--data.listen"));
@@ -221,7 +226,7 @@ static void test_a_started_node_is_ready_and_shows_every_figure(void **state)
     const char *metrics = http_get(http, "/metrics");
     assert_non_null(strstr(metrics, "\nstoraged_arena_bytes 16777216"));
     assert_non_null(strstr(metrics, "\nstoraged_arena_free_bytes 16777216"));
-#define STAT(kind, name, help)                                                           \
+#define STAT(kind, name, help)                                                             \
     if (strstr(metrics, "# HELP storaged_" #name) == NULL && strstr(#name, "_us") == NULL) \
         fail_msg("no storaged_" #name);
 #include "storaged/stats.def"
@@ -286,7 +291,8 @@ static void test_after_kill_9_all_ports_are_free_again(void **state)
     assert_true(process_ready_text(&process, "control", control, sizeof(control)));
     assert_true(process_ready_text(&process, "http", http, sizeof(http)));
     assert_int_equal(process_end(&process, SIGKILL), 1000 + SIGKILL);
-    const char *const again[] = {program, BASE, "--data.listen", data, "--ctl.listen", control, "--ctl.http", http, NULL};
+    const char *const again[] = {program, BASE, "--data.listen", data, "--ctl.listen", control, "--ctl.http",
+                                 http,    NULL};
     assert_true(process_start(&process, again));
     assert_non_null(strstr(http_get(http, "/readyz"), " 200 "));
     assert_int_equal(process_end(&process, SIGTERM), 0);
@@ -297,8 +303,9 @@ static void test_an_advertised_address_is_what_others_are_told(void **state)
     process_t process;
     char text[128];
     (void)state;
-    const char *const argv[] = {program, BASE, "--data.listen", "0.0.0.0:0", "--data.advertise", "127.0.0.1:0",
-                                "--data.threads", "2", NULL};
+    const char *const argv[] = {
+        program, BASE, "--data.listen", "0.0.0.0:0", "--data.advertise", "127.0.0.1:0", "--data.threads",
+        "2",     NULL};
     assert_true(process_start(&process, argv));
     assert_true(process_ready_text(&process, "data", text, sizeof(text)));
     assert_memory_equal(text, "127.0.0.1:", 10);

@@ -1,7 +1,7 @@
 /* ctl_open.c - a control plane for tests: every session exists, every token is right, nothing is ever dead.
  *
- * Answers come at once from inside the question. A token that begins with 0xff is refused, so that refusals can be tested;
- * 0xfe answers that the term is old, 0xfd that the catalogue is away. */
+ * Answers come at once from inside the question. A token that begins with 0xff is refused, so that refusals
+ * can be tested; 0xfe answers that the term is old, 0xfd that the catalogue is away. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,29 +30,64 @@ void lwd_ctl_stop(lwd_ctl_t *ctl, uint64_t grace_us)
     free(ctl);
 }
 
-void lwd_ctl_drain(lwd_ctl_t *ctl) { (void)ctl; }
-uint64_t lwd_ctl_node_id(const char *advertise) { return strlen(advertise) + 1; }
-const char *lwd_ctl_address(const lwd_ctl_t *ctl) { return ctl->listen; }
-const char *lwd_ctl_http_address(const lwd_ctl_t *ctl) { (void)ctl; return ""; }
-bool lwd_ctl_holds_catalogue(const lwd_ctl_t *ctl) { (void)ctl; return true; }
-uint64_t lwd_ctl_epoch(const lwd_ctl_t *ctl) { (void)ctl; return 1; }
-uint64_t lwd_ctl_fleet_id(const lwd_ctl_t *ctl) { (void)ctl; return 1; }
-bool lwd_ctl_writable(const lwd_ctl_t *ctl) { (void)ctl; return true; }
-lw_view_t *lwd_ctl_view_copy(lwd_ctl_t *ctl) { (void)ctl; return NULL; }
+void lwd_ctl_drain(lwd_ctl_t *ctl)
+{
+    (void)ctl;
+}
+uint64_t lwd_ctl_node_id(const char *advertise)
+{
+    return strlen(advertise) + 1;
+}
+const char *lwd_ctl_address(const lwd_ctl_t *ctl)
+{
+    return ctl->listen;
+}
+const char *lwd_ctl_http_address(const lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return "";
+}
+bool lwd_ctl_holds_catalogue(const lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return true;
+}
+uint64_t lwd_ctl_epoch(const lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return 1;
+}
+uint64_t lwd_ctl_fleet_id(const lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return 1;
+}
+bool lwd_ctl_writable(const lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return true;
+}
+lw_view_t *lwd_ctl_view_copy(lwd_ctl_t *ctl)
+{
+    (void)ctl;
+    return NULL;
+}
 
-lw_status_t lwd_ctl_check_async(lwd_ctl_t *ctl, const lwd_ctl_check_t *check, lwd_ctl_checked_fn done, void *arg)
+lw_status_t lwd_ctl_check_async(lwd_ctl_t *ctl, const lwd_ctl_check_t *check, lwd_ctl_checked_fn done,
+                                void *arg)
 {
     uint32_t cut = UINT32_MAX;
     (void)ctl;
     lw_status_t status = check->token[0] == 0xff   ? LW_ERR_PERMISSION
                          : check->token[0] == 0xfe ? LW_ERR_STALE
-                         : check->token[0] == 0xfd ? LW_ERR_FLEET : LW_OK;
+                         : check->token[0] == 0xfd ? LW_ERR_FLEET
+                                                   : LW_OK;
     done(arg, status, &check->session_id, &cut, status == LW_OK ? 1 : 0);
     return LW_OK;
 }
 
-lw_status_t lwd_ctl_orphans_async(lwd_ctl_t *ctl, const lw_segment_name_t *names, uint32_t count, lwd_ctl_orphans_fn done,
-                                  void *arg)
+lw_status_t lwd_ctl_orphans_async(lwd_ctl_t *ctl, const lw_segment_name_t *names, uint32_t count,
+                                  lwd_ctl_orphans_fn done, void *arg)
 {
     static const bool alive[LWD_CTL_ORPHANS_MAX];
     (void)ctl, (void)names;

@@ -36,7 +36,10 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
     client->ops->recv(client->fabric, msg, client->payload, NULL, landed, client);
 }
 
-static void on_accept(void *arg, lw_conn_t *conn) { (void)arg, (void)conn; }
+static void on_accept(void *arg, lw_conn_t *conn)
+{
+    (void)arg, (void)conn;
+}
 
 static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
 {
@@ -46,8 +49,8 @@ static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
     client->closes++;
 }
 
-void data_client_open(data_client_t *client, const lw_fabric_ops_t *ops, const char *transports, const char *address,
-                      data_pump_t pump, void *pump_arg)
+void data_client_open(data_client_t *client, const lw_fabric_ops_t *ops, const char *transports,
+                      const char *address, data_pump_t pump, void *pump_arg)
 {
     lw_error_t error = {0};
     memset(client, 0, sizeof(*client));
@@ -92,12 +95,14 @@ static void sent(void *arg, lw_status_t status)
     client->sending = false;
 }
 
-void data_client_raw(data_client_t *client, const void *head, size_t head_bytes, const void *payload, size_t bytes)
+void data_client_raw(data_client_t *client, const void *head, size_t head_bytes, const void *payload,
+                     size_t bytes)
 {
     lw_iov_t piece = {payload, bytes};
     LW_ASSERT(!client->sending && client->conn != NULL);
     client->sending = true;
-    if (client->ops->send(client->conn, head, head_bytes, &piece, bytes > 0 ? 1 : 0, LW_SEND_AUTO, sent, client) != LW_OK)
+    if (client->ops->send(client->conn, head, head_bytes, &piece, bytes > 0 ? 1 : 0, LW_SEND_AUTO, sent,
+                          client) != LW_OK)
         client->sending = false;
 }
 
@@ -148,7 +153,8 @@ lw_status_t data_attach(data_client_t *client, uint64_t session, bool write, uin
                         const lw_segment_name_t *names, uint32_t count, lw_msg_attached_t *attached_out)
 {
     lw_msg_t msg = {.header.type = LW_MSG_ATTACH};
-    msg.body.attach = (lw_msg_attach_t){.session_id = session, .write = write, .term = term, .name_count = count};
+    msg.body.attach =
+        (lw_msg_attach_t){.session_id = session, .write = write, .term = term, .name_count = count};
     msg.body.attach.token[0] = token0;
     if (!data_client_call(client, &msg, names, count * sizeof(*names)))
         return LW_ERR_UNREACHABLE;
@@ -176,7 +182,8 @@ static lw_status_t status_call(data_client_t *client, lw_msg_t *msg, const void 
     return client->reply.body.status_reply.status;
 }
 
-lw_status_t data_write(data_client_t *client, uint64_t handle, uint64_t offset, const void *bytes, uint32_t count)
+lw_status_t data_write(data_client_t *client, uint64_t handle, uint64_t offset, const void *bytes,
+                       uint32_t count)
 {
     lw_msg_t msg = {.header.type = LW_MSG_WRITE};
     msg.body.write = (lw_msg_write_t){handle, offset, count, 0};
@@ -213,8 +220,8 @@ lw_status_t data_put(data_client_t *client, const uint8_t *segment, uint64_t byt
     return status == LW_OK ? data_commit(client, reserved.handle, bytes) : status;
 }
 
-lw_status_t data_fetch(data_client_t *client, const lw_msg_fetch_run_t *runs, uint32_t run_count, const uint16_t *entries,
-                       uint32_t flags)
+lw_status_t data_fetch(data_client_t *client, const lw_msg_fetch_run_t *runs, uint32_t run_count,
+                       const uint16_t *entries, uint32_t flags)
 {
     lw_msg_t msg = {.header.type = LW_MSG_FETCH};
     uint32_t entry_count = 0;
@@ -241,5 +248,6 @@ lw_status_t data_read(data_client_t *client, uint64_t handle, uint64_t offset, u
 {
     lw_msg_t msg = {.header.type = LW_MSG_READ};
     msg.body.read = (lw_msg_read_t){handle, offset, bytes, 0};
-    return data_client_call(client, &msg, NULL, 0) ? client->reply.body.read_reply.status : LW_ERR_UNREACHABLE;
+    return data_client_call(client, &msg, NULL, 0) ? client->reply.body.read_reply.status
+                                                   : LW_ERR_UNREACHABLE;
 }

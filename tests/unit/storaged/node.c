@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t node_now(void *self) { return ((node_t *)self)->now_us; }
+static uint64_t node_now(void *self)
+{
+    return ((node_t *)self)->now_us;
+}
 
 static void answer_check(node_t *node, const lwd_ask_t *ask)
 {
@@ -47,7 +50,10 @@ void node_answer(node_t *node)
     node->kept_count = 0;
 }
 
-static uint64_t or_else(uint64_t value, uint64_t other) { return value != 0 ? value : other; }
+static uint64_t or_else(uint64_t value, uint64_t other)
+{
+    return value != 0 ? value : other;
+}
 
 void node_start(node_t *node, const node_params_t *params)
 {
@@ -71,9 +77,16 @@ void node_start(node_t *node, const node_params_t *params)
     status = lwd_extents_create(book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &node->book_extents);
     LW_ASSERT(status == LW_OK);
     lwd_shard_params_t shard = {
-        .arena = node->arena, .book = node->book, .extents = node->extents, .book_extents = node->book_extents,
-        .segment_max = (uint32_t)or_else(params->segment_max, 1024), .origin_max = 256, .client_max = 64,
-        .lease_us = or_else(params->lease_us, 1000000), .guards = node->guards, .stats = &node->stats[0],
+        .arena = node->arena,
+        .book = node->book,
+        .extents = node->extents,
+        .book_extents = node->book_extents,
+        .segment_max = (uint32_t)or_else(params->segment_max, 1024),
+        .origin_max = 256,
+        .client_max = 64,
+        .lease_us = or_else(params->lease_us, 1000000),
+        .guards = node->guards,
+        .stats = &node->stats[0],
     };
     status = lwd_shard_create(&shard, &node->shard);
     LW_ASSERT(status == LW_OK);
@@ -87,14 +100,25 @@ void node_start(node_t *node, const node_params_t *params)
         lw_error_t error = {0};
         snprintf(listen, sizeof(listen), "node:%u", 100 + i);
         lwd_worker_params_t worker = {
-            .fabric = lw_fabric_sim(), .listen = listen, .index = i, .owner = i == 0 ? NULL : node->workers[0],
-            .shard = node->shard, .guards = node->guards, .node = &node->node, .stats = &node->stats[i],
-            .clock = &node->clock, .arena = node->arena, .arena_bytes = arena_bytes, .reply_bytes = LWD_REPLY_BYTES_MIN,
+            .fabric = lw_fabric_sim(),
+            .listen = listen,
+            .index = i,
+            .owner = i == 0 ? NULL : node->workers[0],
+            .shard = node->shard,
+            .guards = node->guards,
+            .node = &node->node,
+            .stats = &node->stats[i],
+            .clock = &node->clock,
+            .arena = node->arena,
+            .arena_bytes = arena_bytes,
+            .reply_bytes = LWD_REPLY_BYTES_MIN,
             .connection_max = (uint32_t)or_else(params->connection_max, 16),
             .request_max = (uint32_t)or_else(params->request_max, 64),
             .attachment_max = (uint32_t)or_else(params->attachment_max, 1024),
             .attachments_per_connection_max = (uint32_t)or_else(params->attachments_per_connection_max, 512),
-            .change_max = 256, .ask = on_ask, .ask_arg = node,
+            .change_max = 256,
+            .ask = on_ask,
+            .ask_arg = node,
         };
         lw_fabric_sim_use(node->net, "node");
         status = lwd_worker_create(&worker, &node->workers[i], &error);
@@ -135,10 +159,12 @@ void node_pass(node_t *node, uint64_t us)
     }
 }
 
-void node_client(node_t *node, data_client_t *client, uint32_t worker, uint64_t client_id, uint64_t incarnation)
+void node_client(node_t *node, data_client_t *client, uint32_t worker, uint64_t client_id,
+                 uint64_t incarnation)
 {
     lw_fabric_sim_use(node->net, "client");
-    data_client_open(client, lw_fabric_sim(), NULL, lwd_worker_address(node->workers[worker]), node_pump, node);
+    data_client_open(client, lw_fabric_sim(), NULL, lwd_worker_address(node->workers[worker]), node_pump,
+                     node);
     if (client_id != 0) {
         lw_status_t status = data_hello(client, client_id, incarnation);
         LW_ASSERT(status == LW_OK);

@@ -1,4 +1,5 @@
-/* node.h - one storage node in this process, over the simulated network, with a catalogue that the test plays. */
+/* node.h - one storage node in this process, over the simulated network, with a catalogue that the test
+ * plays. */
 #ifndef LW_TEST_NODE_H
 #define LW_TEST_NODE_H
 
@@ -13,8 +14,9 @@
 typedef struct node_params {
     uint64_t arena_bytes; /* 0: 16 MiB */
     uint32_t workers;     /* 0: 1 */
-    uint32_t segment_max, connection_max, request_max, attachment_max, attachments_per_connection_max; /* 0: plenty */
-    uint64_t lease_us;    /* 0: 1 s */
+    uint32_t segment_max, connection_max, request_max, attachment_max,
+        attachments_per_connection_max; /* 0: plenty */
+    uint64_t lease_us;                  /* 0: 1 s */
     uint64_t seed;
 } node_params_t;
 
@@ -31,10 +33,10 @@ typedef struct node {
     uint64_t now_us;
     lw_clock_t clock;
     /* the catalogue, played by the test */
-    lw_status_t check_status;   /* answer to CHECK */
-    bool check_later;           /* keep CHECK questions until node_answer() */
-    uint64_t fork_of;           /* another origin that sessions may read ... */
-    uint32_t fork_cut;          /* ... up to this token */
+    lw_status_t check_status; /* answer to CHECK */
+    bool check_later;         /* keep CHECK questions until node_answer() */
+    uint64_t fork_of;         /* another origin that sessions may read ... */
+    uint32_t fork_cut;        /* ... up to this token */
     lwd_ask_t kept[16];
     uint32_t kept_count;
     uint64_t space_asked;
@@ -50,6 +52,7 @@ void node_pump(void *node);
 void node_pass(node_t *node, uint64_t us); /* time, in rounds of at most 1 ms */
 void node_answer(node_t *node);
 /* A client of this node; worker says whose listener. Greets unless client_id is 0. */
-void node_client(node_t *node, data_client_t *client, uint32_t worker, uint64_t client_id, uint64_t incarnation);
+void node_client(node_t *node, data_client_t *client, uint32_t worker, uint64_t client_id,
+                 uint64_t incarnation);
 
 #endif /* LW_TEST_NODE_H */

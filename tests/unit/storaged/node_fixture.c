@@ -57,13 +57,17 @@ int fixture_teardown(void **state)
 
 lw_segment_name_t fixture_name(uint64_t origin, uint16_t layer, uint32_t first, uint32_t generation)
 {
-    return (lw_segment_name_t){.origin = origin, .layer = layer, .first_token = first, .generation = generation};
+    return (lw_segment_name_t){
+        .origin = origin, .layer = layer, .first_token = first, .generation = generation};
 }
 
 uint8_t *fixture_put(fixture_t *fixture, uint16_t layer, uint64_t *bytes_out, uint64_t *handle_out)
 {
-    const segment_shape_t shape = {.heads = FIXTURE_HEADS, .clusters = FIXTURE_CLUSTERS, .outliers = FIXTURE_OUTLIERS,
-                                   .rows_max = 20, .head_dim = 64};
+    const segment_shape_t shape = {.heads = FIXTURE_HEADS,
+                                   .clusters = FIXTURE_CLUSTERS,
+                                   .outliers = FIXTURE_OUTLIERS,
+                                   .rows_max = 20,
+                                   .head_dim = 64};
     lw_segment_name_t name = fixture_name(1, layer, 0, 1);
     uint8_t *segment = segment_make(&name, &shape, fixture_seed + layer, bytes_out);
     assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);

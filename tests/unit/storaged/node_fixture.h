@@ -1,4 +1,5 @@
-/* node_fixture.h - set-up and tear-down around one node with one client, for cmocka tests. Include after cmocka.h. */
+/* node_fixture.h - set-up and tear-down around one node with one client, for cmocka tests. Include after
+ * cmocka.h. */
 #ifndef LW_TEST_NODE_FIXTURE_H
 #define LW_TEST_NODE_FIXTURE_H
 

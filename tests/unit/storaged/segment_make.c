@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-uint8_t *segment_make(const lw_segment_name_t *name, const segment_shape_t *shape, uint64_t seed, uint64_t *bytes_out)
+uint8_t *segment_make(const lw_segment_name_t *name, const segment_shape_t *shape, uint64_t seed,
+                      uint64_t *bytes_out)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);

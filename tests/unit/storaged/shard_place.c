@@ -3,12 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t or_else(uint64_t value, uint64_t other) { return value != 0 ? value : other; }
+static uint64_t or_else(uint64_t value, uint64_t other)
+{
+    return value != 0 ? value : other;
+}
 
 void place_init(place_t *place, const place_params_t *params)
 {
     memset(place, 0, sizeof(*place));
-    uint64_t arena_bytes = or_else(params->arena_bytes, 16u << 20), book_bytes = or_else(params->book_bytes, 1u << 20);
+    uint64_t arena_bytes = or_else(params->arena_bytes, 16u << 20),
+             book_bytes = or_else(params->book_bytes, 1u << 20);
     place->now_us = 5000000;
     place->arena = aligned_alloc(1 << 16, arena_bytes);
     place->book = aligned_alloc(1 << 12, book_bytes);
@@ -20,9 +24,15 @@ void place_init(place_t *place, const place_params_t *params)
     status = lwd_extents_create(book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &place->book_extents);
     LW_ASSERT(status == LW_OK);
     lwd_shard_params_t shard = {
-        .arena = place->arena, .book = place->book, .extents = place->extents, .book_extents = place->book_extents,
-        .segment_max = (uint32_t)or_else(params->segment_max, 64), .origin_max = (uint32_t)or_else(params->origin_max, 16),
-        .client_max = (uint32_t)or_else(params->client_max, 8), .lease_us = PLACE_LEASE_US, .guards = &place->guards,
+        .arena = place->arena,
+        .book = place->book,
+        .extents = place->extents,
+        .book_extents = place->book_extents,
+        .segment_max = (uint32_t)or_else(params->segment_max, 64),
+        .origin_max = (uint32_t)or_else(params->origin_max, 16),
+        .client_max = (uint32_t)or_else(params->client_max, 8),
+        .lease_us = PLACE_LEASE_US,
+        .guards = &place->guards,
         .stats = &place->stats,
     };
     status = lwd_shard_create(&shard, &place->shard);
@@ -51,10 +61,12 @@ void place_round(place_t *place, uint64_t us)
 
 lw_segment_name_t place_name(uint64_t origin, uint16_t layer, uint32_t first, uint32_t generation)
 {
-    return (lw_segment_name_t){.origin = origin, .layer = layer, .first_token = first, .generation = generation};
+    return (lw_segment_name_t){
+        .origin = origin, .layer = layer, .first_token = first, .generation = generation};
 }
 
-lw_status_t place_reserve(place_t *place, const lw_segment_name_t *name, uint64_t bytes, lwd_reserved_t *reserved_out)
+lw_status_t place_reserve(place_t *place, const lw_segment_name_t *name, uint64_t bytes,
+                          lwd_reserved_t *reserved_out)
 {
     lwd_reserve_t reserve = {.client_id = 1, .incarnation = 1, .name = *name, .bytes = bytes};
     return lwd_shard_reserve(place->shard, &reserve, reserved_out);

@@ -18,7 +18,7 @@ typedef struct place {
 } place_t;
 
 typedef struct place_params {
-    uint64_t arena_bytes, book_bytes;                /* 0: 16 MiB, 1 MiB */
+    uint64_t arena_bytes, book_bytes;                      /* 0: 16 MiB, 1 MiB */
     uint32_t segment_max, origin_max, client_max, threads; /* 0: 64, 16, 8, 1 */
 } place_params_t;
 
@@ -28,7 +28,8 @@ void place_fini(place_t *place);
 void place_round(place_t *place, uint64_t us);
 lw_segment_name_t place_name(uint64_t origin, uint16_t layer, uint32_t first, uint32_t generation);
 /* RESERVE of client 1, incarnation 1. */
-lw_status_t place_reserve(place_t *place, const lw_segment_name_t *name, uint64_t bytes, lwd_reserved_t *reserved_out);
+lw_status_t place_reserve(place_t *place, const lw_segment_name_t *name, uint64_t bytes,
+                          lwd_reserved_t *reserved_out);
 /* Reserves, writes and commits a small valid segment; returns its reference. */
 lwd_ref_t place_put(place_t *place, const lw_segment_name_t *name);
 uint64_t place_count(const lw_counter_t *counter);

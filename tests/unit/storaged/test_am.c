@@ -21,8 +21,8 @@ static void count_line(void *arg, lw_log_level_t level, const char *component, c
 }
 
 /* One valid request of a type, with its lists. */
-static uint32_t valid_request(lw_msg_type_t type, uint64_t fleet, uint64_t handle, uint8_t *head, uint8_t *payload,
-                              uint32_t *payload_bytes)
+static uint32_t valid_request(lw_msg_type_t type, uint64_t fleet, uint64_t handle, uint8_t *head,
+                              uint8_t *payload, uint32_t *payload_bytes)
 {
     lw_msg_t msg = {.header = {.type = (uint16_t)type, .fleet_id = fleet, .request_id = 77}};
     const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
@@ -30,50 +30,39 @@ static uint32_t valid_request(lw_msg_type_t type, uint64_t fleet, uint64_t handl
     const uint16_t entries[2] = {1, 2};
     *payload_bytes = 0;
     switch (type) {
-    case LW_MSG_HELLO:
-        msg.body.hello = (lw_msg_hello_t){1, 1, 6, 1, 0, 0};
-        break;
+    case LW_MSG_HELLO: msg.body.hello = (lw_msg_hello_t){1, 1, 6, 1, 0, 0}; break;
     case LW_MSG_ATTACH:
         msg.body.attach = (lw_msg_attach_t){.session_id = 1, .name_count = 1};
         memcpy(payload, &name, sizeof(name));
         *payload_bytes = sizeof(name);
         break;
-    case LW_MSG_RESERVE:
-        msg.body.reserve = (lw_msg_reserve_t){.name = name, .bytes = 1000};
-        break;
+    case LW_MSG_RESERVE: msg.body.reserve = (lw_msg_reserve_t){.name = name, .bytes = 1000}; break;
     case LW_MSG_WRITE:
         msg.body.write = (lw_msg_write_t){handle, 0, 16, 0};
         *payload_bytes = 16;
         memset(payload, 1, 16);
         break;
-    case LW_MSG_COMMIT:
-        msg.body.commit = (lw_msg_commit_t){handle, 1000};
-        break;
-    case LW_MSG_ABORT:
-        msg.body.abort = (lw_msg_abort_t){handle};
-        break;
+    case LW_MSG_COMMIT: msg.body.commit = (lw_msg_commit_t){handle, 1000}; break;
+    case LW_MSG_ABORT: msg.body.abort = (lw_msg_abort_t){handle}; break;
     case LW_MSG_FETCH:
         msg.body.fetch = (lw_msg_fetch_t){1, 2, 0, 0};
         memcpy(payload, &run, sizeof(run));
         memcpy(payload + sizeof(run), entries, sizeof(entries));
         *payload_bytes = sizeof(run) + sizeof(entries);
         break;
-    case LW_MSG_READ:
-        msg.body.read = (lw_msg_read_t){handle, 0, 100, 0};
-        break;
-    default:
-        break;
+    case LW_MSG_READ: msg.body.read = (lw_msg_read_t){handle, 0, 100, 0}; break;
+    default: break;
     }
     return lw_msg_encode(&msg, payload, lw_msg_list_bytes(&msg), head);
 }
 
-static const lw_msg_type_t requests[] = {LW_MSG_HELLO, LW_MSG_PING,   LW_MSG_ATTACH, LW_MSG_RESERVE, LW_MSG_WRITE,
-                                         LW_MSG_COMMIT, LW_MSG_ABORT, LW_MSG_FETCH,  LW_MSG_READ,    LW_MSG_ATTEND,
-                                         LW_MSG_CANCEL};
+static const lw_msg_type_t requests[] = {LW_MSG_HELLO, LW_MSG_PING,   LW_MSG_ATTACH, LW_MSG_RESERVE,
+                                         LW_MSG_WRITE, LW_MSG_COMMIT, LW_MSG_ABORT,  LW_MSG_FETCH,
+                                         LW_MSG_READ,  LW_MSG_ATTEND, LW_MSG_CANCEL};
 
 /* Sends raw bytes on a fresh connection and says whether the daemon closed it. */
-static bool closes(fixture_t *fixture, lw_msg_type_t type, const uint8_t *head, size_t head_bytes, const uint8_t *payload,
-                   size_t payload_bytes)
+static bool closes(fixture_t *fixture, lw_msg_type_t type, const uint8_t *head, size_t head_bytes,
+                   const uint8_t *payload, size_t payload_bytes)
 {
     data_client_t client;
     node_client(&fixture->node, &client, 0, type == LW_MSG_HELLO ? 0 : 6, 1);
@@ -94,12 +83,15 @@ static void test_every_truncated_request_closes_its_connection(void **state)
     lw_prng_t prng;
     lw_prng_seed(&prng, fixture_seed);
     for (size_t i = 0; i < LW_ARRAY_SIZE(requests); i++) {
-        uint32_t payload_bytes, head_bytes = valid_request(requests[i], 99, handle, head, payload, &payload_bytes);
+        uint32_t payload_bytes,
+            head_bytes = valid_request(requests[i], 99, handle, head, payload, &payload_bytes);
         uint64_t before = fixture_count(&fixture->node.stats[0].malformed);
-        assert_true(closes(fixture, requests[i], head, lw_prng_below(&prng, head_bytes), payload, payload_bytes));
+        assert_true(
+            closes(fixture, requests[i], head, lw_prng_below(&prng, head_bytes), payload, payload_bytes));
         assert_int_equal(fixture_count(&fixture->node.stats[0].malformed), before + 1);
         if (payload_bytes > 0)
-            assert_true(closes(fixture, requests[i], head, head_bytes, payload, lw_prng_below(&prng, payload_bytes)));
+            assert_true(
+                closes(fixture, requests[i], head, head_bytes, payload, lw_prng_below(&prng, payload_bytes)));
     }
     assert_non_null(fixture->client.conn); /* nobody else was hurt */
     assert_int_equal(data_read(&fixture->client, handle, 0, 100), LW_OK);
@@ -116,7 +108,8 @@ static void test_every_flipped_bit_of_a_head_closes_its_connection(void **state)
     lw_prng_seed(&prng, fixture_seed);
     for (size_t i = 0; i < LW_ARRAY_SIZE(requests); i++) {
         for (int flips = 0; flips < 6; flips++) {
-            uint32_t payload_bytes, head_bytes = valid_request(requests[i], 99, handle, head, payload, &payload_bytes);
+            uint32_t payload_bytes,
+                head_bytes = valid_request(requests[i], 99, handle, head, payload, &payload_bytes);
             uint64_t bit = lw_prng_below(&prng, head_bytes * 8);
             head[bit / 8] ^= (uint8_t)(1u << (bit % 8));
             assert_true(closes(fixture, requests[i], head, head_bytes, payload, payload_bytes));
@@ -131,7 +124,8 @@ static void test_a_flipped_bit_of_a_list_closes_its_connection(void **state)
     uint8_t head[LW_MSG_HEAD_MAX], payload[256] = {0};
     const lw_msg_type_t with_lists[] = {LW_MSG_ATTACH, LW_MSG_FETCH};
     for (size_t i = 0; i < LW_ARRAY_SIZE(with_lists); i++) {
-        uint32_t payload_bytes, head_bytes = valid_request(with_lists[i], 99, 1, head, payload, &payload_bytes);
+        uint32_t payload_bytes,
+            head_bytes = valid_request(with_lists[i], 99, 1, head, payload, &payload_bytes);
         payload[3] ^= 4;
         assert_true(closes(fixture, with_lists[i], head, head_bytes, payload, payload_bytes));
     }
@@ -154,7 +148,8 @@ static void test_anything_before_hello_and_a_second_hello_close_the_connection(v
     fixture_t *fixture = *state;
     uint8_t head[LW_MSG_HEAD_MAX], payload[256] = {0};
     uint32_t payload_bytes, head_bytes = valid_request(LW_MSG_PING, 99, 0, head, payload, &payload_bytes);
-    assert_true(closes(fixture, LW_MSG_HELLO, head, head_bytes, NULL, 0)); /* "HELLO" here: greets nobody first */
+    assert_true(
+        closes(fixture, LW_MSG_HELLO, head, head_bytes, NULL, 0)); /* "HELLO" here: greets nobody first */
     head_bytes = valid_request(LW_MSG_HELLO, 99, 0, head, payload, &payload_bytes);
     assert_true(closes(fixture, LW_MSG_PING, head, head_bytes, NULL, 0));
 }

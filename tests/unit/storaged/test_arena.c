@@ -36,7 +36,10 @@ static void test_every_kind_of_page_falls_back_to_what_there_is(void **state)
     const lwd_pages_t kinds[] = {LWD_PAGES_AUTO, LWD_PAGES_1G, LWD_PAGES_2M, LWD_PAGES_THP, LWD_PAGES_NONE};
     (void)state;
     for (size_t i = 0; i < LW_ARRAY_SIZE(kinds); i++) {
-        lwd_arena_params_t params = {.bytes = LWD_ARENA_BYTES_MIN + 1, .pages = kinds[i], .numa_node = -1, .threads = 3,
+        lwd_arena_params_t params = {.bytes = LWD_ARENA_BYTES_MIN + 1,
+                                     .pages = kinds[i],
+                                     .numa_node = -1,
+                                     .threads = 3,
                                      .prefault = true};
         lwd_arena_t arena;
         lw_error_t error = {0};

@@ -16,8 +16,10 @@ typedef struct fixture {
 static void start(fixture_t *fixture, uint32_t capacity, uint32_t per_connection)
 {
     place_init(&fixture->place, &(place_params_t){0});
-    lwd_attach_params_t params = {.shard = fixture->place.shard, .capacity = capacity,
-                                  .per_connection_max = per_connection, .connection_max = 3};
+    lwd_attach_params_t params = {.shard = fixture->place.shard,
+                                  .capacity = capacity,
+                                  .per_connection_max = per_connection,
+                                  .connection_max = 3};
     assert_int_equal(lwd_attach_create(&params, &fixture->attach), LW_OK);
 }
 
@@ -43,7 +45,8 @@ static void test_foreign_and_unknown_handles_look_alike(void **state)
     const uint64_t unknown[] = {0, 1, handle + 1, handle + (1ull << 32), UINT64_MAX, handle ^ (1ull << 63)};
     assert_int_equal(lwd_attach_resolve(fixture.attach, 1, handle, &found, &writer), LW_ERR_NOT_FOUND);
     for (size_t i = 0; i < LW_ARRAY_SIZE(unknown); i++)
-        assert_int_equal(lwd_attach_resolve(fixture.attach, 0, unknown[i], &found, &writer), LW_ERR_NOT_FOUND);
+        assert_int_equal(lwd_attach_resolve(fixture.attach, 0, unknown[i], &found, &writer),
+                         LW_ERR_NOT_FOUND);
     assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle, &found, &writer), LW_OK);
     assert_int_equal(found.slot, ref.slot);
     assert_false(writer);
@@ -102,12 +105,15 @@ static void test_a_connections_share_is_bounded_and_handles_of_freed_segments_ma
     for (uint16_t i = 0; i < 4; i++) {
         lw_segment_name_t name = place_name(1u + i / 3, i, 0, 1); /* the fourth is another session's */
         ref[i] = place_put(&fixture.place, &name);
-        assert_int_equal(lwd_attach_open(fixture.attach, 0, ref[i], false, &handle[i]), i < 3 ? LW_OK : LW_ERR_EXHAUSTED);
+        assert_int_equal(lwd_attach_open(fixture.attach, 0, ref[i], false, &handle[i]),
+                         i < 3 ? LW_OK : LW_ERR_EXHAUSTED);
     }
     uint64_t other;
-    assert_int_equal(lwd_attach_open(fixture.attach, 1, ref[3], false, &other), LW_OK); /* another connection has its own */
+    assert_int_equal(lwd_attach_open(fixture.attach, 1, ref[3], false, &other),
+                     LW_OK); /* another connection has its own */
     (void)lwd_shard_end(fixture.place.shard, 1, UINT16_MAX, 0, UINT32_MAX);
-    assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle[0], &found, &writer), LW_OK); /* stale, still known */
+    assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle[0], &found, &writer),
+                     LW_OK); /* stale, still known */
     assert_int_equal(lwd_attach_open(fixture.attach, 0, ref[3], false, &handle[3]), LW_OK);
     assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle[0], &found, &writer), LW_ERR_NOT_FOUND);
     stop(&fixture);
@@ -122,7 +128,8 @@ static void test_the_pool_is_bounded_over_all_connections(void **state)
     for (uint16_t i = 0; i < 3; i++) {
         lw_segment_name_t name = place_name(1, i, 0, 1);
         lwd_ref_t ref = place_put(&fixture.place, &name);
-        assert_int_equal(lwd_attach_open(fixture.attach, i, ref, false, &handle), i < 2 ? LW_OK : LW_ERR_EXHAUSTED);
+        assert_int_equal(lwd_attach_open(fixture.attach, i, ref, false, &handle),
+                         i < 2 ? LW_OK : LW_ERR_EXHAUSTED);
     }
     lwd_attach_close(fixture.attach, 0);
     assert_int_equal(lwd_attach_prove(fixture.attach, 2, 1, 1), LW_OK);

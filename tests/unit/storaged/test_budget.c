@@ -122,11 +122,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nothing_known_gives_the_smallest_arena, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_the_machine_alone_gives_half_of_what_is_available, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_machine_alone_gives_half_of_what_is_available, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_v2_limit_of_a_parent_group_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_v1_limit_counts, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_group_seen_from_inside_a_container_uses_the_root_files, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_group_over_its_limit_leaves_the_smallest_arena, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_group_seen_from_inside_a_container_uses_the_root_files, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_a_group_over_its_limit_leaves_the_smallest_arena, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_broken_lines_are_passed_over, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

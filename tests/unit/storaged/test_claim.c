@@ -11,7 +11,6 @@
 #include "base/fault.h"
 #include "unit/storaged/node_fixture.h"
 
-
 static void test_a_wrong_token_looks_like_no_session(void **state)
 {
     fixture_t *fixture = *state;
@@ -44,7 +43,8 @@ static void test_names_of_other_sessions_and_unknown_names_look_alike(void **sta
     uint64_t bytes, handle;
     lw_msg_attached_t attached[3];
     free(fixture_put(fixture, 0, &bytes, &handle)); /* of session 1 */
-    const lw_segment_name_t names[] = {fixture_name(1, 0, 0, 1), fixture_name(2, 9, 0, 1), fixture_name(1, 9, 0, 1)};
+    const lw_segment_name_t names[] = {fixture_name(1, 0, 0, 1), fixture_name(2, 9, 0, 1),
+                                       fixture_name(1, 9, 0, 1)};
     assert_int_equal(data_attach(&fixture->client, 2, false, 0, 0, names, 3, attached), LW_OK);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(attached[i].status, LW_ERR_NOT_FOUND);
@@ -100,7 +100,8 @@ static void test_the_most_names_one_message_may_have_are_answered(void **state)
     free(fixture_put(fixture, 0, &bytes, &handle));
     for (uint32_t i = 0; i < LW_ATTACH_NAMES_MAX; i++)
         names[i] = fixture_name(1, 0, i == 777 ? 0 : i + 1, 1);
-    assert_int_equal(data_attach(&fixture->client, 1, false, 0, 0, names, LW_ATTACH_NAMES_MAX, attached), LW_OK);
+    assert_int_equal(data_attach(&fixture->client, 1, false, 0, 0, names, LW_ATTACH_NAMES_MAX, attached),
+                     LW_OK);
     for (uint32_t i = 0; i < LW_ATTACH_NAMES_MAX; i++)
         assert_int_equal(attached[i].status, i == 777 ? LW_OK : LW_ERR_NOT_FOUND);
     free(names);
@@ -109,7 +110,8 @@ static void test_the_most_names_one_message_may_have_are_answered(void **state)
 
 static int setup_few(void **state)
 {
-    return fixture_setup_with(state, &(node_params_t){.attachment_max = 64, .attachments_per_connection_max = 3});
+    return fixture_setup_with(state,
+                              &(node_params_t){.attachment_max = 64, .attachments_per_connection_max = 3});
 }
 
 static void test_handles_over_a_connections_share_are_exhausted_one_by_one(void **state)
@@ -152,7 +154,8 @@ static void test_an_answer_for_a_connection_that_is_gone_is_dropped(void **state
     node_pass(&fixture->node, 10000);
     assert_int_equal(lwd_worker_in_flight(fixture->node.workers[0]), 0);
     fixture->node.check_later = false;
-    assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK); /* term 9 was not granted */
+    assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL),
+                     LW_OK); /* term 9 was not granted */
 }
 
 static void test_an_answer_with_a_made_up_ticket_is_ignored(void **state)
@@ -180,8 +183,8 @@ int main(int argc, char **argv)
         CASE(test_a_fork_reads_its_parents_segments_below_the_cut_only),
         CASE(test_a_reservation_cannot_be_attached_before_it_is_written),
         CASE(test_the_most_names_one_message_may_have_are_answered),
-        cmocka_unit_test_setup_teardown(test_handles_over_a_connections_share_are_exhausted_one_by_one, setup_few,
-                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_handles_over_a_connections_share_are_exhausted_one_by_one,
+                                        setup_few, fixture_teardown),
         CASE(test_an_answer_for_a_connection_that_is_gone_is_dropped),
         CASE(test_an_answer_with_a_made_up_ticket_is_ignored),
     };

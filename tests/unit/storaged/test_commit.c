@@ -11,7 +11,8 @@
 #include "base/fault.h"
 #include "unit/storaged/shard_place.h"
 
-static const segment_shape_t shape = {.heads = 2, .clusters = 20, .outliers = 10, .rows_max = 12, .head_dim = 32};
+static const segment_shape_t shape = {
+    .heads = 2, .clusters = 20, .outliers = 10, .rows_max = 12, .head_dim = 32};
 
 typedef struct landed {
     place_t place;
@@ -29,8 +30,9 @@ static int setup(void **state)
     landed->name = place_name(4, 2, 1024, 6);
     landed->segment = segment_make(&landed->name, &shape, 11, &landed->bytes);
     assert_int_equal(place_reserve(&landed->place, &landed->name, landed->bytes, &landed->reserved), LW_OK);
-    assert_int_equal(lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, landed->bytes, &landed->extent),
-                     LW_OK);
+    assert_int_equal(
+        lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, landed->bytes, &landed->extent),
+        LW_OK);
     memcpy(landed->extent, landed->segment, landed->bytes);
     lwd_shard_write_end(landed->place.shard, landed->reserved.ref);
     *state = landed;
@@ -51,7 +53,8 @@ static int teardown(void **state)
 
 static lw_status_t commit(landed_t *landed, lw_error_t *error)
 {
-    return lwd_shard_commit(landed->place.shard, landed->reserved.ref, landed->bytes, landed->place.now_us, error);
+    return lwd_shard_commit(landed->place.shard, landed->reserved.ref, landed->bytes, landed->place.now_us,
+                            error);
 }
 
 static bool readable(const landed_t *landed)
@@ -97,8 +100,9 @@ static void test_a_size_other_than_the_reserved_one_is_refused(void **state)
 {
     landed_t *landed = *state;
     bool done;
-    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes - 1, &done),
-                     LW_ERR_INVALID);
+    assert_int_equal(
+        lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes - 1, &done),
+        LW_ERR_INVALID);
     assert_false(readable(landed));
 }
 
@@ -133,18 +137,23 @@ static void test_no_chunk_lands_while_it_is_verified_or_after(void **state)
     landed_t *landed = *state;
     bool done;
     uint8_t *into;
-    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done), LW_OK);
-    assert_int_equal(lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, 10, &into), LW_ERR_EXISTS);
-    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done), LW_ERR_BUSY);
+    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done),
+                     LW_OK);
+    assert_int_equal(lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, 10, &into),
+                     LW_ERR_EXISTS);
+    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done),
+                     LW_ERR_BUSY);
     assert_int_equal(lwd_shard_commit_end(landed->place.shard, landed->reserved.ref, LW_OK, 0), LW_OK);
-    assert_int_equal(lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, 10, &into), LW_ERR_EXISTS);
+    assert_int_equal(lwd_shard_write_begin(landed->place.shard, landed->reserved.ref, 0, 10, &into),
+                     LW_ERR_EXISTS);
 }
 
 static void test_a_segment_that_ends_while_it_is_verified_is_stale(void **state)
 {
     landed_t *landed = *state;
     bool done;
-    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done), LW_OK);
+    assert_int_equal(lwd_shard_commit_begin(landed->place.shard, landed->reserved.ref, landed->bytes, &done),
+                     LW_OK);
     assert_int_equal(lwd_shard_end(landed->place.shard, 4, UINT16_MAX, 0, UINT32_MAX), 1);
     for (int i = 0; i < 3; i++) /* the verifier still reads the extent: it must not be recycled */
         place_round(&landed->place, 2000);
@@ -177,7 +186,8 @@ static void test_the_record_table_agrees_with_the_sizes_and_checksums_of_the_seg
             const lwd_record_t *record = &segment->records[segment->heads[h].first + e];
             assert_int_equal(record->offset, want - landed->segment);
             assert_int_equal(record[1].offset - record[0].offset, bytes);
-            assert_int_equal(record->check, lw_record_check(lw_record_seed(&landed->name, h, e), want, bytes));
+            assert_int_equal(record->check,
+                             lw_record_check(lw_record_seed(&landed->name, h, e), want, bytes));
         }
     }
 }
@@ -210,22 +220,25 @@ static void test_the_planted_early_acknowledgement_acknowledges_what_is_wrong(vo
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_flipped_record_byte_is_corrupt_and_nothing_can_be_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_flipped_record_byte_is_corrupt_and_nothing_can_be_read, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_missing_chunk_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_missing_header_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_size_other_than_the_reserved_one_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_segment_that_calls_itself_otherwise_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_segment_that_calls_itself_otherwise_is_refused, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_commit_while_a_chunk_lands_is_busy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_chunk_lands_while_it_is_verified_or_after, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_segment_that_ends_while_it_is_verified_is_stale, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_segment_that_ends_while_it_is_verified_is_stale, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_second_commit_is_done_already, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_the_record_table_agrees_with_the_sizes_and_checksums_of_the_segment, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_a_full_bookkeeping_area_refuses_the_commit_and_keeps_the_reservation, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            test_the_record_table_agrees_with_the_sizes_and_checksums_of_the_segment, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_a_full_bookkeeping_area_refuses_the_commit_and_keeps_the_reservation, setup, teardown),
 #ifdef LW_FAULTS
-        cmocka_unit_test_setup_teardown(test_the_planted_early_acknowledgement_acknowledges_what_is_wrong, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(test_the_planted_early_acknowledgement_acknowledges_what_is_wrong,
+                                        setup, teardown),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

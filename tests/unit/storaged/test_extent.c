@@ -22,7 +22,8 @@ static void test_sizes_outside_the_bounds_are_refused(void **state)
     assert_int_equal(lwd_extents_create(4096, 3000, &extents), LW_ERR_INVALID);
     assert_int_equal(lwd_extents_create(4096, 0, &extents), LW_ERR_INVALID);
     assert_int_equal(lwd_extents_create(4095, 4096, &extents), LW_ERR_INVALID);
-    assert_int_equal(lwd_extents_create(((uint64_t)LWD_EXTENT_UNITS_MAX + 1) * 16, 16, &extents), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_create(((uint64_t)LWD_EXTENT_UNITS_MAX + 1) * 16, 16, &extents),
+                     LW_ERR_INVALID);
     assert_null(extents);
     lwd_extents_destroy(NULL);
 }
@@ -46,7 +47,8 @@ static void test_the_last_fitting_run_is_found_in_a_full_range(void **state)
 {
     lwd_extents_t *extents;
     (void)state;
-    /* One free run of 37 units among live ones: its class also holds smaller runs, so only the exact search finds it. */
+    /* One free run of 37 units among live ones: its class also holds smaller runs, so only the exact search
+     * finds it. */
     assert_int_equal(lwd_extents_create(4096 * 200, 4096, &extents), LW_OK);
     uint64_t a = lwd_extents_alloc(extents, 4096 * 80), b = lwd_extents_alloc(extents, 4096 * 37);
     uint64_t c = lwd_extents_alloc(extents, 4096 * 83);
@@ -117,7 +119,8 @@ static void test_random_use_agrees_with_a_model(void **state)
     for (uint32_t step = 0; step < 30000; step++) {
         bool grow = lw_prng_below(&prng, 100) < (step / 3000 % 2 == 0 ? 60 : 40);
         if (grow && count < LIVE_MAX) {
-            live_t next = {.bytes = 1 + lw_prng_below(&prng, lw_prng_below(&prng, 8) == 0 ? 256 * 90 : 256 * 6)};
+            live_t next = {.bytes =
+                               1 + lw_prng_below(&prng, lw_prng_below(&prng, 8) == 0 ? 256 * 90 : 256 * 6)};
             next.at = lwd_extents_alloc(extents, next.bytes);
             if (next.at == LWD_EXTENT_NONE) { /* refusing is right only when no run is long enough */
                 assert_true(longest_free(model) < (next.bytes + 255) / 256);

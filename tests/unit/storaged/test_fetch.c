@@ -12,7 +12,6 @@
 #include "storaged/net/net_private.h"
 #include "unit/storaged/node_fixture.h"
 
-
 static lw_msg_fetch_run_t run_of(uint64_t handle, uint16_t head, uint16_t count)
 {
     return (lw_msg_fetch_run_t){.handle = handle, .head = head, .count = count};
@@ -27,7 +26,8 @@ static void end_session(fixture_t *fixture, uint64_t origin)
     assert_int_equal(lwd_worker_tell(fixture->node.workers[0], &ended), LW_OK);
 }
 
-static void test_a_freed_segment_is_stale_and_an_unknown_handle_not_found_and_the_other_runs_are_served(void **state)
+static void
+test_a_freed_segment_is_stale_and_an_unknown_handle_not_found_and_the_other_runs_are_served(void **state)
 {
     fixture_t *fixture = *state;
     uint64_t bytes, handle[2], foreign;
@@ -47,12 +47,13 @@ static void test_a_freed_segment_is_stale_and_an_unknown_handle_not_found_and_th
     for (int i = 0; i < 3; i++)
         assert_int_equal(data_attach(&other, 1, false, 0, 0, &name, 1, &attached), LW_OK);
     foreign = attached.handle;
-    const lw_msg_fetch_run_t runs[] = {run_of(handle[0], 0, 2), run_of(handle[1], 0, 3), run_of(foreign, 0, 1),
-                                       run_of(0xdeadbeefull, 0, 1), run_of(handle[0], 1, 1), run_of(handle[0], 2, 1),
-                                       run_of(handle[0], 0, 2)};
+    const lw_msg_fetch_run_t runs[] = {
+        run_of(handle[0], 0, 2), run_of(handle[1], 0, 3), run_of(foreign, 0, 1),  run_of(0xdeadbeefull, 0, 1),
+        run_of(handle[0], 1, 1), run_of(handle[0], 2, 1), run_of(handle[0], 0, 2)};
     const uint16_t entries[] = {4, 5, 0, 1, 2, 0, 0, 69, 0, 6, FIXTURE_ENTRIES};
     assert_int_equal(data_fetch(&fixture->client, runs, 7, entries, 0), LW_OK);
-    const int32_t want[] = {LW_OK, LW_ERR_STALE, LW_ERR_NOT_FOUND, LW_ERR_NOT_FOUND, LW_OK, LW_ERR_INVALID, LW_ERR_INVALID};
+    const int32_t want[] = {LW_OK, LW_ERR_STALE,   LW_ERR_NOT_FOUND, LW_ERR_NOT_FOUND,
+                            LW_OK, LW_ERR_INVALID, LW_ERR_INVALID};
     for (int i = 0; i < 7; i++)
         assert_int_equal(fixture->client.reply.run_status[i], want[i]);
     assert_int_equal(fixture->client.reply.body.fetch_reply.record_count, 3);
@@ -60,7 +61,8 @@ static void test_a_freed_segment_is_stale_and_an_unknown_handle_not_found_and_th
     fixture_check_record(&fixture->client, segment, 0, 4, &at, 0);
     fixture_check_record(&fixture->client, segment, 0, 5, &at, 1);
     fixture_check_record(&fixture->client, segment, 1, 69, &at, 2);
-    assert_int_equal(fixture->client.reply.body.fetch_reply.bulk_bytes, at - data_fetch_bulk(&fixture->client));
+    assert_int_equal(fixture->client.reply.body.fetch_reply.bulk_bytes,
+                     at - data_fetch_bulk(&fixture->client));
     const lwd_stats_t *stats = &fixture->node.stats[0];
     assert_int_equal(fixture_count(&stats->fetch_runs_stale), 1);
     assert_int_equal(fixture_count(&stats->fetch_runs_not_found), 2);
@@ -78,14 +80,16 @@ static void test_a_failed_run_does_not_lengthen_the_record_before_it(void **stat
     fixture_t *fixture = *state;
     uint64_t bytes, handle;
     uint8_t *segment = fixture_put(fixture, 0, &bytes, &handle);
-    /* 3 | 4, 5, none | 9: the second run begins where the first ends, so its pieces were merged before it failed */
+    /* 3 | 4, 5, none | 9: the second run begins where the first ends, so its pieces were merged before it
+     * failed */
     const lw_msg_fetch_run_t runs[] = {run_of(handle, 0, 1), run_of(handle, 0, 3), run_of(handle, 0, 1)};
     const uint16_t entries[] = {3, 4, 5, FIXTURE_ENTRIES, 9};
     assert_int_equal(data_fetch(&fixture->client, runs, 3, entries, 0), LW_OK);
     const uint8_t *at = data_fetch_bulk(&fixture->client);
     fixture_check_record(&fixture->client, segment, 0, 3, &at, 0);
     fixture_check_record(&fixture->client, segment, 0, 9, &at, 1);
-    assert_int_equal(fixture->client.reply.body.fetch_reply.bulk_bytes, at - data_fetch_bulk(&fixture->client));
+    assert_int_equal(fixture->client.reply.body.fetch_reply.bulk_bytes,
+                     at - data_fetch_bulk(&fixture->client));
     free(segment);
 }
 
@@ -114,7 +118,8 @@ static void test_random_fetches_give_every_byte_and_checksum(void **state)
         for (uint32_t r = 0, record = 0; r < run_count; r++) {
             assert_int_equal(fixture->client.reply.run_status[r], LW_OK);
             for (uint32_t i = 0; i < runs[r].count; i++, record++)
-                fixture_check_record(&fixture->client, segment[which[r]], runs[r].head, entries[record], &at, record);
+                fixture_check_record(&fixture->client, segment[which[r]], runs[r].head, entries[record], &at,
+                                     record);
         }
         assert_int_equal(fixture->client.reply.body.fetch_reply.record_count, count);
     }
@@ -212,7 +217,8 @@ static void end_and_overwrite(fixture_t *fixture, uint64_t bytes)
     for (uint16_t layer = 0; layer < 8; layer++) {
         lwd_reserved_t reserved;
         uint8_t *into;
-        lwd_reserve_t reserve = {.client_id = 5, .incarnation = 1, .name = fixture_name(3, layer, 0, 1), .bytes = bytes};
+        lwd_reserve_t reserve = {
+            .client_id = 5, .incarnation = 1, .name = fixture_name(3, layer, 0, 1), .bytes = bytes};
         assert_int_equal(lwd_shard_reserve(fixture->node.shard, &reserve, &reserved), LW_OK);
         assert_int_equal(lwd_shard_write_begin(fixture->node.shard, reserved.ref, 0, bytes, &into), LW_OK);
         memset(into, 0xee, bytes);
@@ -268,7 +274,8 @@ static void test_records_of_a_segment_that_ends_while_they_are_sent_arrive_whole
     assert_true(data_client_wait(&fixture->client, request));
     const uint8_t *at = data_fetch_bulk(&fixture->client);
     for (uint32_t i = 0; i < FIXTURE_CLUSTERS; i++)
-        fixture_check_record(&fixture->client, segment, i < FIXTURE_CLUSTERS / 2 ? 0 : 1, lists.entry[i], &at, i);
+        fixture_check_record(&fixture->client, segment, i < FIXTURE_CLUSTERS / 2 ? 0 : 1, lists.entry[i], &at,
+                             i);
     memory_came_back(fixture);
     free(segment);
 }
@@ -286,7 +293,8 @@ static void test_the_fault_point_flips_a_byte_that_the_checksum_finds(void **sta
     uint32_t one;
     (void)segment_record(segment, 0, 7, &one);
     uint64_t seed = lw_record_seed(&lw_segment_header(segment)->name, 0, 7);
-    assert_int_not_equal(lw_record_check(seed, data_fetch_bulk(&fixture->client), one), fixture->client.reply.checksums[0]);
+    assert_int_not_equal(lw_record_check(seed, data_fetch_bulk(&fixture->client), one),
+                         fixture->client.reply.checksums[0]);
     free(segment);
 }
 #endif

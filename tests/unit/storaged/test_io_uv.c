@@ -34,7 +34,8 @@ static void test_a_timer_repeats_and_a_signal_stops_the_loop(void **state)
     lw_error_t error = {0};
     (void)state;
     assert_int_equal(lwd_io_uv()->create(&seen.io, &error), LW_OK);
-    assert_int_equal(lwd_io_uv()->timer(seen.io, 1, on_timer, &seen, &error), LW_OK); /* below a millisecond: one */
+    assert_int_equal(lwd_io_uv()->timer(seen.io, 1, on_timer, &seen, &error),
+                     LW_OK); /* below a millisecond: one */
     assert_int_equal(lwd_io_uv()->signal(seen.io, SIGUSR1, on_signal, &seen, &error), LW_OK);
     lwd_io_uv()->run(seen.io);
     assert_true(seen.timers >= 3);

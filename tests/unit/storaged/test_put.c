@@ -12,20 +12,23 @@
 #include "base/log.h"
 #include "unit/storaged/node_fixture.h"
 
-
-static const segment_shape_t shape = {.heads = 1, .clusters = 30, .outliers = 10, .rows_max = 15, .head_dim = 64};
+static const segment_shape_t shape = {
+    .heads = 1, .clusters = 30, .outliers = 10, .rows_max = 15, .head_dim = 64};
 
 static void test_reserving_without_a_proof_is_refused(void **state)
 {
     fixture_t *fixture = *state;
     lw_msg_reserve_reply_t reserved;
-    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), newer = fixture_name(1, 0, 0, 3), other = fixture_name(2, 0, 0, 2);
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), newer = fixture_name(1, 0, 0, 3),
+                            other = fixture_name(2, 0, 0, 2);
     assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_ERR_PERMISSION);
     assert_int_equal(data_attach(&fixture->client, 1, false, 0, 0, NULL, 0, NULL), LW_OK); /* to read */
     assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_ERR_PERMISSION);
     assert_int_equal(data_attach(&fixture->client, 1, true, 2, 0, NULL, 0, NULL), LW_OK);
-    assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_ERR_STALE);       /* an older term */
-    assert_int_equal(data_reserve(&fixture->client, &newer, 1000, &reserved), LW_ERR_PERMISSION); /* not granted */
+    assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved),
+                     LW_ERR_STALE); /* an older term */
+    assert_int_equal(data_reserve(&fixture->client, &newer, 1000, &reserved),
+                     LW_ERR_PERMISSION); /* not granted */
     assert_int_equal(data_reserve(&fixture->client, &other, 1000, &reserved), LW_ERR_PERMISSION);
     assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_refused_permission), 4);
     assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_refused_stale), 1);
@@ -80,7 +83,7 @@ static void test_handles_to_write_are_checked(void **state)
     data_client_t reader;
     const uint8_t chunk[16] = {0};
     free(fixture_put(fixture, 0, &bytes, &handle));
-    assert_int_equal(data_write(&fixture->client, handle, 0, chunk, 16), LW_ERR_EXISTS);      /* written already */
+    assert_int_equal(data_write(&fixture->client, handle, 0, chunk, 16), LW_ERR_EXISTS); /* written already */
     assert_int_equal(data_write(&fixture->client, handle + 9, 0, chunk, 16), LW_ERR_NOT_FOUND);
     assert_int_equal(data_abort(&fixture->client, handle), LW_ERR_EXISTS);
     node_client(&fixture->node, &reader, 0, 6, 1);
@@ -108,7 +111,8 @@ static void test_chunks_outside_the_reservation_are_refused(void **state)
     assert_int_equal(fixture_count(&fixture->node.stats[0].write_bytes), 10);
 }
 
-static void test_a_commit_with_a_wrong_checksum_size_or_missing_chunk_is_refused_and_can_be_mended(void **state)
+static void
+test_a_commit_with_a_wrong_checksum_size_or_missing_chunk_is_refused_and_can_be_mended(void **state)
 {
     fixture_t *fixture = *state;
     lw_msg_reserve_reply_t reserved;
@@ -128,7 +132,8 @@ static void test_a_commit_with_a_wrong_checksum_size_or_missing_chunk_is_refused
     const uint16_t entry = 0;
     assert_int_equal(data_fetch(&fixture->client, &run, 1, &entry, 0), LW_OK);
     assert_int_equal(fixture->client.reply.run_status[0], LW_ERR_STALE); /* not readable */
-    assert_int_equal(data_write(&fixture->client, reserved.handle, bytes - 100, segment + bytes - 100, 100), LW_OK);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, bytes - 100, segment + bytes - 100, 100),
+                     LW_OK);
     assert_int_equal(data_commit(&fixture->client, reserved.handle, bytes), LW_OK);
     assert_int_equal(data_commit(&fixture->client, reserved.handle, bytes), LW_OK);
     assert_int_equal(data_fetch(&fixture->client, &run, 1, &entry, 0), LW_OK);

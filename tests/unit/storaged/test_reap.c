@@ -75,7 +75,8 @@ static void test_an_ended_session_is_freed_and_cannot_come_back(void **state)
     lwd_reserved_t reserved;
     (void)state;
     place_init(&place, &(place_params_t){0});
-    lw_segment_name_t mine = place_name(1, 0, 0, 1), other = place_name(2, 0, 0, 1), later = place_name(1, 1, 0, 9);
+    lw_segment_name_t mine = place_name(1, 0, 0, 1), other = place_name(2, 0, 0, 1),
+                      later = place_name(1, 1, 0, 9);
     lwd_ref_t ref = place_put(&place, &mine);
     (void)place_put(&place, &other);
     assert_int_equal(lwd_shard_end(place.shard, 1, UINT16_MAX, 0, UINT32_MAX), 1);
@@ -94,7 +95,8 @@ static void test_an_ending_takes_only_its_tokens_generations_and_rank(void **sta
     place_t place;
     (void)state;
     place_init(&place, &(place_params_t){0});
-    lw_segment_name_t before = place_name(1, 0, 1024, 2), at = place_name(1, 0, 2048, 2), after = place_name(1, 0, 3072, 1);
+    lw_segment_name_t before = place_name(1, 0, 1024, 2), at = place_name(1, 0, 2048, 2),
+                      after = place_name(1, 0, 3072, 1);
     lw_segment_name_t young = place_name(1, 0, 4096, 3), rank = place_name(1, 0, 5120, 1);
     rank.rank = 1;
     const lw_segment_name_t *all[] = {&after, &rank, &before, &at, &young};

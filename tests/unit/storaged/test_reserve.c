@@ -86,7 +86,8 @@ static void test_sizes_that_can_never_fit_are_invalid(void **state)
     (void)state;
     place_init(&place, &(place_params_t){0});
     assert_int_equal(place_reserve(&place, &name, 0, &reserved), LW_ERR_INVALID);
-    assert_int_equal(place_reserve(&place, &name, sizeof(lw_segment_header_t) - 1, &reserved), LW_ERR_INVALID);
+    assert_int_equal(place_reserve(&place, &name, sizeof(lw_segment_header_t) - 1, &reserved),
+                     LW_ERR_INVALID);
     assert_int_equal(place_reserve(&place, &name, 16 * MIB + 1, &reserved), LW_ERR_INVALID);
     assert_int_equal(place_reserve(&place, &name, UINT64_MAX, &reserved), LW_ERR_INVALID);
     assert_int_equal(lwd_shard_take_want(place.shard), 0);
@@ -99,7 +100,8 @@ static void test_a_lower_term_than_was_granted_is_stale(void **state)
     lwd_reserved_t old, reserved;
     (void)state;
     place_init(&place, &(place_params_t){0});
-    lw_segment_name_t old_name = place_name(1, 0, 0, 3), again = place_name(1, 1, 0, 3), new_name = place_name(1, 0, 0, 4);
+    lw_segment_name_t old_name = place_name(1, 0, 0, 3), again = place_name(1, 1, 0, 3),
+                      new_name = place_name(1, 0, 0, 4);
     assert_int_equal(lwd_shard_grant(place.shard, 1, 3), LW_OK);
     assert_int_equal(place_reserve(&place, &old_name, 1000, &old), LW_OK);
     assert_int_equal(lwd_shard_grant(place.shard, 1, 4), LW_OK);
@@ -134,7 +136,8 @@ static void test_a_client_that_never_greeted_cannot_reserve(void **state)
 {
     place_t place;
     lwd_reserved_t reserved;
-    lwd_reserve_t reserve = {.client_id = 77, .incarnation = 1, .name = place_name(1, 0, 0, 1), .bytes = 1000};
+    lwd_reserve_t reserve = {
+        .client_id = 77, .incarnation = 1, .name = place_name(1, 0, 0, 1), .bytes = 1000};
     (void)state;
     place_init(&place, &(place_params_t){0});
     assert_int_equal(lwd_shard_reserve(place.shard, &reserve, &reserved), LW_ERR_STALE);

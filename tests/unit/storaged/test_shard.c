@@ -21,7 +21,10 @@ typedef struct held {
     lwd_ref_t ref;
 } held_t;
 
-static lw_segment_name_t nth(uint32_t n) { return place_name(1 + n % 5, (uint16_t)(n / 5), 0, 1); }
+static lw_segment_name_t nth(uint32_t n)
+{
+    return place_name(1 + n % 5, (uint16_t)(n / 5), 0, 1);
+}
 
 static void test_random_puts_and_endings_agree_with_a_model(void **state)
 {
@@ -51,9 +54,7 @@ static void test_random_puts_and_endings_agree_with_a_model(void **state)
             if (place_reserve(&place, &name, 1000, &reserved) == LW_OK && !reserved.committed)
                 assert_int_equal(lwd_shard_abort(place.shard, reserved.ref), LW_OK);
             break;
-        case 2:
-            place_round(&place, 500);
-            break;
+        case 2: place_round(&place, 500); break;
         default:
             if (!held[n].written && place_reserve(&place, &name, 300, &reserved) == LW_OK) {
                 assert_int_equal(lwd_shard_abort(place.shard, reserved.ref), LW_OK);
@@ -66,7 +67,8 @@ static void test_random_puts_and_endings_agree_with_a_model(void **state)
         for (uint32_t i = 0; i < NAMES; i++) {
             lw_segment_name_t other = nth(i);
             lwd_ref_t ref;
-            assert_int_equal(lwd_shard_find(place.shard, &other, &ref), held[i].written ? LW_OK : LW_ERR_NOT_FOUND);
+            assert_int_equal(lwd_shard_find(place.shard, &other, &ref),
+                             held[i].written ? LW_OK : LW_ERR_NOT_FOUND);
             if (held[i].written) {
                 const lwd_segment_t *segment = lwd_shard_readable(place.shard, held[i].ref);
                 assert_non_null(segment);

@@ -61,10 +61,13 @@ static void puts_and_refusals(fixture_t *fixture)
     node_pass(&fixture->node, 3000);
     look(&fixture->node);
     assert_int_equal(data_reserve(&fixture->client, &small, 1000, &reserved), LW_OK);
-    assert_int_equal(data_reserve(&fixture->client, &small, 1001, &(lw_msg_reserve_reply_t){0}), LW_ERR_EXISTS);
-    assert_int_equal(data_reserve(&fixture->client, &huge, 16u << 20, &(lw_msg_reserve_reply_t){0}), LW_ERR_EXHAUSTED);
+    assert_int_equal(data_reserve(&fixture->client, &small, 1001, &(lw_msg_reserve_reply_t){0}),
+                     LW_ERR_EXISTS);
+    assert_int_equal(data_reserve(&fixture->client, &huge, 16u << 20, &(lw_msg_reserve_reply_t){0}),
+                     LW_ERR_EXHAUSTED);
     assert_int_equal(data_reserve(&fixture->client, &old, 1000, &(lw_msg_reserve_reply_t){0}), LW_ERR_STALE);
-    assert_int_equal(data_reserve(&fixture->client, &foreign, 1000, &(lw_msg_reserve_reply_t){0}), LW_ERR_PERMISSION);
+    assert_int_equal(data_reserve(&fixture->client, &foreign, 1000, &(lw_msg_reserve_reply_t){0}),
+                     LW_ERR_PERMISSION);
     assert_int_equal(data_write(&fixture->client, reserved.handle, 2000, chunk, 16), LW_ERR_INVALID);
     assert_true(data_commit(&fixture->client, reserved.handle, 1000) < 0);
     atomic_store(&fixture->node.node.writable, false);
@@ -75,8 +78,10 @@ static void puts_and_refusals(fixture_t *fixture)
 
 static void fetches_and_reads(fixture_t *fixture, uint64_t handle, uint64_t stale)
 {
-    const lw_msg_fetch_run_t runs[] = {{.handle = handle, .count = 2}, {.handle = stale, .count = 1},
-                                       {.handle = 12345, .count = 1},  {.handle = handle, .head = 9, .count = 1}};
+    const lw_msg_fetch_run_t runs[] = {{.handle = handle, .count = 2},
+                                       {.handle = stale, .count = 1},
+                                       {.handle = 12345, .count = 1},
+                                       {.handle = handle, .head = 9, .count = 1}};
     const uint16_t entries[5] = {1, 2};
     for (int i = 0; i < 20; i++)
         assert_int_equal(data_fetch(&fixture->client, runs, 4, entries, 0), LW_OK);
@@ -189,6 +194,7 @@ int main(int argc, char **argv)
     fixture_take_seed(argc, argv);
     lw_log_set_level(LW_LOG_ERROR);
     list_rows();
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_every_figure_moves, setup_few, fixture_teardown)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_every_figure_moves, setup_few, fixture_teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -127,7 +127,8 @@ static void test_every_worker_reads_and_writes_what_the_owner_changes(void **sta
     }
     for (uint16_t layer = 0; layer < 4; layer++) {
         const lw_segment_name_t name = fixture_name(1, layer, 0, 1);
-        data_client_t *writer = &lane[layer % 2], *reader = layer < 2 ? &lane[1 - layer % 2] : &fixture->client;
+        data_client_t *writer = &lane[layer % 2],
+                      *reader = layer < 2 ? &lane[1 - layer % 2] : &fixture->client;
         uint64_t bytes, handle;
         lw_msg_attached_t attached;
         uint8_t *segment = segment_make(&name, &shape, fixture_seed, &bytes);
@@ -206,7 +207,8 @@ static void test_parameters_without_room_are_refused(void **state)
     fixture_t *fixture = *state;
     lwd_worker_t *worker = NULL;
     lw_error_t error = {0};
-    lwd_worker_params_t params = {.fabric = lw_fabric_sim(), .shard = fixture->node.shard, .reply_bytes = 1000};
+    lwd_worker_params_t params = {
+        .fabric = lw_fabric_sim(), .shard = fixture->node.shard, .reply_bytes = 1000};
     assert_int_equal(lwd_worker_create(&params, &worker, &error), LW_ERR_INVALID);
     assert_non_null(strstr(error.text, "1000"));
     params.reply_bytes = LWD_REPLY_BYTES_MIN;
