@@ -154,8 +154,12 @@ LANES_FN void dot_rows(const int kind, const uint8_t *const *rows, uint32_t row_
             for (uint32_t i = 0; i < ROWS; i++)
                 block[i] = rows[r + (i < nr ? i : 0)];
             dot_queries(kind, block, from, nq, d, to);
-            for (uint32_t i = 0; i < nq; i++)
-                memcpy(dots[q + i] + r, to[i], nr * sizeof(float));
+            for (uint32_t i = 0; i < nq; i++) {
+                if (nr == ROWS) /* a length known at compile time is no call */
+                    memcpy(dots[q + i] + r, to[i], ROWS * sizeof(float));
+                else
+                    memcpy(dots[q + i] + r, to[i], nr * sizeof(float));
+            }
         }
     }
 }
@@ -427,12 +431,13 @@ LANES_LOOP void contribution(const lwk_columns_t *columns, const lwk_lens_t *len
     for (uint32_t i = 0; i < clusters; i += LANES) {
         uint32_t left = clusters - i;
         vf slope = v_slope(lens, v_load_n(logit + i, left, 0));
-        vf half = v_variance(columns, lens, i, left, slope) * v_set(-0.5f);
-        vf share = v_load_n(weight + i, left, 0) * v_set(factor) * (v_set(1.0f) - v_exp(half));
-        v_store_n(weight + i, share, left);
+        vf variance = v_variance(columns, lens, i, left, slope);
+        vf share = v_load_n(weight + i, left, 0) * v_set(factor);
+        vf one_of_size = v_exp(v_load_n(columns->log_size + i, left, 0) * v_set(-1.0f));
+        v_store_n(weight + i, share * share * (v_exp(variance) - v_set(1.0f)) * one_of_size, left);
     }
-    if (count > clusters)
-        multiply(weight + clusters, count - clusters, factor);
+    for (uint32_t i = clusters; i < count; i++)
+        weight[i] = weight[i] * factor * (weight[i] * factor);
 }
 
 #define LANES_PASTE_(a, b) a##b

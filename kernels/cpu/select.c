@@ -9,6 +9,7 @@
 
 #define LEVELS 3
 #define BINS 2048u
+#define SORT_BELOW 32u
 static const uint32_t level_shift[LEVELS] = {21, 10, 0}; /* 11, 11 and 10 bits */
 
 typedef struct selection {
@@ -62,6 +63,20 @@ static float rank_normaliser(const lwk_cpu_queries_t *queries, uint32_t q, float
             sum += tile_sum[range] * expf(tile_max[range] - largest);
     *largest_out = largest;
     return sum > 0 ? 1 / sum : 0;
+}
+
+/* Sum of e^(x - reference) over the steady zone, from the partials that score left. */
+static float steady_sum(const lwk_cpu_queries_t *queries, uint32_t q, float reference)
+{
+    const lwk_scratch_t *scratch = &queries->step->scratch;
+    const lwk_partial_t *partial =
+        scratch->partial + queries->row[q] * scratch->partial_capacity + lwk_slot_steady(scratch, 0);
+    uint32_t tiles = (lwk_steady_count(queries->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE;
+    float sum = 0;
+    for (uint32_t i = 0; i < tiles; i++)
+        if (partial[i].z > 0)
+            sum += partial[i].z * expf(partial[i].m - reference);
+    return sum;
 }
 
 static const float *logits_of(const selection_t *sel, uint32_t q, uint32_t base)
@@ -118,13 +133,24 @@ static uint32_t find_bin(const histogram_t *histogram, const limit_t *limit, uin
     return BINS;
 }
 
+/* By insertion: candidates lie in slot order, and equal votes stay in it. */
+static void sort_few(const selection_t *sel, uint32_t *slots, uint32_t count)
+{
+    for (uint32_t i = 1; i < count; i++) {
+        uint32_t slot = slots[i], at = i;
+        for (; at > 0 && sel->work->vote[slots[at - 1]] < sel->work->vote[slot]; at--)
+            slots[at] = slots[at - 1];
+        slots[at] = slot;
+    }
+}
+
 /* Marks entries of the list in the order of ops.h while the limit lets it; returns how many. Candidates of the last level have
- * equal votes and lie in slot order. */
+ * equal votes and lie in slot order; when few are left before that, sorting them is cheaper than another histogram. */
 static uint32_t take(const selection_t *sel, const uint32_t *list, uint32_t count, const limit_t *limit, uint8_t mark)
 {
     uint32_t *candidates = sel->work->candidates;
     uint64_t entries = 0, tokens = 0;
-    for (int level = 0; level < LEVELS && count > 0; level++) {
+    for (int level = 0; level < LEVELS && (level == 0 || count > SORT_BELOW); level++) {
         histogram_t histogram;
         memset(&histogram, 0, sizeof histogram);
         for (uint32_t i = 0; i < count; i++) {
@@ -143,6 +169,8 @@ static uint32_t take(const selection_t *sel, const uint32_t *list, uint32_t coun
         list = candidates;
         count = kept;
     }
+    if (count <= SORT_BELOW)
+        sort_few(sel, candidates, count);
     for (uint32_t i = 0; i < count && wants_more(limit, entries, tokens); i++) {
         sel->mark[list[i]] = mark;
         entries++;
@@ -233,6 +261,9 @@ static void contributions(selection_t *sel, uint64_t *rest)
             if (largest[q] > -INFINITY)
                 sum[q] += sel->loops->exp_sum(shares_of(sel, q, tile.base), tile.count, largest[q]);
     }
+    for (uint32_t q = 0; q < queries->count; q++)
+        if (largest[q] > -INFINITY)
+            sum[q] += steady_sum(queries, q, largest[q]);
     for (uint32_t range = 0; range < queries->session->range_count; range++) {
         lwk_cpu_tile_open(sel->loops, sel->work, queries, range, NULL, &tile);
         for (uint32_t q = 0; q < queries->count; q++) {
@@ -244,7 +275,7 @@ static void contributions(selection_t *sel, uint64_t *rest)
                                      1 / sum[q], share);
             for (uint32_t i = 0; i < tile.count; i++) {
                 rest[q] += fixed_point(share[i]);
-                vote[i] = fmaxf(vote[i], share[i]);
+                vote[i] = fmaxf(vote[i], share[i] / (float)sel->work->size[tile.base + i]);
             }
         }
     }
@@ -252,7 +283,8 @@ static void contributions(selection_t *sel, uint64_t *rest)
 
 static bool error_is_small(const selection_t *sel, const uint64_t *rest)
 {
-    uint64_t target = (uint64_t)(sel->policy->accuracy_ppm / 1e6 * 0x1p40 + 0.5);
+    double accuracy = sel->policy->accuracy_ppm / 1e6;
+    uint64_t target = (uint64_t)(accuracy * accuracy * 0x1p40 + 0.5);
     for (uint32_t q = 0; q < sel->queries->count; q++)
         if (rest[q] >= target)
             return false;
