@@ -336,7 +336,9 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
         if (status != LW_OK)
             return status;
     }
-    status = lwc_control_fork(kv->control, parent->info.session_id, parent->sealed, kv->options.client_lease, &info, error);
+    /* Only what this handle has published: never 0, which would mean every committed range. */
+    status = lwc_control_fork(kv->control, parent->info.session_id, (uint32_t)lw_max_u64(parent->sealed, 1),
+                              kv->options.client_lease, &info, error);
     if (status != LW_OK)
         return status;
     child->shape = parent->shape;
@@ -345,7 +347,7 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
     status = lwc_session_begin(child, &info, error);
     if (status != LW_OK)
         goto err_drop;
-    if (info.cut_tokens != parent->sealed && !(parent->sealed == 0)) {
+    if (info.cut_tokens != parent->sealed) {
         status = lw_fail(error, LW_ERR_STALE, "the fleet cut the fork at token %u, this handle has %u in ranges",
                          info.cut_tokens, parent->sealed);
         goto err_abort;
@@ -372,7 +374,7 @@ static void settle(struct lw_session *session)
     struct lw *kv = session->kv;
 
     if (kv->step.state == LWC_STEP_FLYING) {
-        kv->step.canceled = true;
+        kv->step.canceled |= session->stepping;
         while (kv->step.state == LWC_STEP_FLYING) {
             lwc_wait(kv, CLOSE_WAIT_US);
             (void)lwc_progress(kv);

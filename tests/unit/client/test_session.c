@@ -184,6 +184,65 @@ static void test_fork_shares_ranges_and_copies_the_rest(void **state)
     harness_close(&h);
 }
 
+static lw_session_t *reopen(harness_t *h, uint64_t id, uint32_t policy);
+static uint64_t session_id(lw_session_t *session);
+
+static void test_flushed_fork_reopens_without_its_parent(void **state)
+{
+    (void)state;
+    harness_t h;
+    sequence_t seq;
+    harness_open(&h, &small, seed_value);
+    sequence_init(&seq, &h, 6000);
+    sequence_grow(&seq, &h, 5000);
+    lw_session_t *parent = harness_session(&h, LW_POLICY_FULL, 1024), *child = NULL;
+    harness_prefill(&h, parent, &seq, 0, 2200, 400);
+    harness_settle(&h);
+    assert_int_equal(lw_session_fork(parent, NULL, &child), LW_OK);
+    uint64_t id = session_id(child);
+    harness_prefill(&h, child, &seq, 2200, 1500, 500);
+    assert_int_equal(lw_session_flush(child, NULL), LW_OK);
+    lw_session_close(child);
+    assert_int_equal(lw_session_drop(parent), LW_OK);
+    lw_session_close(parent);
+    child = reopen(&h, id, LW_POLICY_FULL);
+    assert_int_equal(harness_tokens(child), 3700);
+    check_full(&h, child, &seq, 2);
+    check_zero(&h, child, &seq);
+    lw_session_close(child);
+    sequence_fini(&seq);
+    harness_close(&h);
+}
+
+/* A range that is committed but not yet published belongs to the parent alone. */
+static void test_fork_in_mid_seal_copies_what_is_being_sealed(void **state)
+{
+    (void)state;
+    harness_t h;
+    sequence_t seq;
+    harness_open(&h, &small, seed_value);
+    sequence_init(&seq, &h, 4000);
+    sequence_grow(&seq, &h, 3000);
+    for (uint32_t rounds = 0; rounds < 24; rounds += 3) {
+        lw_session_t *parent = harness_session(&h, LW_POLICY_FULL, 1024), *child = NULL;
+        harness_prefill(&h, parent, &seq, 0, 1200, 400);
+        for (uint32_t i = 0; i < rounds; i++)
+            lwc_keeper_round(&h.kv->keeper, lwc_now(h.kv));
+        if (lw_session_fork(parent, NULL, &child) != LW_OK)
+            fail_msg("fork after %u rounds: %s", rounds, lw_last_error(h.kv));
+        check_full(&h, child, &seq, 1);
+        harness_settle(&h);
+        check_full(&h, child, &seq, 1);
+        check_full(&h, parent, &seq, 1);
+        assert_int_equal(harness_sealed(child), 1024);
+        assert_int_equal(harness_sealed(parent), 1024);
+        lw_session_close(child);
+        lw_session_close(parent);
+    }
+    sequence_fini(&seq);
+    harness_close(&h);
+}
+
 static void test_fork_refuses_another_index(void **state)
 {
     (void)state;
@@ -577,6 +636,8 @@ int main(void)
         cmocka_unit_test(test_zero_query_counts_every_token_once_in_every_policy),
         cmocka_unit_test(test_decoding_seals_the_oldest_unit),
         cmocka_unit_test(test_fork_shares_ranges_and_copies_the_rest),
+        cmocka_unit_test(test_flushed_fork_reopens_without_its_parent),
+        cmocka_unit_test(test_fork_in_mid_seal_copies_what_is_being_sealed),
         cmocka_unit_test(test_fork_refuses_another_index),
         cmocka_unit_test(test_truncate_takes_tokens_back),
         cmocka_unit_test(test_extend_is_exact_over_everything),
