@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fabric/fabric_address.h"
 
+#define SENDER_AWAKE_US 10000u /* then the peer is taken for asleep or stopped */
 #define PROGRESS_ROUNDS_MAX 64u /* bound of one progress call */
 #define CLOSE_ROUNDS_US 1000000u /* how long close() waits for graceful ends */
 
@@ -200,6 +201,8 @@ static unsigned ucx_progress(lw_fabric_t *fabric)
     events += lw_ucx_run_ready(fabric);
     if (!lw_ucx_list_empty(&fabric->ending))
         events += lw_ucx_reap(fabric);
+    if (events > 0 && fabric->shared->shm)
+        fabric->last_event_us = monotonic_us();
     return events;
 }
 
@@ -208,6 +211,9 @@ static int ucx_event_fd(lw_fabric_t *fabric) { return fabric->event_fd; }
 static bool ucx_arm(lw_fabric_t *fabric)
 {
     if (!lw_ucx_list_empty(&fabric->ready) || lw_ucx_reap_due(fabric))
+        return false;
+    /* Nothing wakes a sender when the queue to a shared-memory peer has room again: stay awake for a while. */
+    if (fabric->shared->shm && fabric->sends > 0 && monotonic_us() - fabric->last_event_us < SENDER_AWAKE_US)
         return false;
     return ucp_worker_arm(fabric->worker) == UCS_OK;
 }

@@ -118,6 +118,8 @@ struct lw_fabric {
     bool closing;
     bool worker_lost; /* UCX would abort if the worker were destroyed: it stays until the process ends */
     unsigned depth; /* > 0 while inside send or recv: callbacks wait */
+    uint32_t sends;         /* that UCX holds */
+    uint64_t last_event_us; /* shm: when progress last found something */
     lw_ucx_link_t open, ending, ready;
     lw_ucx_link_t free_ops;
     lw_ucx_slab_t *slabs;

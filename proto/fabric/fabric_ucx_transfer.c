@@ -14,6 +14,7 @@
 static void on_sent(void *request, ucs_status_t status, void *arg)
 {
     ucp_request_free(request);
+    ((lw_ucx_op_t *)arg)->fabric->sends--;
     lw_ucx_op_complete(arg, status);
 }
 
@@ -85,6 +86,7 @@ static lw_status_t post(lw_ucx_op_t *op)
     void *request = ucp_am_send_nbx(op->conn->ep, LW_UCX_AM_ID, op->head, op->head_bytes, op->payload, op->payload_count,
                                     &param);
     fabric->depth--;
+    fabric->sends += UCS_PTR_IS_PTR(request); /* on_sent may have taken its one off already */
     if (UCS_PTR_IS_ERR(request))
         return lw_ucx_status(UCS_PTR_STATUS(request));
     if (request == NULL && op->done != NULL)
