@@ -89,6 +89,14 @@ static void test_life_of_a_session(void **state)
     assert_true(result_out_error(&result) < 1e-4);
     result_fini(&result);
     check_zero(&h, child, &seq);
+    uint64_t child_id = session_id(child);
+    assert_int_equal(lw_session_flush(child, NULL), LW_OK);
+    lw_session_close(child);
+    lw_session_params_t as_child = {.size = sizeof(as_child), .session_id = child_id, .policy = LW_POLICY_FULL};
+    if (lw_session_open(h.kv, &as_child, &child) != LW_OK) /* its parent's segments are read with its own token */
+        fail_msg("reopen of the fork: %s", lw_last_error(h.kv));
+    check_full(&h, child, &seq, 2);
+    check_zero(&h, child, &seq);
     lw_session_close(child);
 
     check_full(&h, s, &seq, 3);
