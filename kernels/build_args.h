@@ -1,4 +1,5 @@
-/* build_args.h - what every backend's build ops ask of an lwk_build_t: its checks, its row addresses, its workspace.
+/* build_args.h - what every backend's build ops ask of an lwk_build_t: its checks, its row addresses, its
+ * workspace.
  *
  * Included by the op files under kernels/ only. Host code, no state, any thread.
  */
@@ -10,10 +11,14 @@
 #include "kernels/ops.h"
 
 /* A cluster with more members than this is split. */
-static inline uint32_t lwk_build_size_max(const lwk_build_t *args) { return 4 * args->cluster_tokens; }
+static inline uint32_t lwk_build_size_max(const lwk_build_t *args)
+{
+    return 4 * args->cluster_tokens;
+}
 
-/* Clusters that k-means starts from: one for every cluster_tokens tokens, less what the capacity must keep for splits. Cutting k
- * clusters of together n tokens into pieces of at most m makes at most k + n / m of them, so the capacity always suffices. */
+/* Clusters that k-means starts from: one for every cluster_tokens tokens, less what the capacity must keep
+ * for splits. Cutting k clusters of together n tokens into pieces of at most m makes at most k + n / m of
+ * them, so the capacity always suffices. */
 static inline uint32_t lwk_build_seed_count(const lwk_build_t *args)
 {
     uint32_t wanted = args->token_count / args->cluster_tokens;
@@ -47,13 +52,15 @@ static inline int lwk_head_dim_ok(uint32_t head_dim)
 /* Shapes that all build ops share. `needed`: workspace bytes of the op that asks. */
 static inline lw_status_t lwk_build_check(const lwk_build_t *args, uint64_t needed)
 {
-    if (args->token_count == 0 || args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim))
+    if (args->token_count == 0 || args->token_count > LW_SEGMENT_TOKENS_MAX ||
+        !lwk_head_dim_ok(args->head_dim))
         return LW_ERR_INVALID;
     if (lwk_dtype_bytes(args->dtype) == 0 || args->keys == NULL || args->values == NULL)
         return LW_ERR_INVALID;
     if (args->ring_rows < args->token_count || args->first_row >= args->ring_rows)
         return LW_ERR_INVALID;
-    if (args->cluster_tokens == 0 || args->cluster_tokens > LW_SEGMENT_TOKENS_MAX || args->outlier_ppm > 1000000u)
+    if (args->cluster_tokens == 0 || args->cluster_tokens > LW_SEGMENT_TOKENS_MAX ||
+        args->outlier_ppm > 1000000u)
         return LW_ERR_INVALID;
     if (args->cluster_capacity < lw_div_up(args->token_count, lwk_build_size_max(args)) ||
         args->cluster_capacity > UINT16_MAX || args->outlier_capacity > UINT16_MAX)
@@ -63,7 +70,8 @@ static inline lw_status_t lwk_build_check(const lwk_build_t *args, uint64_t need
     return LW_OK;
 }
 
-/* Takes `bytes` from a workspace; with at->base == NULL it only counts, so that one function both sizes and lays out. */
+/* Takes `bytes` from a workspace; with at->base == NULL it only counts, so that one function both sizes and
+ * lays out. */
 typedef struct lwk_carve {
     uint8_t *base;
     uint64_t used;
@@ -83,7 +91,7 @@ static inline uint8_t *lwk_workspace_base(void *workspace)
     return (uint8_t *)(uintptr_t)lw_align_up((uintptr_t)workspace, 64);
 }
 
-/* ---- an order that does not depend on how it is found ---------------------------------------------------------- */
+/* ---- an order that does not depend on how it is found ------------------------------------------- */
 
 /* Sorted by key, then by token: a total order, so any sorting method gives the same result. */
 typedef struct lwk_ranked {

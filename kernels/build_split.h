@@ -1,7 +1,8 @@
-/* build_split.h - cuts clusters that grew too large. Every host backend cuts the same way, so the cut has one home.
+/* build_split.h - cuts clusters that grew too large. Every host backend cuts the same way, so the cut has one
+ * home.
  *
- * Input is the assignment after the last k-means iteration; clusters without members are dropped and the others numbered
- * anew in the old order, the pieces of one cluster in a row. Any thread; no state.
+ * Input is the assignment after the last k-means iteration; clusters without members are dropped and the
+ * others numbered anew in the old order, the pieces of one cluster in a row. Any thread; no state.
  */
 #ifndef LWK_BUILD_SPLIT_H
 #define LWK_BUILD_SPLIT_H
@@ -13,12 +14,13 @@
 typedef struct lwk_split {
     const float *rows; /* [n][d] keys without their mean */
     uint32_t head_dim, size_max;
-    uint16_t *assign;  /* [n] out */
-    uint32_t next;     /* number of the next piece */
+    uint16_t *assign;               /* [n] out */
+    uint32_t next;                  /* number of the next piece */
     double *direction, *low, *high; /* [d] each */
 } lwk_split_t;
 
-static inline void lwk_split_mean(const lwk_split_t *split, const lwk_ranked_t *members, uint32_t count, double *mean_out)
+static inline void lwk_split_mean(const lwk_split_t *split, const lwk_ranked_t *members, uint32_t count,
+                                  double *mean_out)
 {
     for (uint32_t j = 0; j < split->head_dim; j++)
         mean_out[j] = 0;
@@ -47,7 +49,8 @@ static inline void lwk_split_first_direction(lwk_split_t *split, const lwk_ranke
         }
     }
     for (uint32_t j = 0; j < split->head_dim; j++)
-        split->direction[j] = split->rows[(size_t)members[farthest].token * split->head_dim + j] - split->low[j];
+        split->direction[j] =
+            split->rows[(size_t)members[farthest].token * split->head_dim + j] - split->low[j];
 }
 
 static inline void lwk_split_sort(const lwk_split_t *split, lwk_ranked_t *members, uint32_t count)
@@ -61,8 +64,8 @@ static inline void lwk_split_sort(const lwk_split_t *split, lwk_ranked_t *member
     lwk_ranked_sort(members, count);
 }
 
-/* Cuts members (ascending by token) into pieces of even size along the direction in which they differ most. The depth is
- * log2(n / size_max). */
+/* Cuts members (ascending by token) into pieces of even size along the direction in which they differ most.
+ * The depth is log2(n / size_max). */
 static inline void lwk_split_cut(lwk_split_t *split, lwk_ranked_t *members, uint32_t count, uint32_t pieces)
 {
     if (pieces == 1) {
@@ -87,9 +90,10 @@ static inline void lwk_split_cut(lwk_split_t *split, lwk_ranked_t *members, uint
     lwk_split_cut(split, members + low_count, count - low_count, pieces - low_pieces);
 }
 
-/* counts: [clusters] members of each; starts: [clusters] scratch; members: [n] scratch. Returns the new number of clusters. */
-static inline uint32_t lwk_split_all(lwk_split_t *split, uint32_t token_count, uint32_t clusters, const uint32_t *counts,
-                                     uint32_t *starts, lwk_ranked_t *members)
+/* counts: [clusters] members of each; starts: [clusters] scratch; members: [n] scratch. Returns the new
+ * number of clusters. */
+static inline uint32_t lwk_split_all(lwk_split_t *split, uint32_t token_count, uint32_t clusters,
+                                     const uint32_t *counts, uint32_t *starts, lwk_ranked_t *members)
 {
     uint32_t at = 0;
     for (uint32_t c = 0; c < clusters; c++) {

@@ -1,7 +1,7 @@
 /* convert.h - bf16, fp16 and fp32, one number or one row at a time.
  *
- * Rounding is to the nearest, ties to even, everywhere; the F16C path gives the same bits as the portable one.
- * NaN stays NaN (quiet), infinities stay, subnormal fp16 numbers are kept. Any thread.
+ * Rounding is to the nearest, ties to even, everywhere; the F16C path gives the same bits as the portable
+ * one. NaN stays NaN (quiet), infinities stay, subnormal fp16 numbers are kept. Any thread.
  */
 #ifndef LWK_CONVERT_H
 #define LWK_CONVERT_H
@@ -30,7 +30,10 @@ static inline float lwk_bits_float(uint32_t u)
     return x;
 }
 
-static inline float lwk_bf16_to_f32(uint16_t h) { return lwk_bits_float((uint32_t)h << 16); }
+static inline float lwk_bf16_to_f32(uint16_t h)
+{
+    return lwk_bits_float((uint32_t)h << 16);
+}
 
 static inline uint16_t lwk_f32_to_bf16(float x)
 {
@@ -42,8 +45,14 @@ static inline uint16_t lwk_f32_to_bf16(float x)
 
 #if defined(__F16C__)
 
-static inline float lwk_f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
-static inline uint16_t lwk_f32_to_f16(float x) { return (uint16_t)_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+static inline float lwk_f16_to_f32(uint16_t h)
+{
+    return _cvtsh_ss(h);
+}
+static inline uint16_t lwk_f32_to_f16(float x)
+{
+    return (uint16_t)_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+}
 
 #else
 
@@ -68,7 +77,8 @@ static inline uint16_t lwk_f32_to_f16(float x)
         return (uint16_t)(sign | 0x7E00u | (magnitude >> 13 & 0x3FFu));
     if (magnitude >= 0x477FF000u) /* 65,520 and above round to infinity */
         return (uint16_t)(sign | 0x7C00u);
-    if (magnitude < 0x38800000u) { /* below 2^-14: adding 0.5 makes the last place 2^-24, and the adder rounds */
+    if (magnitude <
+        0x38800000u) { /* below 2^-14: adding 0.5 makes the last place 2^-24, and the adder rounds */
         float aligned = lwk_bits_float(magnitude) + 0.5f;
         return (uint16_t)(sign | (lwk_float_bits(aligned) - 0x3F000000u));
     }
@@ -104,7 +114,8 @@ static inline void lwk_store(void *rows, uint32_t dtype, size_t at, float x)
 }
 
 /* `count` elements from element `first` of `rows` on. */
-static inline void lwk_load_row(const void *rows, uint32_t dtype, size_t first, uint32_t count, float *row_out)
+static inline void lwk_load_row(const void *rows, uint32_t dtype, size_t first, uint32_t count,
+                                float *row_out)
 {
     if (dtype == LW_DTYPE_FP32) {
         memcpy(row_out, (const float *)rows + first, count * sizeof *row_out);

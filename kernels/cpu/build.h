@@ -1,5 +1,6 @@
-/* build.h - the build ops of the `cpu` backend: the same results as `ref` up to the rounding of inner products, an order of
- * magnitude sooner. Contracts, errors and threads are those of kernels/ref/build.h; each call runs on the calling thread. */
+/* build.h - the build ops of the `cpu` backend: the same results as `ref` up to the rounding of inner
+ * products, an order of magnitude sooner. Contracts, errors and threads are those of kernels/ref/build.h;
+ * each call runs on the calling thread. */
 #ifndef LWK_CPU_BUILD_H
 #define LWK_CPU_BUILD_H
 

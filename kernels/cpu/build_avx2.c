@@ -1,4 +1,5 @@
-/* build_avx2.c - the build loops in AVX2 and FMA. Reached only through lwk_cpu_build_isa(), which asks the processor. */
+/* build_avx2.c - the build loops in AVX2 and FMA. Reached only through lwk_cpu_build_isa(), which asks the
+ * processor. */
 #include "kernels/cpu/build_private.h"
 
 #if defined(__x86_64__)
@@ -7,10 +8,13 @@
 
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX2_F16C __attribute__((target("avx2,f16c")))
-#define TOKENS 6u /* by 16 clusters: 12 sums, two loads and one broadcast fill the registers; two tiles make LWK_TOKEN_TILE */
-#define ROWS 4u   /* of an outer tile: LWK_OUTER_ROWS is twice that */
+#define TOKENS                                                                                             \
+    6u          /* by 16 clusters: 12 sums, two loads and one broadcast fill the registers; two tiles make \
+                   LWK_TOKEN_TILE */
+#define ROWS 4u /* of an outer tile: LWK_OUTER_ROWS is twice that */
 
-AVX2 static void nearest_tile(const float *rows, uint32_t d, const float *panels, uint32_t panel_count, uint32_t *id_out)
+AVX2 static void nearest_tile(const float *rows, uint32_t d, const float *panels, uint32_t panel_count,
+                              uint32_t *id_out)
 {
     float best[TOKENS][LWK_PANEL];
     uint32_t id[TOKENS][LWK_PANEL];
@@ -26,7 +30,8 @@ AVX2 static void nearest_tile(const float *rows, uint32_t d, const float *panels
         for (uint32_t t = 0; t < TOKENS; t++)
             dot[t][0] = dot[t][1] = _mm256_setzero_ps();
         for (uint32_t j = 0; j < d; j++) {
-            __m256 x = _mm256_loadu_ps(panels + (size_t)j * LWK_PANEL), y = _mm256_loadu_ps(panels + (size_t)j * LWK_PANEL + 8);
+            __m256 x = _mm256_loadu_ps(panels + (size_t)j * LWK_PANEL),
+                   y = _mm256_loadu_ps(panels + (size_t)j * LWK_PANEL + 8);
 #pragma GCC unroll 6
             for (uint32_t t = 0; t < TOKENS; t++) {
                 __m256 r = _mm256_broadcast_ss(rows + (size_t)t * d + j);
@@ -38,7 +43,8 @@ AVX2 static void nearest_tile(const float *rows, uint32_t d, const float *panels
         for (uint32_t t = 0; t < TOKENS; t++)
 #pragma GCC unroll 2
             for (uint32_t h = 0; h < 2; h++) {
-                __m256 old = _mm256_loadu_ps(best[t] + 8 * h), more = _mm256_cmp_ps(dot[t][h], old, _CMP_GT_OQ);
+                __m256 old = _mm256_loadu_ps(best[t] + 8 * h),
+                       more = _mm256_cmp_ps(dot[t][h], old, _CMP_GT_OQ);
                 __m256i new_id = _mm256_add_epi32(lanes, _mm256_set1_epi32((int)(p * LWK_PANEL + 8 * h)));
                 __m256i old_id = _mm256_loadu_si256((const __m256i *)(id[t] + 8 * h));
                 _mm256_storeu_ps(best[t] + 8 * h, _mm256_blendv_ps(old, dot[t][h], more));
@@ -55,8 +61,8 @@ AVX2 static void nearest_tile(const float *rows, uint32_t d, const float *panels
     }
 }
 
-AVX2 static uint32_t assign_avx2(const float *rows, uint32_t n, uint32_t d, const float *panels, uint32_t panel_count,
-                                 uint16_t *assign)
+AVX2 static uint32_t assign_avx2(const float *rows, uint32_t n, uint32_t d, const float *panels,
+                                 uint32_t panel_count, uint16_t *assign)
 {
     uint32_t moved = 0, id[TOKENS];
     for (uint32_t i = 0; i < n; i += TOKENS) {
@@ -69,27 +75,30 @@ AVX2 static uint32_t assign_avx2(const float *rows, uint32_t n, uint32_t d, cons
     return moved;
 }
 
-AVX2 static void add_rows_avx2(double *sums, const float *rows, const uint16_t *assign, const uint8_t *skip, uint32_t n,
-                               uint32_t d)
+AVX2 static void add_rows_avx2(double *sums, const float *rows, const uint16_t *assign, const uint8_t *skip,
+                               uint32_t n, uint32_t d)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float *row = rows + (size_t)i * d;
         double *sum = sums + (size_t)assign[i] * d;
         for (uint32_t j = 0; j < d && (skip == NULL || !skip[i]); j += 4)
-            _mm256_storeu_pd(sum + j, _mm256_add_pd(_mm256_loadu_pd(sum + j), _mm256_cvtps_pd(_mm_loadu_ps(row + j))));
+            _mm256_storeu_pd(sum + j,
+                             _mm256_add_pd(_mm256_loadu_pd(sum + j), _mm256_cvtps_pd(_mm_loadu_ps(row + j))));
     }
 }
 
-AVX2 static void distances_avx2(const float *rows, const float *means, const uint16_t *assign, uint32_t n, uint32_t d,
-                                double *distance_out)
+AVX2 static void distances_avx2(const float *rows, const float *means, const uint16_t *assign, uint32_t n,
+                                uint32_t d, double *distance_out)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float *row = rows + (size_t)i * d, *mean = means + (size_t)assign[i] * d;
         __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
         for (uint32_t j = 0; j < d; j += 8) {
-            __m256d gap = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(row + j)), _mm256_cvtps_pd(_mm_loadu_ps(mean + j)));
+            __m256d gap = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(row + j)),
+                                        _mm256_cvtps_pd(_mm_loadu_ps(mean + j)));
             low = _mm256_fmadd_pd(gap, gap, low);
-            gap = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(row + j + 4)), _mm256_cvtps_pd(_mm_loadu_ps(mean + j + 4)));
+            gap = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(row + j + 4)),
+                                _mm256_cvtps_pd(_mm_loadu_ps(mean + j + 4)));
             high = _mm256_fmadd_pd(gap, gap, high);
         }
         double part[4];
@@ -98,7 +107,8 @@ AVX2 static void distances_avx2(const float *rows, const float *means, const uin
     }
 }
 
-AVX2 static void outer_tile(const float *left, const float *right, uint32_t n, uint32_t stride, float tile_out[ROWS][16])
+AVX2 static void outer_tile(const float *left, const float *right, uint32_t n, uint32_t stride,
+                            float tile_out[ROWS][16])
 {
     __m256 sum[ROWS][2];
 #pragma GCC unroll 4
@@ -120,7 +130,8 @@ AVX2 static void outer_tile(const float *left, const float *right, uint32_t n, u
     }
 }
 
-AVX2 static void outer_avx2(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride, double *sums)
+AVX2 static void outer_avx2(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride,
+                            double *sums)
 {
     float tile[ROWS][16];
     for (uint32_t b = 0; b < d; b += 16)
@@ -148,8 +159,8 @@ AVX2_F16C void lwk_cpu_widen_avx2(const void *from, uint32_t dtype, size_t count
         _mm256_storeu_ps(to + at, load8(from, dtype, at));
 }
 
-AVX2_F16C void lwk_cpu_residual_avx2(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out,
-                                     float largest[8])
+AVX2_F16C void lwk_cpu_residual_avx2(const void *row, uint32_t dtype, const float *mean, uint32_t d,
+                                     float *residual_out, float largest[8])
 {
     __m256 most = _mm256_loadu_ps(largest), sign = _mm256_set1_ps(-0.0f);
     for (uint32_t j = 0; j < d; j += 8) {
@@ -160,6 +171,7 @@ AVX2_F16C void lwk_cpu_residual_avx2(const void *row, uint32_t dtype, const floa
     _mm256_storeu_ps(largest, most);
 }
 
-const lwk_cpu_build_isa_t lwk_cpu_build_avx2 = {"avx2",     assign_avx2,        add_rows_avx2,        distances_avx2,
-                                                outer_avx2, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
+const lwk_cpu_build_isa_t lwk_cpu_build_avx2 = {
+    "avx2",     assign_avx2,        add_rows_avx2,        distances_avx2,
+    outer_avx2, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
 #endif

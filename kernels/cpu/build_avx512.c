@@ -1,4 +1,5 @@
-/* build_avx512.c - the build loops in AVX-512F. Reached only through lwk_cpu_build_isa(), which asks the processor. */
+/* build_avx512.c - the build loops in AVX-512F. Reached only through lwk_cpu_build_isa(), which asks the
+ * processor. */
 #include "kernels/cpu/build_private.h"
 
 #if defined(__x86_64__)
@@ -8,7 +9,8 @@
 #define AVX512 __attribute__((target("avx512f")))
 
 /* 12 tokens by 32 clusters: 24 sums, two loads and one broadcast fill the registers. */
-AVX512 static void nearest_tile(const float *rows, uint32_t d, const float *panels, uint32_t panel_count, uint32_t *id_out)
+AVX512 static void nearest_tile(const float *rows, uint32_t d, const float *panels, uint32_t panel_count,
+                                uint32_t *id_out)
 {
     __m512 best[LWK_TOKEN_TILE];
     __m512i id[LWK_TOKEN_TILE];
@@ -24,7 +26,8 @@ AVX512 static void nearest_tile(const float *rows, uint32_t d, const float *pane
         for (uint32_t t = 0; t < LWK_TOKEN_TILE; t++)
             a[t] = b[t] = _mm512_setzero_ps();
         for (uint32_t j = 0; j < d; j++) {
-            __m512 x = _mm512_loadu_ps(low + (size_t)j * LWK_PANEL), y = _mm512_loadu_ps(high + (size_t)j * LWK_PANEL);
+            __m512 x = _mm512_loadu_ps(low + (size_t)j * LWK_PANEL),
+                   y = _mm512_loadu_ps(high + (size_t)j * LWK_PANEL);
 #pragma GCC unroll 12
             for (uint32_t t = 0; t < LWK_TOKEN_TILE; t++) {
                 __m512 r = _mm512_set1_ps(rows[(size_t)t * d + j]);
@@ -50,8 +53,8 @@ AVX512 static void nearest_tile(const float *rows, uint32_t d, const float *pane
     }
 }
 
-AVX512 static uint32_t assign_avx512(const float *rows, uint32_t n, uint32_t d, const float *panels, uint32_t panel_count,
-                                     uint16_t *assign)
+AVX512 static uint32_t assign_avx512(const float *rows, uint32_t n, uint32_t d, const float *panels,
+                                     uint32_t panel_count, uint16_t *assign)
 {
     uint32_t moved = 0, id[LWK_TOKEN_TILE];
     for (uint32_t i = 0; i < n; i += LWK_TOKEN_TILE) {
@@ -64,30 +67,33 @@ AVX512 static uint32_t assign_avx512(const float *rows, uint32_t n, uint32_t d, 
     return moved;
 }
 
-AVX512 static void add_rows_avx512(double *sums, const float *rows, const uint16_t *assign, const uint8_t *skip, uint32_t n,
-                                   uint32_t d)
+AVX512 static void add_rows_avx512(double *sums, const float *rows, const uint16_t *assign,
+                                   const uint8_t *skip, uint32_t n, uint32_t d)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float *row = rows + (size_t)i * d;
         double *sum = sums + (size_t)assign[i] * d;
         for (uint32_t j = 0; j < d && (skip == NULL || !skip[i]); j += 8)
-            _mm512_storeu_pd(sum + j, _mm512_add_pd(_mm512_loadu_pd(sum + j), _mm512_cvtps_pd(_mm256_loadu_ps(row + j))));
+            _mm512_storeu_pd(
+                sum + j, _mm512_add_pd(_mm512_loadu_pd(sum + j), _mm512_cvtps_pd(_mm256_loadu_ps(row + j))));
     }
 }
 
-AVX512 static void distances_avx512(const float *rows, const float *means, const uint16_t *assign, uint32_t n, uint32_t d,
-                                    double *distance_out)
+AVX512 static void distances_avx512(const float *rows, const float *means, const uint16_t *assign, uint32_t n,
+                                    uint32_t d, double *distance_out)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float *row = rows + (size_t)i * d, *mean = means + (size_t)assign[i] * d;
         __m512d sum = _mm512_setzero_pd();
         for (uint32_t j = 0; j < d; j += 8) {
-            __m512d gap = _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(row + j)), _mm512_cvtps_pd(_mm256_loadu_ps(mean + j)));
+            __m512d gap = _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(row + j)),
+                                        _mm512_cvtps_pd(_mm256_loadu_ps(mean + j)));
             sum = _mm512_fmadd_pd(gap, gap, sum);
         }
         double part[8];
         _mm512_storeu_pd(part, sum);
-        distance_out[i] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+        distance_out[i] =
+            ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     }
 }
 
@@ -114,7 +120,8 @@ AVX512 static void outer_tile(const float *left, const float *right, uint32_t n,
     }
 }
 
-AVX512 static void outer_avx512(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride, double *sums)
+AVX512 static void outer_avx512(const float *left, const float *right, uint32_t n, uint32_t d,
+                                uint32_t stride, double *sums)
 {
     float tile[LWK_OUTER_ROWS][LWK_OUTER_COLUMNS];
     for (uint32_t b = 0; b < d; b += LWK_OUTER_COLUMNS)
@@ -126,6 +133,7 @@ AVX512 static void outer_avx512(const float *left, const float *right, uint32_t 
         }
 }
 
-const lwk_cpu_build_isa_t lwk_cpu_build_avx512 = {"avx512",     assign_avx512,      add_rows_avx512,      distances_avx512,
-                                                  outer_avx512, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
+const lwk_cpu_build_isa_t lwk_cpu_build_avx512 = {
+    "avx512",     assign_avx512,      add_rows_avx512,      distances_avx512,
+    outer_avx512, lwk_cpu_widen_avx2, lwk_cpu_residual_avx2};
 #endif

@@ -1,4 +1,5 @@
-/* build_plain.c - the build loops in plain C, for processors without AVX2, and the choice between the sets. */
+/* build_plain.c - the build loops in plain C, for processors without AVX2, and the choice between the sets.
+ */
 #include <math.h>
 
 #include "kernels/cpu/build.h"
@@ -30,8 +31,8 @@ static uint32_t nearest(const float *row, uint32_t d, const float *panels, uint3
     return id[at];
 }
 
-static uint32_t assign_plain(const float *rows, uint32_t n, uint32_t d, const float *panels, uint32_t panel_count,
-                             uint16_t *assign)
+static uint32_t assign_plain(const float *rows, uint32_t n, uint32_t d, const float *panels,
+                             uint32_t panel_count, uint16_t *assign)
 {
     uint32_t moved = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -42,8 +43,8 @@ static uint32_t assign_plain(const float *rows, uint32_t n, uint32_t d, const fl
     return moved;
 }
 
-static void add_rows_plain(double *sums, const float *rows, const uint16_t *assign, const uint8_t *skip, uint32_t n,
-                           uint32_t d)
+static void add_rows_plain(double *sums, const float *rows, const uint16_t *assign, const uint8_t *skip,
+                           uint32_t n, uint32_t d)
 {
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < d && (skip == NULL || !skip[i]); j++)
@@ -51,8 +52,8 @@ static void add_rows_plain(double *sums, const float *rows, const uint16_t *assi
 }
 
 /* Eight running sums, added up in one order by every set. */
-static void distances_plain(const float *rows, const float *means, const uint16_t *assign, uint32_t n, uint32_t d,
-                            double *distance_out)
+static void distances_plain(const float *rows, const float *means, const uint16_t *assign, uint32_t n,
+                            uint32_t d, double *distance_out)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float *row = rows + (size_t)i * d, *mean = means + (size_t)assign[i] * d;
@@ -65,7 +66,8 @@ static void distances_plain(const float *rows, const float *means, const uint16_
     }
 }
 
-static void outer_plain(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride, double *sums)
+static void outer_plain(const float *left, const float *right, uint32_t n, uint32_t d, uint32_t stride,
+                        double *sums)
 {
     for (uint32_t a = 0; a < d; a++)
         for (uint32_t b = 0; b < d; b++) {
@@ -81,7 +83,8 @@ static void widen_plain(const void *from, uint32_t dtype, size_t count, float *t
     lwk_load_row(from, dtype, 0, (uint32_t)count, to);
 }
 
-static void residual_plain(const void *row, uint32_t dtype, const float *mean, uint32_t d, float *residual_out, float largest[8])
+static void residual_plain(const void *row, uint32_t dtype, const float *mean, uint32_t d,
+                           float *residual_out, float largest[8])
 {
     lwk_load_row(row, dtype, 0, d, residual_out);
     for (uint32_t j = 0; j < d; j++) {
@@ -120,8 +123,8 @@ const lwk_cpu_build_isa_t *lwk_cpu_build_isa(void)
     return &lwk_cpu_build_plain;
 }
 
-void lwk_cpu_build_load(const lwk_build_t *args, const lwk_cpu_build_isa_t *isa, const void *from, uint32_t job,
-                        float *rows_out)
+void lwk_cpu_build_load(const lwk_build_t *args, const lwk_cpu_build_isa_t *isa, const void *from,
+                        uint32_t job, float *rows_out)
 {
     const uint8_t *rows = from;
     uint32_t element = lwk_dtype_bytes(args->dtype), before_wrap = args->ring_rows - args->first_row;

@@ -1,5 +1,5 @@
-/* encode.c - kernels/ref/encode.c with the coding in fp32 loops that the compiler vectorises; the measuring stays in double. Called
- * by the thread that seals a range, after outliers. */
+/* encode.c - kernels/ref/encode.c with the coding in fp32 loops that the compiler vectorises; the measuring
+ * stays in double. Called by the thread that seals a range, after outliers. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -56,7 +56,8 @@ static void add_rows(const float *rows, uint32_t count, uint32_t d, double *sum)
 }
 
 /* Center: the mean of both sets of rows; channel: their deviation from it. */
-static void measure(const float *rows, uint32_t count, const float *more, uint32_t more_count, const coder_t *to, double *sum)
+static void measure(const float *rows, uint32_t count, const float *more, uint32_t more_count,
+                    const coder_t *to, double *sum)
 {
     uint32_t d = to->head_dim, all = count + more_count;
     memset(sum, 0, d * sizeof *sum);
@@ -80,7 +81,8 @@ static int round_code(float x, float most)
     return (int)((x + 0x1.8p23f) - 0x1.8p23f);
 }
 
-static void encode_coded(const coder_t *to, const float *row, uint32_t at, const float *inverse, float *scaled)
+static void encode_coded(const coder_t *to, const float *row, uint32_t at, const float *inverse,
+                         float *scaled)
 {
     uint32_t d = to->head_dim;
     float most = to->encoding == LW_ENCODING_INT8 ? 127 : 7, largest = 0;
@@ -124,7 +126,8 @@ static void write_spreads(const float *spreads, uint32_t count, uint16_t *spread
 {
     for (uint32_t c = 0; c < count; c++) {
         uint16_t coded = lwk_f32_to_bf16(spreads[c]);
-        spreads_out[c] = coded == 0x7F80u ? 0x7F7Fu : coded; /* the largest finite number rather than infinity */
+        spreads_out[c] =
+            coded == 0x7F80u ? 0x7F7Fu : coded; /* the largest finite number rather than infinity */
     }
 }
 
@@ -134,21 +137,35 @@ static lw_status_t encode_job(const lwk_build_t *args, uint32_t job, work_t *wor
     size_t first = (size_t)job * args->cluster_capacity;
     const float *keys = args->centroids + first * d, *values = args->value_means + first * d;
     const uint32_t *tokens = args->order + (size_t)(job + 1) * args->token_count - outliers;
-    lwk_index_layout_t at = lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
+    lwk_index_layout_t at =
+        lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
     uint8_t *index = args->index + job * args->index_stride;
     if (at.bytes > args->index_stride)
         return LW_ERR_INVALID;
     memset(index, 0, at.bytes);
     for (uint32_t o = 0; o < outliers; o++)
-        lwk_load_row(args->keys, args->dtype, lwk_build_row(args, job, tokens[o]), d, work->outlier_keys + (size_t)o * d);
+        lwk_load_row(args->keys, args->dtype, lwk_build_row(args, job, tokens[o]), d,
+                     work->outlier_keys + (size_t)o * d);
 
     float *center = (float *)(index + at.key_center), *channel = (float *)(index + at.key_channel);
-    coder_t key = {args->cluster_encoding, d, center, channel, index + at.cluster_keys,
+    coder_t key = {args->cluster_encoding,
+                   d,
+                   center,
+                   channel,
+                   index + at.cluster_keys,
                    (uint16_t *)(index + at.cluster_key_scales)};
-    coder_t outlier = {args->outlier_encoding, d, center, channel, index + at.outlier_keys,
+    coder_t outlier = {args->outlier_encoding,
+                       d,
+                       center,
+                       channel,
+                       index + at.outlier_keys,
                        (uint16_t *)(index + at.outlier_key_scales)};
-    coder_t value = {args->cluster_encoding, d, (float *)(index + at.value_center), (float *)(index + at.value_channel),
-                     index + at.cluster_values, (uint16_t *)(index + at.cluster_value_scales)};
+    coder_t value = {args->cluster_encoding,
+                     d,
+                     (float *)(index + at.value_center),
+                     (float *)(index + at.value_channel),
+                     index + at.cluster_values,
+                     (uint16_t *)(index + at.cluster_value_scales)};
     uint32_t coded_clusters = lwk_encoding_is_coded(args->cluster_encoding) ? clusters : 0;
     uint32_t coded_outliers = lwk_encoding_is_coded(args->outlier_encoding) ? outliers : 0;
     if (coded_clusters + coded_outliers > 0)
@@ -159,7 +176,8 @@ static lw_status_t encode_job(const lwk_build_t *args, uint32_t job, work_t *wor
     encode_rows(&outlier, work->outlier_keys, outliers, work);
     encode_rows(&value, values, clusters, work);
     write_spreads(args->spreads + first, clusters, (uint16_t *)(index + at.cluster_spreads));
-    memcpy(index + at.outlier_parents, args->parents + (size_t)job * args->outlier_capacity, 2 * (size_t)outliers);
+    memcpy(index + at.outlier_parents, args->parents + (size_t)job * args->outlier_capacity,
+           2 * (size_t)outliers);
     return LW_OK;
 }
 

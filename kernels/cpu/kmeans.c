@@ -1,5 +1,5 @@
-/* kmeans.c - segmented spherical k-means for the cpu backend: as kernels/ref/kmeans.c, with the inner products in fp32 and in
- * register tiles. Called by the thread that seals a range. */
+/* kmeans.c - segmented spherical k-means for the cpu backend: as kernels/ref/kmeans.c, with the inner
+ * products in fp32 and in register tiles. Called by the thread that seals a range. */
 #include <math.h>
 #include <string.h>
 
@@ -8,15 +8,15 @@
 #include "kernels/cpu/build_private.h"
 
 typedef struct work {
-    float *rows;       /* [n up to a tile][d] keys; then without their mean, scaled by a power of two */
-    float *panels;     /* [clusters up to a pair of panels / 16][d][16] directions */
-    double *sums;      /* [clusters][d] */
-    double *mean;      /* [d] */
-    uint32_t *counts;  /* [clusters] */
-    uint32_t *starts;  /* [clusters] */
+    float *rows;           /* [n up to a tile][d] keys; then without their mean, scaled by a power of two */
+    float *panels;         /* [clusters up to a pair of panels / 16][d][16] directions */
+    double *sums;          /* [clusters][d] */
+    double *mean;          /* [d] */
+    uint32_t *counts;      /* [clusters] */
+    uint32_t *starts;      /* [clusters] */
     lwk_ranked_t *members; /* [n] */
-    double *split;     /* [3][d] */
-    uint16_t *zeros;   /* [n] */
+    double *split;         /* [3][d] */
+    uint16_t *zeros;       /* [n] */
 } work_t;
 
 static uint32_t panel_count_of(uint32_t clusters)
@@ -30,7 +30,8 @@ static uint64_t carve(work_t *work, const lwk_build_t *args, void *workspace)
     uint64_t padded = lw_div_up(n, LWK_TOKEN_TILE) * LWK_TOKEN_TILE;
     lwk_carve_t at = {workspace == NULL ? NULL : lwk_workspace_base(workspace), 0};
     work->rows = lwk_carve_take(&at, padded * d * sizeof *work->rows);
-    work->panels = lwk_carve_take(&at, (uint64_t)panel_count_of((uint32_t)clusters) * LWK_PANEL * d * sizeof *work->panels);
+    work->panels = lwk_carve_take(&at, (uint64_t)panel_count_of((uint32_t)clusters) * LWK_PANEL * d *
+                                           sizeof *work->panels);
     work->sums = lwk_carve_take(&at, clusters * d * sizeof *work->sums);
     work->mean = lwk_carve_take(&at, d * sizeof *work->mean);
     work->counts = lwk_carve_take(&at, clusters * sizeof *work->counts);
@@ -47,7 +48,8 @@ uint64_t lwk_cpu_kmeans_bytes(const lwk_build_t *args)
     return carve(&work, args, NULL);
 }
 
-/* Takes the mean off and brings the rows near 1, so that no square can overflow; the padding rows become 0. */
+/* Takes the mean off and brings the rows near 1, so that no square can overflow; the padding rows become 0.
+ */
 static void load_rows(const lwk_build_t *args, uint32_t job, const lwk_cpu_build_isa_t *isa, work_t *work)
 {
     uint32_t n = args->token_count, d = args->head_dim;
@@ -115,15 +117,16 @@ static void seed(const lwk_build_t *args, uint32_t clusters, work_t *work)
     pad_directions(work, clusters, d);
 }
 
-static void count_members(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign, uint32_t *counts_out)
+static void count_members(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign,
+                          uint32_t *counts_out)
 {
     memset(counts_out, 0, clusters * sizeof *counts_out);
     for (uint32_t i = 0; i < args->token_count; i++)
         counts_out[assign[i]]++;
 }
 
-static void turn_directions(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign, const lwk_cpu_build_isa_t *isa,
-                            work_t *work)
+static void turn_directions(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign,
+                            const lwk_cpu_build_isa_t *isa, work_t *work)
 {
     uint32_t d = args->head_dim;
     count_members(args, clusters, assign, work->counts);
@@ -159,13 +162,20 @@ static void cluster_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_bui
     load_rows(args, job, isa, work);
     seed(args, clusters, work);
     memset(assign, 0xFF, n * sizeof *assign);
-    for (uint32_t round = 0; isa->assign(work->rows, n, d, work->panels, panel_count_of(clusters), assign) > 0 &&
-                             round + 1 < args->iterations; round++)
+    for (uint32_t round = 0;
+         isa->assign(work->rows, n, d, work->panels, panel_count_of(clusters), assign) > 0 &&
+         round + 1 < args->iterations;
+         round++)
         turn_directions(args, clusters, assign, isa, work);
     count_members(args, clusters, assign, work->counts);
     lwk_split_t split = {
-        .rows = work->rows, .head_dim = d, .size_max = lwk_build_size_max(args), .assign = assign,
-        .direction = work->split, .low = work->split + d, .high = work->split + 2 * d,
+        .rows = work->rows,
+        .head_dim = d,
+        .size_max = lwk_build_size_max(args),
+        .assign = assign,
+        .direction = work->split,
+        .low = work->split + d,
+        .high = work->split + 2 * d,
     };
     clusters = lwk_split_all(&split, n, clusters, work->counts, work->starts, work->members);
     write_centroids(args, job, clusters, assign, isa, work);

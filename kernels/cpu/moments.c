@@ -1,5 +1,5 @@
-/* moments.c - kernels/ref/moments.c as blocks of tokens: residuals in fp32, outer products in register tiles, block sums added in
- * double. Called by the thread that seals a range, after outliers. */
+/* moments.c - kernels/ref/moments.c as blocks of tokens: residuals in fp32, outer products in register tiles,
+ * block sums added in double. Called by the thread that seals a range, after outliers. */
 #include <math.h>
 #include <string.h>
 
@@ -51,8 +51,8 @@ static int rescale(float *block, uint32_t rows, uint32_t stride, const float lan
     return exponent;
 }
 
-static void add_product(const lwk_cpu_build_isa_t *isa, const lwk_build_t *args, const work_t *work, const float *left,
-                        uint32_t tokens, int exponent, double *sums)
+static void add_product(const lwk_cpu_build_isa_t *isa, const lwk_build_t *args, const work_t *work,
+                        const float *left, uint32_t tokens, int exponent, double *sums)
 {
     size_t d = args->head_dim;
     if (exponent == 0) {
@@ -80,16 +80,18 @@ static void sum_job(const lwk_build_t *args, uint32_t job, const lwk_cpu_build_i
         float largest_key[LANES] = {0}, largest_value[LANES] = {0};
         for (uint32_t t = 0; t < tokens; t++) {
             uint32_t token = order[first + t];
-            size_t mean = ((size_t)job * args->cluster_capacity + assign[token]) * d, row = lwk_build_row(args, job, token);
+            size_t mean = ((size_t)job * args->cluster_capacity + assign[token]) * d,
+                   row = lwk_build_row(args, job, token);
             isa->residual((const uint8_t *)args->keys + row * element, args->dtype, args->centroids + mean, d,
                           work->key + (size_t)t * stride, largest_key);
-            isa->residual((const uint8_t *)args->values + row * element, args->dtype, args->value_means + mean, d,
-                          work->value + (size_t)t * stride, largest_value);
+            isa->residual((const uint8_t *)args->values + row * element, args->dtype,
+                          args->value_means + mean, d, work->value + (size_t)t * stride, largest_value);
         }
         int key_exponent = rescale(work->key, tokens, stride, largest_key);
         int value_exponent = rescale(work->value, tokens, stride, largest_value);
         add_product(isa, args, work, work->key, tokens, 2 * key_exponent, sums + 2);
-        add_product(isa, args, work, work->value, tokens, key_exponent + value_exponent, sums + 2 + (size_t)d * d);
+        add_product(isa, args, work, work->value, tokens, key_exponent + value_exponent,
+                    sums + 2 + (size_t)d * d);
     }
     sums[0] = n;
     for (size_t j = 0; j < d; j++)

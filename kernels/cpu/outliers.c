@@ -1,5 +1,5 @@
-/* outliers.c - kernels/ref/outliers.c with its three passes over the rows (distances, means, distances) in vector loops. Called by
- * the thread that seals a range, after kmeans. */
+/* outliers.c - kernels/ref/outliers.c with its three passes over the rows (distances, means, distances) in
+ * vector loops. Called by the thread that seals a range, after kmeans. */
 #include <float.h>
 #include <string.h>
 
@@ -97,8 +97,9 @@ static void write_order(const lwk_build_t *args, uint32_t job, const uint16_t *a
 }
 
 /* counts: tokens of each cluster that are not skipped. */
-static void write_means(const lwk_build_t *args, uint32_t job, const uint16_t *assign, const lwk_cpu_build_isa_t *isa,
-                        work_t *work, const uint8_t *skip, const uint32_t *counts, float *means_out)
+static void write_means(const lwk_build_t *args, uint32_t job, const uint16_t *assign,
+                        const lwk_cpu_build_isa_t *isa, work_t *work, const uint8_t *skip,
+                        const uint32_t *counts, float *means_out)
 {
     uint32_t d = args->head_dim, clusters = args->cluster_count[job];
     memset(work->sums, 0, (size_t)clusters * d * sizeof *work->sums);

@@ -1,5 +1,5 @@
-/* pack.c - as kernels/ref/pack.c. Rows lie scattered, so the next ones are asked for while one is copied. Called by the thread that
- * seals a range, after outliers. */
+/* pack.c - as kernels/ref/pack.c. Rows lie scattered, so the next ones are asked for while one is copied.
+ * Called by the thread that seals a range, after outliers. */
 #include <string.h>
 
 #include "kernels/cpu/build.h"
@@ -7,8 +7,8 @@
 
 #define AHEAD 4u /* rows */
 
-static uint8_t *put_rows(const lwk_build_t *args, uint32_t job, const void *rows, const uint32_t *tokens, uint32_t count,
-                         uint32_t left, uint8_t *to)
+static uint8_t *put_rows(const lwk_build_t *args, uint32_t job, const void *rows, const uint32_t *tokens,
+                         uint32_t count, uint32_t left, uint8_t *to)
 {
     size_t element = lwk_dtype_bytes(args->dtype), bytes = element * args->head_dim;
     const uint8_t *base = rows;
@@ -24,7 +24,8 @@ static void pack_job(const lwk_build_t *args, uint32_t job)
 {
     const uint16_t *sizes = args->sizes + (size_t)job * args->cluster_capacity;
     const uint32_t *tokens = args->order + (size_t)job * args->token_count;
-    uint32_t clusters = args->cluster_count[job], entries = clusters + args->outlier_count[job], left = args->token_count;
+    uint32_t clusters = args->cluster_count[job], entries = clusters + args->outlier_count[job],
+             left = args->token_count;
     uint8_t *to = args->records[job];
     for (uint32_t e = 0; e < entries; e++) {
         uint32_t size = e < clusters ? sizes[e] : 1;

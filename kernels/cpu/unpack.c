@@ -1,4 +1,5 @@
-/* unpack.c - the inverse of pack is bound by memory in its plain form already: records are read in order, once. */
+/* unpack.c - the inverse of pack is bound by memory in its plain form already: records are read in order,
+ * once. */
 #include "kernels/cpu/build.h"
 #include "kernels/ref/build.h"
 

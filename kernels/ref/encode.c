@@ -1,8 +1,9 @@
-/* encode.c - writes the index part of each job in its encodings. The plain version. Called by the thread that seals a range,
- * after outliers.
+/* encode.c - writes the index part of each job in its encodings. The plain version. Called by the thread that
+ * seals a range, after outliers.
  *
- * Coded rows lose their mean and a scale for each channel before they are rounded: the mean and loud channels would otherwise
- * use up the codes. Cluster keys and outlier keys share center and channels; value means have their own. */
+ * Coded rows lose their mean and a scale for each channel before they are rounded: the mean and loud channels
+ * would otherwise use up the codes. Cluster keys and outlier keys share center and channels; value means have
+ * their own. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -69,8 +70,8 @@ static int code_of(double x, int most)
 }
 
 /* One row: the scale puts its largest channel at the last code. A scale is never 0 unless the row is. */
-static void encode_coded(uint32_t encoding, const float *row, const float *center, const float *channel, uint32_t d,
-                         uint8_t *codes, uint16_t *scale_out)
+static void encode_coded(uint32_t encoding, const float *row, const float *center, const float *channel,
+                         uint32_t d, uint8_t *codes, uint16_t *scale_out)
 {
     int most = encoding == LW_ENCODING_INT8 ? 127 : 7;
     double largest = 0;
@@ -100,15 +101,15 @@ static void encode_plain(uint32_t encoding, const float *row, uint32_t d, uint8_
             ((uint16_t *)to)[j] = lwk_f32_to_bf16(row[j]);
 }
 
-static void encode_rows(uint32_t encoding, const float *rows, uint32_t count, uint32_t d, uint8_t *index, uint32_t center,
-                        uint32_t channel, uint32_t at, uint32_t scales)
+static void encode_rows(uint32_t encoding, const float *rows, uint32_t count, uint32_t d, uint8_t *index,
+                        uint32_t center, uint32_t channel, uint32_t at, uint32_t scales)
 {
     uint32_t bytes = lwk_encoded_row_bytes(encoding, d);
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *to = index + at + (size_t)i * bytes;
         if (lwk_encoding_is_coded(encoding))
-            encode_coded(encoding, rows + (size_t)i * d, (float *)(index + center), (float *)(index + channel), d, to,
-                         (uint16_t *)(index + scales) + i);
+            encode_coded(encoding, rows + (size_t)i * d, (float *)(index + center),
+                         (float *)(index + channel), d, to, (uint16_t *)(index + scales) + i);
         else
             encode_plain(encoding, rows + (size_t)i * d, d, to);
     }
@@ -127,31 +128,36 @@ static lw_status_t encode_job(const lwk_build_t *args, uint32_t job, work_t *wor
     const float *values = args->value_means + (size_t)job * args->cluster_capacity * d;
     const float *spreads = args->spreads + (size_t)job * args->cluster_capacity;
     const uint32_t *tokens = args->order + (size_t)(job + 1) * args->token_count - outliers;
-    lwk_index_layout_t at = lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
+    lwk_index_layout_t at =
+        lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
     uint8_t *index = args->index + job * args->index_stride;
     if (at.bytes > args->index_stride)
         return LW_ERR_INVALID;
     memset(index, 0, at.bytes);
     for (uint32_t o = 0; o < outliers; o++)
-        lwk_load_row(args->keys, args->dtype, lwk_build_row(args, job, tokens[o]), d, work->outlier_keys + (size_t)o * d);
+        lwk_load_row(args->keys, args->dtype, lwk_build_row(args, job, tokens[o]), d,
+                     work->outlier_keys + (size_t)o * d);
 
     int coded_clusters = lwk_encoding_is_coded(args->cluster_encoding);
     int coded_outliers = lwk_encoding_is_coded(args->outlier_encoding) && outliers > 0;
-    row_set_t key_set = {{keys, work->outlier_keys}, {coded_clusters ? clusters : 0, coded_outliers ? outliers : 0}};
+    row_set_t key_set = {{keys, work->outlier_keys},
+                         {coded_clusters ? clusters : 0, coded_outliers ? outliers : 0}};
     row_set_t value_set = {{values, NULL}, {clusters, 0}};
     if (coded_clusters || coded_outliers)
         measure(&key_set, d, work->sum, (float *)(index + at.key_center), (float *)(index + at.key_channel));
     if (coded_clusters)
-        measure(&value_set, d, work->sum, (float *)(index + at.value_center), (float *)(index + at.value_channel));
-    encode_rows(args->cluster_encoding, keys, clusters, d, index, at.key_center, at.key_channel, at.cluster_keys,
-                at.cluster_key_scales);
-    encode_rows(args->cluster_encoding, values, clusters, d, index, at.value_center, at.value_channel, at.cluster_values,
-                at.cluster_value_scales);
+        measure(&value_set, d, work->sum, (float *)(index + at.value_center),
+                (float *)(index + at.value_channel));
+    encode_rows(args->cluster_encoding, keys, clusters, d, index, at.key_center, at.key_channel,
+                at.cluster_keys, at.cluster_key_scales);
+    encode_rows(args->cluster_encoding, values, clusters, d, index, at.value_center, at.value_channel,
+                at.cluster_values, at.cluster_value_scales);
     encode_rows(args->outlier_encoding, work->outlier_keys, outliers, d, index, at.key_center, at.key_channel,
                 at.outlier_keys, at.outlier_key_scales);
     for (uint32_t c = 0; c < clusters; c++)
         ((uint16_t *)(index + at.cluster_spreads))[c] = spread_of(spreads[c]);
-    memcpy(index + at.outlier_parents, args->parents + (size_t)job * args->outlier_capacity, 2 * (size_t)outliers);
+    memcpy(index + at.outlier_parents, args->parents + (size_t)job * args->outlier_capacity,
+           2 * (size_t)outliers);
     return LW_OK;
 }
 

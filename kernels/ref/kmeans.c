@@ -1,8 +1,9 @@
 /* kmeans.c - segmented spherical k-means, the plain version. Called by the thread that seals a range.
  *
- * Keys lose their mean; clusters are directions. A token goes to the direction with the largest inner product, ties to the
- * lower cluster; a direction is the mean of its members, normalised. A direction that loses all members stays where it was.
- * The result is the plain mean of the members that the last round found, oversized clusters cut, empty ones dropped. */
+ * Keys lose their mean; clusters are directions. A token goes to the direction with the largest inner
+ * product, ties to the lower cluster; a direction is the mean of its members, normalised. A direction that
+ * loses all members stays where it was. The result is the plain mean of the members that the last round
+ * found, oversized clusters cut, empty ones dropped. */
 #include <math.h>
 
 #include "kernels/build_split.h"
@@ -10,14 +11,14 @@
 #include "kernels/ref/build_private.h"
 
 typedef struct work {
-    float *rows;      /* [n][d] keys without their mean, scaled by a power of two */
-    float *directions; /* [clusters][d] */
-    double *sums;     /* [clusters][d] */
-    double *mean;     /* [d] */
-    uint32_t *counts; /* [clusters] */
-    uint32_t *starts; /* [clusters] */
+    float *rows;           /* [n][d] keys without their mean, scaled by a power of two */
+    float *directions;     /* [clusters][d] */
+    double *sums;          /* [clusters][d] */
+    double *mean;          /* [d] */
+    uint32_t *counts;      /* [clusters] */
+    uint32_t *starts;      /* [clusters] */
     lwk_ranked_t *members; /* [n] */
-    double *split;    /* [3][d] */
+    double *split;         /* [3][d] */
 } work_t;
 
 static uint64_t carve(work_t *work, const lwk_build_t *args, void *workspace)
@@ -115,7 +116,8 @@ static uint32_t assign_all(const lwk_build_t *args, uint32_t clusters, const wor
     return moved;
 }
 
-static void count_members(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign, uint32_t *counts_out)
+static void count_members(const lwk_build_t *args, uint32_t clusters, const uint16_t *assign,
+                          uint32_t *counts_out)
 {
     for (uint32_t c = 0; c < clusters; c++)
         counts_out[c] = 0;
@@ -137,7 +139,8 @@ static void turn_directions(const lwk_build_t *args, uint32_t clusters, const ui
             normalise(work->sums + (size_t)c * d, d, work->directions + (size_t)c * d);
 }
 
-static void write_centroids(const lwk_build_t *args, uint32_t job, uint32_t clusters, const uint16_t *assign, work_t *work)
+static void write_centroids(const lwk_build_t *args, uint32_t job, uint32_t clusters, const uint16_t *assign,
+                            work_t *work)
 {
     uint32_t d = args->head_dim;
     uint16_t *sizes = args->sizes + (size_t)job * args->cluster_capacity;
@@ -165,12 +168,18 @@ static void cluster_job(const lwk_build_t *args, uint32_t job, work_t *work)
     for (uint32_t i = 0; i < n; i++)
         assign[i] = UINT16_MAX;
     /* When nothing moves, further rounds would not change anything. */
-    for (uint32_t round = 0; assign_all(args, clusters, work, assign) > 0 && round + 1 < args->iterations; round++)
+    for (uint32_t round = 0; assign_all(args, clusters, work, assign) > 0 && round + 1 < args->iterations;
+         round++)
         turn_directions(args, clusters, assign, work);
     count_members(args, clusters, assign, work->counts);
     lwk_split_t split = {
-        .rows = work->rows, .head_dim = d, .size_max = lwk_build_size_max(args), .assign = assign,
-        .direction = work->split, .low = work->split + d, .high = work->split + 2 * d,
+        .rows = work->rows,
+        .head_dim = d,
+        .size_max = lwk_build_size_max(args),
+        .assign = assign,
+        .direction = work->split,
+        .low = work->split + d,
+        .high = work->split + 2 * d,
     };
     clusters = lwk_split_all(&split, n, clusters, work->counts, work->starts, work->members);
     write_centroids(args, job, clusters, assign, work);

@@ -1,5 +1,5 @@
-/* moments.c - a range's own sums for the second-order corrections, over the tokens that are not outliers. The plain version.
- * Called by the thread that seals a range, after outliers. */
+/* moments.c - a range's own sums for the second-order corrections, over the tokens that are not outliers. The
+ * plain version. Called by the thread that seals a range, after outliers. */
 #include "kernels/ref/build.h"
 #include "kernels/ref/build_private.h"
 
@@ -21,7 +21,8 @@ uint64_t lwk_ref_moments_bytes(const lwk_build_t *args)
     return carve(&work, args, NULL);
 }
 
-static void add_token(const lwk_build_t *args, uint32_t job, uint32_t token, uint32_t cluster, work_t *work, double *sums)
+static void add_token(const lwk_build_t *args, uint32_t job, uint32_t token, uint32_t cluster, work_t *work,
+                      double *sums)
 {
     uint32_t d = args->head_dim;
     size_t row = lwk_build_row(args, job, token);

@@ -1,5 +1,5 @@
-/* outliers.c - gives the tokens farthest from their centroid entries of their own, then sums up the clusters that remain.
- * The plain version. Called by the thread that seals a range, after kmeans. */
+/* outliers.c - gives the tokens farthest from their centroid entries of their own, then sums up the clusters
+ * that remain. The plain version. Called by the thread that seals a range, after kmeans. */
 #include <math.h>
 #include <float.h>
 
@@ -7,14 +7,14 @@
 #include "kernels/ref/build_private.h"
 
 typedef struct work {
-    double *distance;   /* [n] |k - c|^2 to the centroid of all members */
-    lwk_ranked_t *ranked; /* [n] */
-    uint32_t *keeper;   /* [clusters] the member nearest the mean */
-    uint8_t *is_outlier; /* [n] */
-    uint32_t *starts;   /* [clusters] */
-    uint32_t *bases;    /* [clusters] members and outliers */
+    double *distance;              /* [n] |k - c|^2 to the centroid of all members */
+    lwk_ranked_t *ranked;          /* [n] */
+    uint32_t *keeper;              /* [clusters] the member nearest the mean */
+    uint8_t *is_outlier;           /* [n] */
+    uint32_t *starts;              /* [clusters] */
+    uint32_t *bases;               /* [clusters] members and outliers */
     double *key_sums, *value_sums; /* [clusters][d] */
-    double *spread_sums; /* [clusters] */
+    double *spread_sums;           /* [clusters] */
 } work_t;
 
 static uint64_t carve(work_t *work, const lwk_build_t *args, void *workspace)
@@ -111,8 +111,8 @@ static void write_order(const lwk_build_t *args, uint32_t job, work_t *work)
     }
 }
 
-/* Key means and spreads of the members that stayed; value means of these and the outliers, which have no value of their own in the
- * index: what is estimated keeps the total of all values. */
+/* Key means and spreads of the members that stayed; value means of these and the outliers, which have no
+ * value of their own in the index: what is estimated keeps the total of all values. */
 static void summarise(const lwk_build_t *args, uint32_t job, work_t *work)
 {
     uint32_t n = args->token_count, d = args->head_dim, clusters = args->cluster_count[job];

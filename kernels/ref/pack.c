@@ -1,12 +1,13 @@
-/* pack.c - writes a job's rows in record order: a cluster's rows of K, then its rows of V; then the outliers, one K row and
- * one V row each. The plain version. Called by the thread that seals a range, after outliers. */
+/* pack.c - writes a job's rows in record order: a cluster's rows of K, then its rows of V; then the outliers,
+ * one K row and one V row each. The plain version. Called by the thread that seals a range, after outliers.
+ */
 #include <string.h>
 
 #include "kernels/ref/build.h"
 #include "kernels/ref/build_private.h"
 
-static uint8_t *put_rows(const lwk_build_t *args, uint32_t job, const void *rows, const uint32_t *tokens, uint32_t count,
-                         uint8_t *to)
+static uint8_t *put_rows(const lwk_build_t *args, uint32_t job, const void *rows, const uint32_t *tokens,
+                         uint32_t count, uint8_t *to)
 {
     size_t element = lwk_dtype_bytes(args->dtype), bytes = element * args->head_dim;
     for (uint32_t i = 0; i < count; i++, to += bytes)

@@ -1,5 +1,5 @@
-/* unpack.c - puts the records of one head back into token order. The plain version. Called when rows of a stored segment are
- * needed as they were: exact extension, fork, repair. */
+/* unpack.c - puts the records of one head back into token order. The plain version. Called when rows of a
+ * stored segment are needed as they were: exact extension, fork, repair. */
 #include <string.h>
 
 #include "kernels/build_args.h"
@@ -9,7 +9,8 @@
 static lw_status_t check(const lwk_unpack_t *args)
 {
     uint64_t tokens = args->outlier_count;
-    if (args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim) || lwk_dtype_bytes(args->dtype) == 0)
+    if (args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim) ||
+        lwk_dtype_bytes(args->dtype) == 0)
         return LW_ERR_INVALID;
     for (uint32_t c = 0; c < args->cluster_count; c++)
         tokens += args->sizes[c];
@@ -21,7 +22,8 @@ static lw_status_t check(const lwk_unpack_t *args)
     return LW_OK;
 }
 
-static const uint8_t *take_rows(const uint8_t *from, const uint32_t *tokens, uint32_t count, size_t bytes, void *rows)
+static const uint8_t *take_rows(const uint8_t *from, const uint32_t *tokens, uint32_t count, size_t bytes,
+                                void *rows)
 {
     for (uint32_t i = 0; i < count; i++, from += bytes)
         memcpy((uint8_t *)rows + tokens[i] * bytes, from, bytes);

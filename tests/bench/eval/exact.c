@@ -1,4 +1,5 @@
-/* exact.c - see exact.h. Logits in fp32 from keys that lie transposed in blocks; weights and sums in double. */
+/* exact.c - see exact.h. Logits in fp32 from keys that lie transposed in blocks; weights and sums in double.
+ */
 #include "bench/eval/exact.h"
 
 #include <math.h>
@@ -8,7 +9,7 @@
 #include "kernels/convert.h"
 #include "kernels/ops.h"
 
-#define BLOCK 32u /* tokens side by side: the compiler turns a row of them into vectors */
+#define BLOCK 32u   /* tokens side by side: the compiler turns a row of them into vectors */
 #define LEAST 1e-12 /* weights below this share of the largest do not change an fp32 output */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
@@ -36,7 +37,8 @@ static void transpose(const uint16_t *keys, float *blocks_out)
                 lwk_bf16_to_f32(keys[(size_t)t * EVAL_HEAD_DIM + j]);
 }
 
-static void finish(const uint16_t *values, const float *logits, const eval_zone_t *zone, uint32_t query, eval_exact_t *exact_out)
+static void finish(const uint16_t *values, const float *logits, const eval_zone_t *zone, uint32_t query,
+                   eval_exact_t *exact_out)
 {
     uint32_t end = eval_position(query) + 1, recent = eval_recent_first(zone, query);
     double sum = 0, out[EVAL_HEAD_DIM] = {0};
@@ -66,7 +68,8 @@ static void finish(const uint16_t *values, const float *logits, const eval_zone_
 eval_exact_t *eval_exact_all(const eval_tensors_t *tensors, const eval_zone_t *zone, uint32_t query_step)
 {
     eval_exact_t *all = calloc((size_t)EVAL_LAYERS * EVAL_QUERIES * EVAL_HEADS, sizeof *all);
-    float *blocks = malloc((size_t)EVAL_TOKENS * EVAL_HEAD_DIM * sizeof *blocks), *logits = malloc(EVAL_TOKENS * sizeof *logits);
+    float *blocks = malloc((size_t)EVAL_TOKENS * EVAL_HEAD_DIM * sizeof *blocks),
+          *logits = malloc(EVAL_TOKENS * sizeof *logits);
     LW_ASSERT(all != NULL && blocks != NULL && logits != NULL);
     double scale = 1 / sqrt(EVAL_HEAD_DIM);
     for (uint32_t job = 0; job < EVAL_JOBS; job++) {
@@ -76,10 +79,13 @@ eval_exact_t *eval_exact_all(const eval_tensors_t *tensors, const eval_zone_t *z
             for (uint32_t head = kv_head * EVAL_GROUP; head < (kv_head + 1) * EVAL_GROUP; head++) {
                 float query[EVAL_HEAD_DIM];
                 for (uint32_t j = 0; j < EVAL_HEAD_DIM; j++)
-                    query[j] = (float)(scale * lwk_bf16_to_f32(tensors->queries[eval_query(layer, q, head) + j]));
+                    query[j] =
+                        (float)(scale * lwk_bf16_to_f32(tensors->queries[eval_query(layer, q, head) + j]));
                 for (uint32_t b = 0; b < EVAL_TOKENS / BLOCK; b++)
-                    block_logits(blocks + (size_t)b * BLOCK * EVAL_HEAD_DIM, query, logits + (size_t)b * BLOCK);
-                finish(tensors->values + eval_row(layer, kv_head, 0), logits, zone, q, &all[eval_exact_at(layer, q, head)]);
+                    block_logits(blocks + (size_t)b * BLOCK * EVAL_HEAD_DIM, query,
+                                 logits + (size_t)b * BLOCK);
+                finish(tensors->values + eval_row(layer, kv_head, 0), logits, zone, q,
+                       &all[eval_exact_at(layer, q, head)]);
             }
     }
     free(blocks);

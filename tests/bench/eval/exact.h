@@ -1,4 +1,5 @@
-/* exact.h - attention over every token, worked out apart from the product's kernels: what the policies are compared with. */
+/* exact.h - attention over every token, worked out apart from the product's kernels: what the policies are
+ * compared with. */
 #ifndef EVAL_EXACT_H
 #define EVAL_EXACT_H
 

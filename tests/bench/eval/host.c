@@ -16,8 +16,8 @@
 #define MOMENT_SUMS (2 + 2 * (size_t)EVAL_HEAD_DIM * EVAL_HEAD_DIM)
 
 typedef struct range {
-    uint32_t first, count;      /* indexed tokens, sinks excluded */
-    lwk_build_t build;          /* its outputs */
+    uint32_t first, count;       /* indexed tokens, sinks excluded */
+    lwk_build_t build;           /* its outputs */
     uint64_t *record[EVAL_JOBS]; /* [entries] offset of each record in host->records */
 } range_t;
 
@@ -31,7 +31,7 @@ struct eval_host {
     lwk_scratch_t scratch;
     range_t ranges[EVAL_RANGES_MAX];
     uint32_t range_count;
-    uint8_t *records; /* [EVAL_JOBS][EVAL_TOKENS] row pairs: the landing */
+    uint8_t *records;  /* [EVAL_JOBS][EVAL_TOKENS] row pairs: the landing */
     lwk_tile_t *tiles; /* [EVAL_JOBS] of the range being published */
     uint64_t *head, *tail, *arrivals;
     uint32_t slot, layer;
@@ -55,7 +55,10 @@ static void *take(eval_host_t *host, lwk_memory_t kind, size_t bytes)
     return memory;
 }
 
-static void *device(eval_host_t *host, size_t bytes) { return take(host, LWK_MEMORY_DEVICE, bytes); }
+static void *device(eval_host_t *host, size_t bytes)
+{
+    return take(host, LWK_MEMORY_DEVICE, bytes);
+}
 
 static void give(eval_host_t *host, const void *memory)
 {
@@ -80,18 +83,28 @@ static uint32_t outlier_capacity(const eval_index_spec_t *spec)
     return (spec->segment_tokens + LW_UNIT_TOKENS - 1) / LW_UNIT_TOKENS * LW_OUTLIERS_PER_UNIT_MAX;
 }
 
-/* ---- building ----------------------------------------------------------------------------------------------------- */
+/* ---- building ----------------------------------------------------------------------------------- */
 
 static lwk_build_t build_args(eval_host_t *host, const range_t *range)
 {
     const eval_index_spec_t *spec = &host->spec;
     lwk_build_t b = {
-        .job_count = EVAL_JOBS, .token_count = range->count, .head_dim = EVAL_HEAD_DIM, .dtype = LW_DTYPE_BF16,
-        .keys = host->tensors->keys, .values = host->tensors->values,
-        .job_stride = (uint64_t)EVAL_TOKENS * EVAL_HEAD_DIM, .first_row = range->first, .ring_rows = EVAL_TOKENS,
-        .cluster_tokens = spec->cluster_tokens, .outlier_ppm = spec->outlier_ppm, .iterations = 10,
-        .cluster_encoding = spec->cluster_encoding, .outlier_encoding = spec->outlier_encoding,
-        .cluster_capacity = cluster_capacity(spec), .outlier_capacity = outlier_capacity(spec),
+        .job_count = EVAL_JOBS,
+        .token_count = range->count,
+        .head_dim = EVAL_HEAD_DIM,
+        .dtype = LW_DTYPE_BF16,
+        .keys = host->tensors->keys,
+        .values = host->tensors->values,
+        .job_stride = (uint64_t)EVAL_TOKENS * EVAL_HEAD_DIM,
+        .first_row = range->first,
+        .ring_rows = EVAL_TOKENS,
+        .cluster_tokens = spec->cluster_tokens,
+        .outlier_ppm = spec->outlier_ppm,
+        .iterations = 10,
+        .cluster_encoding = spec->cluster_encoding,
+        .outlier_encoding = spec->outlier_encoding,
+        .cluster_capacity = cluster_capacity(spec),
+        .outlier_capacity = outlier_capacity(spec),
     };
     size_t clusters = (size_t)EVAL_JOBS * b.cluster_capacity;
     b.assign = device(host, (size_t)EVAL_JOBS * b.token_count * sizeof *b.assign);
@@ -104,8 +117,9 @@ static lwk_build_t build_args(eval_host_t *host, const range_t *range)
     b.value_means = device(host, clusters * EVAL_HEAD_DIM * sizeof *b.value_means);
     b.spreads = device(host, clusters * sizeof *b.spreads);
     b.moment_sums = device(host, EVAL_JOBS * MOMENT_SUMS * sizeof *b.moment_sums);
-    b.index_stride = lwk_index_layout(b.cluster_encoding, b.outlier_encoding, b.cluster_capacity, b.outlier_capacity,
-                                      EVAL_HEAD_DIM).bytes;
+    b.index_stride = lwk_index_layout(b.cluster_encoding, b.outlier_encoding, b.cluster_capacity,
+                                      b.outlier_capacity, EVAL_HEAD_DIM)
+                         .bytes;
     b.index = device(host, EVAL_JOBS * b.index_stride);
     b.workspace_bytes = host->backend->build_workspace_bytes(&b);
     b.workspace = device(host, b.workspace_bytes);
@@ -137,8 +151,9 @@ static void build_range(eval_host_t *host, range_t *range)
             range->record[job][e] = at;
             at += PAIR_BYTES * (e < clusters ? b->sizes[(size_t)job * b->cluster_capacity + e] : 1);
         }
-        host->index_bytes +=
-            lwk_index_layout(b->cluster_encoding, b->outlier_encoding, clusters, entries - clusters, EVAL_HEAD_DIM).bytes;
+        host->index_bytes += lwk_index_layout(b->cluster_encoding, b->outlier_encoding, clusters,
+                                              entries - clusters, EVAL_HEAD_DIM)
+                                 .bytes;
     }
 }
 
@@ -191,8 +206,12 @@ static void publish_range(eval_host_t *host, uint32_t row, uint32_t end)
 {
     range_t *range = &host->ranges[row];
     uint8_t *moments = sum_moments(host);
-    lwk_publish_t args = {.store = &host->store, .session = &host->session, .row = row, .tiles = host->tiles,
-                          .token_count = end - host->session.sealed_count, .moments = moments};
+    lwk_publish_t args = {.store = &host->store,
+                          .session = &host->session,
+                          .row = row,
+                          .tiles = host->tiles,
+                          .token_count = end - host->session.sealed_count,
+                          .moments = moments};
     for (uint32_t job = 0; job < EVAL_JOBS; job++) {
         host->tiles[job] = make_tile(host, range, job);
         uint32_t entries = (uint32_t)host->tiles[job].cluster_count + host->tiles[job].outlier_count;
@@ -202,13 +221,16 @@ static void publish_range(eval_host_t *host, uint32_t row, uint32_t end)
     give(host, moments);
 }
 
-/* ---- a handle ------------------------------------------------------------------------------------------------------ */
+/* ---- a handle ----------------------------------------------------------------------------------- */
 
 static void create_store(eval_host_t *host)
 {
     lwk_store_t *store = &host->store;
-    store->shape = (lwk_shape_t){.layer_count = EVAL_LAYERS, .kv_head_count = EVAL_KV_HEADS, .group = EVAL_GROUP,
-                                 .head_dim = EVAL_HEAD_DIM, .dtype = LW_DTYPE_BF16,
+    store->shape = (lwk_shape_t){.layer_count = EVAL_LAYERS,
+                                 .kv_head_count = EVAL_KV_HEADS,
+                                 .group = EVAL_GROUP,
+                                 .head_dim = EVAL_HEAD_DIM,
+                                 .dtype = LW_DTYPE_BF16,
                                  .scale = (float)(1 / sqrt(EVAL_HEAD_DIM))};
     store->tiles = device(host, EVAL_RANGES_MAX * EVAL_JOBS * sizeof(lwk_tile_t));
     store->range_capacity = EVAL_RANGES_MAX;
@@ -236,9 +258,11 @@ static void create_session(eval_host_t *host)
     session->steady_values = device(host, (size_t)EVAL_JOBS * STEADY_ROWS * ROW_BYTES);
     session->moments = device(host, EVAL_JOBS * lwk_moments_bytes(EVAL_HEAD_DIM));
     for (uint32_t job = 0; job < EVAL_JOBS; job++) {
-        size_t to = (size_t)job * LW_SINK_TOKENS * EVAL_HEAD_DIM, from = (size_t)job * EVAL_TOKENS * EVAL_HEAD_DIM;
+        size_t to = (size_t)job * LW_SINK_TOKENS * EVAL_HEAD_DIM,
+               from = (size_t)job * EVAL_TOKENS * EVAL_HEAD_DIM;
         memcpy((uint16_t *)session->sink_keys + to, host->tensors->keys + from, LW_SINK_TOKENS * ROW_BYTES);
-        memcpy((uint16_t *)session->sink_values + to, host->tensors->values + from, LW_SINK_TOKENS * ROW_BYTES);
+        memcpy((uint16_t *)session->sink_values + to, host->tensors->values + from,
+               LW_SINK_TOKENS * ROW_BYTES);
     }
 }
 
@@ -246,8 +270,13 @@ static void create_scratch(eval_host_t *host)
 {
     const eval_index_spec_t *spec = &host->spec;
     uint32_t entries = EVAL_RANGES_MAX * (cluster_capacity(spec) + outlier_capacity(spec));
-    lwk_dims_t dims = {.shape = host->store.shape, .session_count = 1, .query_tokens = 1, .entry_capacity = entries,
-                       .range_list_capacity = EVAL_RANGES_MAX, .item_capacity = entries, .steady_rows = STEADY_ROWS};
+    lwk_dims_t dims = {.shape = host->store.shape,
+                       .session_count = 1,
+                       .query_tokens = 1,
+                       .entry_capacity = entries,
+                       .range_list_capacity = EVAL_RANGES_MAX,
+                       .item_capacity = entries,
+                       .steady_rows = STEADY_ROWS};
     uint64_t workspace = host->backend->workspace_bytes(&dims);
     must(host->backend->warm_up(host->dev, &dims) == LW_OK, "warm-up");
     host->scratch = lwk_scratch_carve(&dims, device(host, lwk_scratch_bytes(&dims, workspace)), workspace);
@@ -255,7 +284,8 @@ static void create_scratch(eval_host_t *host)
     host->lse = device(host, EVAL_HEADS * sizeof *host->lse);
 }
 
-eval_host_t *eval_host_create(const lwk_backend_t *backend, const eval_tensors_t *tensors, const eval_index_spec_t *spec)
+eval_host_t *eval_host_create(const lwk_backend_t *backend, const eval_tensors_t *tensors,
+                              const eval_index_spec_t *spec)
 {
     eval_host_t *host = calloc(1, sizeof *host);
     must(host != NULL, "allocation");
@@ -269,7 +299,8 @@ eval_host_t *eval_host_create(const lwk_backend_t *backend, const eval_tensors_t
     create_session(host);
     create_scratch(host);
     for (uint32_t first = 0; first < spec->index_end; first += spec->segment_tokens) {
-        uint32_t end = first + spec->segment_tokens < spec->index_end ? first + spec->segment_tokens : spec->index_end;
+        uint32_t end =
+            first + spec->segment_tokens < spec->index_end ? first + spec->segment_tokens : spec->index_end;
         uint32_t row = host->range_count++;
         must(row < EVAL_RANGES_MAX, "number of segments");
         host->ranges[row].first = first == 0 ? LW_SINK_TOKENS : first;
@@ -283,8 +314,9 @@ eval_host_t *eval_host_create(const lwk_backend_t *backend, const eval_tensors_t
 static void destroy_range(eval_host_t *host, uint32_t row)
 {
     const lwk_build_t *b = &host->ranges[row].build;
-    const void *parts[] = {b->assign, b->order, b->sizes, b->parents, b->cluster_count, b->outlier_count, b->centroids,
-                           b->value_means, b->spreads, b->moment_sums, b->index, b->workspace};
+    const void *parts[] = {b->assign,        b->order,         b->sizes,     b->parents,
+                           b->cluster_count, b->outlier_count, b->centroids, b->value_means,
+                           b->spreads,       b->moment_sums,   b->index,     b->workspace};
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts); i++)
         give(host, parts[i]);
     for (uint32_t job = 0; job < EVAL_JOBS; job++) {
@@ -304,9 +336,18 @@ void eval_host_destroy(eval_host_t *host)
     for (uint32_t row = 0; row < host->range_count; row++)
         destroy_range(host, row);
     /* The scratch's first part is where its memory begins. */
-    const void *parts[] = {session->ranges, session->sink_keys, session->sink_values, session->steady_keys,
-                           session->steady_values, session->moments, host->scratch.query, host->out, host->lse,
-                           host->records, host->tiles, store->tiles};
+    const void *parts[] = {session->ranges,
+                           session->sink_keys,
+                           session->sink_values,
+                           session->steady_keys,
+                           session->steady_values,
+                           session->moments,
+                           host->scratch.query,
+                           host->out,
+                           host->lse,
+                           host->records,
+                           host->tiles,
+                           store->tiles};
     const void *pinned[] = {store->tickets, host->head, host->tail, host->arrivals, store->counters};
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts); i++)
         give(host, parts[i]);
@@ -321,7 +362,10 @@ double eval_host_index_bytes(const eval_host_t *host)
     return (double)host->index_bytes / ((double)EVAL_JOBS * (host->spec.index_end - LW_SINK_TOKENS));
 }
 
-double eval_host_build_seconds(const eval_host_t *host) { return host->build_seconds; }
+double eval_host_build_seconds(const eval_host_t *host)
+{
+    return host->build_seconds;
+}
 
 uint32_t eval_host_entries(const eval_host_t *host)
 {
@@ -332,17 +376,19 @@ uint32_t eval_host_entries(const eval_host_t *host)
     return sum / EVAL_JOBS;
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps -------------------------------------------------------------------------------------- */
 
 void eval_host_begin(eval_host_t *host, const eval_zone_t *zone, const lwk_policy_t *policy, uint32_t query)
 {
     lwk_session_t *session = &host->session;
-    uint32_t first = eval_recent_first(zone, query), count = eval_position(query) - first; /* the step brings the last one */
+    uint32_t first = eval_recent_first(zone, query),
+             count = eval_position(query) - first; /* the step brings the last one */
     session->policy = *policy;
     session->token_count = session->sealed_count + count;
     for (uint32_t job = 0; job < EVAL_JOBS; job++)
         for (uint32_t i = 0; i < count; i++) {
-            size_t to = ((size_t)job * STEADY_ROWS + (session->sealed_count + i) % STEADY_ROWS) * EVAL_HEAD_DIM;
+            size_t to =
+                ((size_t)job * STEADY_ROWS + (session->sealed_count + i) % STEADY_ROWS) * EVAL_HEAD_DIM;
             size_t from = ((size_t)job * EVAL_TOKENS + first + i) * EVAL_HEAD_DIM;
             memcpy((uint16_t *)session->steady_keys + to, host->tensors->keys + from, ROW_BYTES);
             memcpy((uint16_t *)session->steady_values + to, host->tensors->values + from, ROW_BYTES);
@@ -354,7 +400,8 @@ static void answer_tickets(eval_host_t *host)
 {
     for (uint64_t t = *host->tail; t < *host->head; t++) {
         const lwk_ticket_t *ticket = &host->store.tickets[t % TICKETS];
-        uint64_t at = host->ranges[ticket->row].record[ticket->layer * EVAL_KV_HEADS + ticket->head][ticket->entry];
+        uint64_t at =
+            host->ranges[ticket->row].record[ticket->layer * EVAL_KV_HEADS + ticket->head][ticket->entry];
         host->arrivals[t % TICKETS] = lwk_arrival(t, (uint32_t)(at / LWK_LANDING_UNIT));
     }
 }
@@ -366,11 +413,19 @@ eval_step_t eval_host_layer(eval_host_t *host, uint32_t query, uint32_t layer)
     size_t row = eval_row(layer, 0, eval_position(query));
     int64_t head = (int64_t)EVAL_TOKENS * EVAL_HEAD_DIM;
     lwk_step_t step = {
-        .layer = layer, .session_count = 1, .query_tokens = 1,
-        .store = &host->store, .sessions = &host->session, .slots = &host->slot, .scratch = host->scratch,
+        .layer = layer,
+        .session_count = 1,
+        .query_tokens = 1,
+        .store = &host->store,
+        .sessions = &host->session,
+        .slots = &host->slot,
+        .scratch = host->scratch,
         .query = {tensors->queries + eval_query(layer, query, 0), 0, 0, EVAL_HEAD_DIM},
-        .key = {tensors->keys + row, 0, 0, head}, .value = {tensors->values + row, 0, 0, head},
-        .out_fp32 = host->out, .lse_out = host->lse, .wait_us = 1000,
+        .key = {tensors->keys + row, 0, 0, head},
+        .value = {tensors->values + row, 0, 0, head},
+        .out_fp32 = host->out,
+        .lse_out = host->lse,
+        .wait_us = 1000,
     };
     must(backend->prepare(host->dev, &step, NULL) == LW_OK, "prepare");
     must(backend->score(host->dev, &step, NULL) == LW_OK, "score");
@@ -385,13 +440,15 @@ eval_step_t eval_host_layer(eval_host_t *host, uint32_t query, uint32_t layer)
     return (eval_step_t){host->out, host->lse};
 }
 
-uint32_t eval_host_retrieved(const eval_host_t *host, uint32_t kv_head, uint32_t *tokens_out, uint32_t *entries_out)
+uint32_t eval_host_retrieved(const eval_host_t *host, uint32_t kv_head, uint32_t *tokens_out,
+                             uint32_t *entries_out)
 {
     const lwk_item_t *items = host->scratch.items + (size_t)kv_head * host->scratch.item_capacity;
     uint32_t job = host->layer * EVAL_KV_HEADS + kv_head, count = 0;
     for (uint32_t i = 0; i < host->scratch.item_count[kv_head]; i++) {
         const range_t *range = &host->ranges[items[i].range];
-        uint64_t first = range->record[job][items[i].entry] / PAIR_BYTES - (uint64_t)job * EVAL_TOKENS - range->first;
+        uint64_t first =
+            range->record[job][items[i].entry] / PAIR_BYTES - (uint64_t)job * EVAL_TOKENS - range->first;
         const uint32_t *order = range->build.order + (size_t)job * range->count + first;
         for (uint32_t k = 0; k < items[i].size; k++)
             tokens_out[count++] = range->first + order[k];

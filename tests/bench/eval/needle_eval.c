@@ -1,9 +1,11 @@
 /* needle_eval.c - how far the index is from exact attention, on captured tensors, for a list of policies.
  *
- *   needle_eval FOLDER [--backend NAME] [--segment TOKENS[,TOKENS]] [--only TEXT] [--every N] [--layers] [--json FILE]
+ *   needle_eval FOLDER [--backend NAME] [--segment TOKENS[,TOKENS]] [--only TEXT] [--every N] [--layers]
+ * [--json FILE]
  *
- * FOLDER holds the tensors (tensors.h). --only: rows whose factor or policy contains TEXT. --every: each N-th query. --layers: one
- * line for each layer as well. The table goes to standard output, progress to standard error. One thread. */
+ * FOLDER holds the tensors (tensors.h). --only: rows whose factor or policy contains TEXT. --every: each N-th
+ * query. --layers: one line for each layer as well. The table goes to standard output, progress to standard
+ * error. One thread. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +29,10 @@ typedef struct kept {
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: needle_eval FOLDER [--backend NAME] [--segment TOKENS[,TOKENS]] [--only TEXT] [--every N] "
-                    "[--layers] [--json FILE]\n");
+    fprintf(
+        stderr,
+        "usage: needle_eval FOLDER [--backend NAME] [--segment TOKENS[,TOKENS]] [--only TEXT] [--every N] "
+        "[--layers] [--json FILE]\n");
     return 2;
 }
 
@@ -84,7 +88,8 @@ static double check_exact(const eval_tensors_t *tensors, const eval_exact_t *exa
         for (uint32_t i = 0; i < EVAL_OUTPUTS; i++) {
             uint32_t query = EVAL_QUERIES - EVAL_OUTPUTS + i;
             for (uint32_t head = 0; head < EVAL_HEADS && query % every == 0; head++) {
-                const float *want = tensors->outputs + (((size_t)layer * EVAL_OUTPUTS + i) * EVAL_HEADS + head) * EVAL_HEAD_DIM;
+                const float *want = tensors->outputs +
+                                    (((size_t)layer * EVAL_OUTPUTS + i) * EVAL_HEADS + head) * EVAL_HEAD_DIM;
                 const float *got = exact[eval_exact_at(layer, query, head)].out;
                 double gap = 0, size = 0;
                 for (uint32_t j = 0; j < EVAL_HEAD_DIM; j++) {
@@ -97,7 +102,8 @@ static double check_exact(const eval_tensors_t *tensors, const eval_exact_t *exa
     return worst;
 }
 
-static void prepare_exact(const eval_tensors_t *tensors, const eval_zone_t *zone, uint32_t every, kept_t *kept)
+static void prepare_exact(const eval_tensors_t *tensors, const eval_zone_t *zone, uint32_t every,
+                          kept_t *kept)
 {
     if (kept->exact != NULL && memcmp(zone, &kept->zone, sizeof *zone) == 0)
         return;
@@ -109,8 +115,8 @@ static void prepare_exact(const eval_tensors_t *tensors, const eval_zone_t *zone
                 check_exact(tensors, kept->exact, every));
 }
 
-static void prepare_host(const lwk_backend_t *backend, const eval_tensors_t *tensors, const eval_index_spec_t *spec,
-                         kept_t *kept)
+static void prepare_host(const lwk_backend_t *backend, const eval_tensors_t *tensors,
+                         const eval_index_spec_t *spec, kept_t *kept)
 {
     if (kept->host != NULL && memcmp(spec, &kept->spec, sizeof *spec) == 0)
         return;
@@ -120,7 +126,8 @@ static void prepare_host(const lwk_backend_t *backend, const eval_tensors_t *ten
     kept->spec = *spec;
 }
 
-static void run(const options_t *options, const lwk_backend_t *backend, const eval_tensors_t *tensors, FILE *json)
+static void run(const options_t *options, const lwk_backend_t *backend, const eval_tensors_t *tensors,
+                FILE *json)
 {
     eval_policy_t rows[EVAL_POLICIES_MAX];
     uint32_t count = eval_policies(rows), printed = 0;
@@ -133,8 +140,8 @@ static void run(const options_t *options, const lwk_backend_t *backend, const ev
                 continue;
             uint32_t recent = row->recent == 0 ? LW_RECENT_TOKENS : row->recent;
             eval_zone_t zone = {EVAL_TOKENS - EVAL_QUERIES - recent, row->recent};
-            eval_index_spec_t spec = {options->segments[s], zone.index_end, row->outlier_ppm, row->cluster_encoding,
-                                      row->outlier_encoding, row->cluster_tokens};
+            eval_index_spec_t spec = {options->segments[s],  zone.index_end,        row->outlier_ppm,
+                                      row->cluster_encoding, row->outlier_encoding, row->cluster_tokens};
             prepare_exact(tensors, &zone, options->every, &kept);
             prepare_host(backend, tensors, &spec, &kept);
             eval_result_t result = eval_measure(tensors, kept.host, row, &zone, kept.exact, options->every);
@@ -146,8 +153,8 @@ static void run(const options_t *options, const lwk_backend_t *backend, const ev
                 fprintf(json, printed++ == 0 ? "[\n" : ",\n");
                 eval_print_json(json, row, options->segments[s], &result);
             }
-            fprintf(stderr, "%u %s, %s: build %.2f s, layer step %.0f us\n", options->segments[s], row->group, row->name,
-                    result.build_seconds, result.step_us);
+            fprintf(stderr, "%u %s, %s: build %.2f s, layer step %.0f us\n", options->segments[s], row->group,
+                    row->name, result.build_seconds, result.step_us);
         }
     if (json != NULL)
         fprintf(json, printed == 0 ? "[]\n" : "\n]\n");

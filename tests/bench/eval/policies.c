@@ -4,15 +4,27 @@
 static eval_policy_t base(const char *group, const char *name)
 {
     return (eval_policy_t){
-        .group = group, .name = name, .outlier_ppm = 125000, .cluster_encoding = LW_ENCODING_INT8,
-        .outlier_encoding = LW_ENCODING_INT4, .cluster_tokens = 16,
-        .policy = {.rank = LWK_RANK_EXPECTED_MAX, .budget = LWK_BUDGET_TOKENS,
-                   .correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE, .cluster_tokens = 16, .retrieve_ppm = 32000,
-                   .estimate_ppm = 1000000, .accuracy_ppm = 500000, .floor_entries = 8, .cap_ppm = 50000, .z = 1.5f},
+        .group = group,
+        .name = name,
+        .outlier_ppm = 125000,
+        .cluster_encoding = LW_ENCODING_INT8,
+        .outlier_encoding = LW_ENCODING_INT4,
+        .cluster_tokens = 16,
+        .policy = {.rank = LWK_RANK_EXPECTED_MAX,
+                   .budget = LWK_BUDGET_TOKENS,
+                   .correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE,
+                   .cluster_tokens = 16,
+                   .retrieve_ppm = 32000,
+                   .estimate_ppm = 1000000,
+                   .accuracy_ppm = 500000,
+                   .floor_entries = 8,
+                   .cap_ppm = 50000,
+                   .z = 1.5f},
     };
 }
 
-/* bf16, no outliers, centroids ranked by their own logit, round(1.8% of n / 16) clusters and 23.2% estimated, uncorrected. */
+/* bf16, no outliers, centroids ranked by their own logit, round(1.8% of n / 16) clusters and 23.2% estimated,
+ * uncorrected. */
 static eval_policy_t paper(const char *name)
 {
     eval_policy_t row = base("paper", name);
@@ -73,7 +85,10 @@ static void add_budget(list_t *list)
     static const struct {
         const char *name;
         uint32_t ppm;
-    } budgets[] = {{"nothing retrieved", 0}, {"1.2% of tokens", 12000}, {"1.8% of tokens", 18000}, {"6% of tokens", 60000}};
+    } budgets[] = {{"nothing retrieved", 0},
+                   {"1.2% of tokens", 12000},
+                   {"1.8% of tokens", 18000},
+                   {"6% of tokens", 60000}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(budgets); i++)
         add(list, base("budget", budgets[i].name))->policy.retrieve_ppm = budgets[i].ppm;
     static const struct {
@@ -92,8 +107,10 @@ static void add_encodings(list_t *list)
     static const struct {
         const char *name;
         uint32_t cluster, outlier;
-    } encodings[] = {{"fp32", LW_ENCODING_FP32, LW_ENCODING_FP32}, {"bf16", LW_ENCODING_BF16, LW_ENCODING_BF16},
-                     {"int8", LW_ENCODING_INT8, LW_ENCODING_INT8}, {"int4", LW_ENCODING_INT4, LW_ENCODING_INT4}};
+    } encodings[] = {{"fp32", LW_ENCODING_FP32, LW_ENCODING_FP32},
+                     {"bf16", LW_ENCODING_BF16, LW_ENCODING_BF16},
+                     {"int8", LW_ENCODING_INT8, LW_ENCODING_INT8},
+                     {"int4", LW_ENCODING_INT4, LW_ENCODING_INT4}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(encodings); i++) {
         eval_policy_t *row = add(list, base("encoding", encodings[i].name));
         row->cluster_encoding = encodings[i].cluster;

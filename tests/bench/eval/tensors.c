@@ -25,7 +25,8 @@ lw_status_t eval_tensors_open(const char *folder, eval_tensors_t *tensors_out, l
     size_t layer = (size_t)EVAL_KV_HEADS * EVAL_TOKENS * EVAL_HEAD_DIM * sizeof(uint16_t);
     size_t queries = (size_t)EVAL_LAYERS * EVAL_QUERIES * EVAL_HEADS * EVAL_HEAD_DIM * sizeof(uint16_t);
     size_t outputs = (size_t)EVAL_LAYERS * EVAL_OUTPUTS * EVAL_HEADS * EVAL_HEAD_DIM * sizeof(float);
-    eval_tensors_t t = {malloc(layer * EVAL_LAYERS), malloc(layer * EVAL_LAYERS), malloc(queries), malloc(outputs)};
+    eval_tensors_t t = {malloc(layer * EVAL_LAYERS), malloc(layer * EVAL_LAYERS), malloc(queries),
+                        malloc(outputs)};
     lw_status_t status = LW_OK;
     if (t.keys == NULL || t.values == NULL || t.queries == NULL || t.outputs == NULL)
         status = lw_fail(error, LW_ERR_NO_MEMORY, "no memory for the tensors");

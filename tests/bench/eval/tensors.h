@@ -1,4 +1,5 @@
-/* tensors.h - the captured keys, values, queries and outputs that needle_eval measures on, as the files hold them. */
+/* tensors.h - the captured keys, values, queries and outputs that needle_eval measures on, as the files hold
+ * them. */
 #ifndef EVAL_TENSORS_H
 #define EVAL_TENSORS_H
 
@@ -25,8 +26,8 @@ typedef struct eval_tensors {
     float *outputs;          /* [EVAL_LAYERS][EVAL_OUTPUTS][EVAL_HEADS][d] exact causal attention */
 } eval_tensors_t;
 
-/* Reads k-layerL.bin, v-layerL.bin, q-layers.bin and o-layers-last64.bin from a folder; ERR_NOT_FOUND or ERR_INVALID names the
- * file. */
+/* Reads k-layerL.bin, v-layerL.bin, q-layers.bin and o-layers-last64.bin from a folder; ERR_NOT_FOUND or
+ * ERR_INVALID names the file. */
 lw_status_t eval_tensors_open(const char *folder, eval_tensors_t *tensors_out, lw_error_t *error);
 void eval_tensors_close(eval_tensors_t *tensors);
 
@@ -40,13 +41,16 @@ static inline size_t eval_query(uint32_t layer, uint32_t query, uint32_t head)
     return (((size_t)layer * EVAL_QUERIES + query) * EVAL_HEADS + head) * EVAL_HEAD_DIM;
 }
 
-/* Which tokens a query attends to: those before index_end, and then the newest `recent` up to its own position, or all from
- * index_end on when recent is 0. Exact attention and the index see the same tokens. */
+/* Which tokens a query attends to: those before index_end, and then the newest `recent` up to its own
+ * position, or all from index_end on when recent is 0. Exact attention and the index see the same tokens. */
 typedef struct eval_zone {
     uint32_t index_end, recent;
 } eval_zone_t;
 
-static inline uint32_t eval_position(uint32_t query) { return EVAL_TOKENS - EVAL_QUERIES + query; }
+static inline uint32_t eval_position(uint32_t query)
+{
+    return EVAL_TOKENS - EVAL_QUERIES + query;
+}
 static inline uint32_t eval_recent_first(const eval_zone_t *zone, uint32_t query)
 {
     return zone->recent == 0 ? zone->index_end : eval_position(query) + 1 - zone->recent;

@@ -12,10 +12,10 @@
 #include <cmocka.h>
 
 const build_ops_t build_backends[2] = {
-    {"ref", lwk_ref_build_workspace_bytes, lwk_ref_kmeans, lwk_ref_outliers, lwk_ref_moments, lwk_ref_encode, lwk_ref_pack,
-     lwk_ref_unpack},
-    {"cpu", lwk_cpu_build_workspace_bytes, lwk_cpu_kmeans, lwk_cpu_outliers, lwk_cpu_moments, lwk_cpu_encode, lwk_cpu_pack,
-     lwk_cpu_unpack},
+    {"ref", lwk_ref_build_workspace_bytes, lwk_ref_kmeans, lwk_ref_outliers, lwk_ref_moments, lwk_ref_encode,
+     lwk_ref_pack, lwk_ref_unpack},
+    {"cpu", lwk_cpu_build_workspace_bytes, lwk_cpu_kmeans, lwk_cpu_outliers, lwk_cpu_moments, lwk_cpu_encode,
+     lwk_cpu_pack, lwk_cpu_unpack},
 };
 
 static void *filled(size_t bytes)
@@ -44,7 +44,8 @@ build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
     args->iterations = 10;
     args->cluster_encoding = spec->cluster_encoding == 0 ? LW_ENCODING_BF16 : spec->cluster_encoding;
     args->outlier_encoding = spec->outlier_encoding == 0 ? LW_ENCODING_BF16 : spec->outlier_encoding;
-    args->cluster_capacity = spec->cluster_capacity == 0 ? units * LW_CLUSTERS_PER_UNIT_MAX : spec->cluster_capacity;
+    args->cluster_capacity =
+        spec->cluster_capacity == 0 ? units * LW_CLUSTERS_PER_UNIT_MAX : spec->cluster_capacity;
     args->outlier_capacity = units * LW_OUTLIERS_PER_UNIT_MAX;
     size_t clusters = jobs * args->cluster_capacity;
     args->keys = fixture.keys = calloc(jobs * args->ring_rows, row_bytes);
@@ -61,8 +62,9 @@ build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
     args->value_means = filled(clusters * d * sizeof *args->value_means);
     args->spreads = filled(clusters * sizeof *args->spreads);
     args->moment_sums = filled(jobs * (2 + 2 * (size_t)d * d) * sizeof *args->moment_sums);
-    args->index_stride = lwk_index_layout(args->cluster_encoding, args->outlier_encoding, args->cluster_capacity,
-                                          args->outlier_capacity, d).bytes;
+    args->index_stride = lwk_index_layout(args->cluster_encoding, args->outlier_encoding,
+                                          args->cluster_capacity, args->outlier_capacity, d)
+                             .bytes;
     args->index = aligned_alloc(64, jobs * args->index_stride);
     assert_non_null(args->index);
     memset(args->index, 0xA5, jobs * args->index_stride);
@@ -79,9 +81,10 @@ build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
 void build_close(build_fixture_t *fixture)
 {
     lwk_build_t *args = &fixture->args;
-    void *owned[] = {fixture->keys, fixture->values, args->assign, args->order, args->sizes, args->parents,
-                     args->cluster_count, args->outlier_count, args->centroids, args->value_means, args->spreads,
-                     args->moment_sums, args->index, fixture->records, fixture->record_bytes, args->workspace};
+    void *owned[] = {fixture->keys,   fixture->values,   args->assign,          args->order,
+                     args->sizes,     args->parents,     args->cluster_count,   args->outlier_count,
+                     args->centroids, args->value_means, args->spreads,         args->moment_sums,
+                     args->index,     fixture->records,  fixture->record_bytes, args->workspace};
     for (size_t i = 0; i < LW_ARRAY_SIZE(owned); i++)
         free(owned[i]);
 }
@@ -99,10 +102,12 @@ void build_run(build_fixture_t *fixture, const build_ops_t *ops)
 static size_t element(const build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel)
 {
     const lwk_build_t *args = &fixture->args;
-    return (size_t)(job * args->job_stride) + (size_t)((args->first_row + token) % args->ring_rows) * args->head_dim + channel;
+    return (size_t)(job * args->job_stride) +
+           (size_t)((args->first_row + token) % args->ring_rows) * args->head_dim + channel;
 }
 
-void build_set(build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel, float key, float value)
+void build_set(build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel, float key,
+               float value)
 {
     lwk_store(fixture->keys, fixture->args.dtype, element(fixture, job, token, channel), key);
     lwk_store(fixture->values, fixture->args.dtype, element(fixture, job, token, channel), value);
@@ -145,7 +150,9 @@ void build_fill_groups(build_fixture_t *fixture, lw_prng_t *prng, uint32_t group
             base[at] = 8 * build_normal(prng);
         for (uint32_t t = 0; t < args->token_count; t++)
             for (uint32_t j = 0; j < d; j++)
-                build_set(fixture, job, t, j, (float)(base[(size_t)((uint64_t)t * groups / args->token_count) * d + j] + 0.1 * build_normal(prng)),
+                build_set(fixture, job, t, j,
+                          (float)(base[(size_t)((uint64_t)t * groups / args->token_count) * d + j] +
+                                  0.1 * build_normal(prng)),
                           (float)build_normal(prng));
     }
     free(base);
@@ -156,7 +163,8 @@ uint64_t build_seed(void)
     const char *wanted = getenv("LW_TEST_SEED");
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t seed = wanted != NULL ? strtoull(wanted, NULL, 0) : (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
+    uint64_t seed =
+        wanted != NULL ? strtoull(wanted, NULL, 0) : (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
     printf("seed: LW_TEST_SEED=%llu\n", (unsigned long long)seed);
     return seed;
 }

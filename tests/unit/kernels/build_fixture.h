@@ -1,4 +1,5 @@
-/* build_fixture.h - an lwk_build_t with all its buffers, made-up rows to fill it, and the ops of both host backends. */
+/* build_fixture.h - an lwk_build_t with all its buffers, made-up rows to fill it, and the ops of both host
+ * backends. */
 #ifndef BUILD_FIXTURE_H
 #define BUILD_FIXTURE_H
 
@@ -41,7 +42,8 @@ void build_close(build_fixture_t *fixture);
 /* All five ops; asserts that each says OK. */
 void build_run(build_fixture_t *fixture, const build_ops_t *ops);
 
-void build_set(build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel, float key, float value);
+void build_set(build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel, float key,
+               float value);
 float build_key(const build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel);
 float build_value(const build_fixture_t *fixture, uint32_t job, uint32_t token, uint32_t channel);
 

@@ -11,7 +11,7 @@
 #define DIRECTIONS 24 /* shared by topics and types */
 #define TOPICS 96
 #define TYPES 384
-#define PASSAGE 160   /* tokens on average */
+#define PASSAGE 160 /* tokens on average */
 #define ROTARY_BASE 500000.0
 
 typedef struct world {

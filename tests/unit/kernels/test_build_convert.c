@@ -20,7 +20,10 @@ static double half_value(uint32_t h)
     return h & 0x8000 ? -magnitude : magnitude;
 }
 
-static int is_half_number(uint32_t h) { return (h & 0x7C00) != 0x7C00; }
+static int is_half_number(uint32_t h)
+{
+    return (h & 0x7C00) != 0x7C00;
+}
 
 static void test_every_fp16_number_survives_the_round_trip(void **state)
 {

@@ -13,8 +13,8 @@
 static uint64_t seed;
 
 /* One element as the format says it is read. */
-static float decoded(const uint8_t *index, uint32_t encoding, uint32_t rows, uint32_t center, uint32_t channel, uint32_t scales,
-                     uint32_t d, uint32_t entry, uint32_t j)
+static float decoded(const uint8_t *index, uint32_t encoding, uint32_t rows, uint32_t center,
+                     uint32_t channel, uint32_t scales, uint32_t d, uint32_t entry, uint32_t j)
 {
     const uint8_t *row = index + rows + (size_t)entry * lwk_encoded_row_bytes(encoding, d);
     if (encoding == LW_ENCODING_FP32)
@@ -27,15 +27,16 @@ static float decoded(const uint8_t *index, uint32_t encoding, uint32_t rows, uin
 }
 
 /* Half a code step, the rounding of the scale at the last code, and of the arithmetic. */
-static double bound(const uint8_t *index, uint32_t encoding, uint32_t channel, uint32_t scales, uint32_t entry, uint32_t j,
-                    double x)
+static double bound(const uint8_t *index, uint32_t encoding, uint32_t channel, uint32_t scales,
+                    uint32_t entry, uint32_t j, double x)
 {
     if (encoding == LW_ENCODING_FP32)
         return 0;
     if (encoding == LW_ENCODING_BF16)
         return ldexp(fabs(x), -8);
     double most = encoding == LW_ENCODING_INT8 ? 127 : 7;
-    double step = ((const float *)(index + channel))[j] * lwk_f16_to_f32(((const uint16_t *)(index + scales))[entry]);
+    double step =
+        ((const float *)(index + channel))[j] * lwk_f16_to_f32(((const uint16_t *)(index + scales))[entry]);
     return step * (0.501 + most * 0x1p-10) + fabs(x) * 1e-6;
 }
 
@@ -46,7 +47,8 @@ typedef struct rows {
 static void check_row(const uint8_t *index, const rows_t *rows, uint32_t d, uint32_t entry, const float *want)
 {
     for (uint32_t j = 0; j < d; j++) {
-        float got = decoded(index, rows->encoding, rows->at, rows->center, rows->channel, rows->scales, d, entry, j);
+        float got =
+            decoded(index, rows->encoding, rows->at, rows->center, rows->channel, rows->scales, d, entry, j);
         double limit = bound(index, rows->encoding, rows->channel, rows->scales, entry, j, want[j]);
         if (!(fabs((double)got - want[j]) <= limit))
             fail_msg("entry %u channel %u: %g for %g, limit %g", entry, j, got, want[j], limit);
@@ -57,11 +59,15 @@ static void check_index(const build_fixture_t *f, uint32_t job)
 {
     const lwk_build_t *args = &f->args;
     uint32_t d = args->head_dim, clusters = args->cluster_count[job], outliers = args->outlier_count[job];
-    lwk_index_layout_t at = lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
+    lwk_index_layout_t at =
+        lwk_index_layout(args->cluster_encoding, args->outlier_encoding, clusters, outliers, d);
     const uint8_t *index = args->index + job * args->index_stride;
-    rows_t keys = {args->cluster_encoding, at.cluster_keys, at.key_center, at.key_channel, at.cluster_key_scales};
-    rows_t values = {args->cluster_encoding, at.cluster_values, at.value_center, at.value_channel, at.cluster_value_scales};
-    rows_t outlier_keys = {args->outlier_encoding, at.outlier_keys, at.key_center, at.key_channel, at.outlier_key_scales};
+    rows_t keys = {args->cluster_encoding, at.cluster_keys, at.key_center, at.key_channel,
+                   at.cluster_key_scales};
+    rows_t values = {args->cluster_encoding, at.cluster_values, at.value_center, at.value_channel,
+                     at.cluster_value_scales};
+    rows_t outlier_keys = {args->outlier_encoding, at.outlier_keys, at.key_center, at.key_channel,
+                           at.outlier_key_scales};
     size_t first = (size_t)job * args->cluster_capacity;
     for (uint32_t c = 0; c < clusters; c++) {
         check_row(index, &keys, d, c, args->centroids + (first + c) * d);
@@ -88,8 +94,13 @@ static void check_all_encodings(uint32_t dtype, uint32_t n, double scale, uint32
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++)
         for (size_t i = 0; i < 16; i++) {
-            build_spec_t spec = {.jobs = 2, .tokens = n, .head_dim = 40, .dtype = dtype, .outlier_ppm = outlier_ppm,
-                                 .cluster_encoding = encodings[i / 4], .outlier_encoding = encodings[i % 4]};
+            build_spec_t spec = {.jobs = 2,
+                                 .tokens = n,
+                                 .head_dim = 40,
+                                 .dtype = dtype,
+                                 .outlier_ppm = outlier_ppm,
+                                 .cluster_encoding = encodings[i / 4],
+                                 .outlier_encoding = encodings[i % 4]};
             build_fixture_t f = build_open(&spec, &build_backends[b]);
             build_fill_noise(&f, &prng, scale);
             build_run(&f, &build_backends[b]);
@@ -141,8 +152,13 @@ static void test_a_loud_channel_does_not_drown_the_others(void **state)
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 1, .tokens = 512, .head_dim = 32, .dtype = LW_DTYPE_FP32, .outlier_ppm = 125000,
-                             .cluster_encoding = LW_ENCODING_INT4, .outlier_encoding = LW_ENCODING_INT4};
+        build_spec_t spec = {.jobs = 1,
+                             .tokens = 512,
+                             .head_dim = 32,
+                             .dtype = LW_DTYPE_FP32,
+                             .outlier_ppm = 125000,
+                             .cluster_encoding = LW_ENCODING_INT4,
+                             .outlier_encoding = LW_ENCODING_INT4};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         build_fill_noise(&f, &prng, 1);
         for (uint32_t t = 0; t < 512; t++)
@@ -153,12 +169,14 @@ static void test_a_loud_channel_does_not_drown_the_others(void **state)
         double error = 0;
         for (uint32_t o = 0; o < outliers; o++)
             for (uint32_t j = 6; j < 32; j++) {
-                float got = decoded(f.args.index, LW_ENCODING_INT4, at.outlier_keys, at.key_center, at.key_channel,
-                                    at.outlier_key_scales, 32, o, j);
+                float got = decoded(f.args.index, LW_ENCODING_INT4, at.outlier_keys, at.key_center,
+                                    at.key_channel, at.outlier_key_scales, 32, o, j);
                 double gap = got - build_key(&f, 0, f.args.order[512 - outliers + o], j);
                 error += gap * gap / (outliers * 26.0);
             }
-        assert_true(sqrt(error) < 0.2); /* the channels' deviation is 1; codes shared with channel 5 would lose nearly all of it */
+        assert_true(
+            sqrt(error) <
+            0.2); /* the channels' deviation is 1; codes shared with channel 5 would lose nearly all of it */
         build_close(&f);
     }
 }
@@ -167,8 +185,13 @@ static void test_cpu_writes_the_index_of_ref(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    build_spec_t spec = {.jobs = 1, .tokens = 600, .head_dim = 64, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000,
-                         .cluster_encoding = LW_ENCODING_INT8, .outlier_encoding = LW_ENCODING_INT4};
+    build_spec_t spec = {.jobs = 1,
+                         .tokens = 600,
+                         .head_dim = 64,
+                         .dtype = LW_DTYPE_BF16,
+                         .outlier_ppm = 125000,
+                         .cluster_encoding = LW_ENCODING_INT8,
+                         .outlier_encoding = LW_ENCODING_INT4};
     build_fixture_t f = build_open(&spec, &build_backends[0]);
     build_fill_noise(&f, &prng, 1);
     build_run(&f, &build_backends[0]);
@@ -178,8 +201,10 @@ static void test_cpu_writes_the_index_of_ref(void **state)
     f.args.workspace = realloc(f.args.workspace, f.args.workspace_bytes);
     assert_int_equal(lwk_cpu_encode(NULL, &f.args, NULL), LW_OK);
     check_index(&f, 0);
-    uint32_t bytes = lwk_index_layout(LW_ENCODING_INT8, LW_ENCODING_INT4, f.args.cluster_count[0], f.args.outlier_count[0], 64)
-                         .bytes, different = 0;
+    uint32_t bytes = lwk_index_layout(LW_ENCODING_INT8, LW_ENCODING_INT4, f.args.cluster_count[0],
+                                      f.args.outlier_count[0], 64)
+                         .bytes,
+             different = 0;
     for (uint32_t i = 0; i < bytes; i++)
         different += ref[i] != f.args.index[i];
     printf("%u of %u index bytes differ\n", different, bytes);

@@ -1,4 +1,5 @@
-/* test_build_isa.c - each instruction set's loops against the plain ones, on every set that this processor runs. */
+/* test_build_isa.c - each instruction set's loops against the plain ones, on every set that this processor
+ * runs. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,7 +41,8 @@ static void test_assign_finds_the_largest_inner_product(void **state)
     uint16_t *assign = malloc(n * sizeof *assign), *fused = malloc(n * sizeof *fused);
     for (uint32_t c = clusters; c < panels * 16; c++)
         for (uint32_t j = 0; j < d; j++)
-            lanes[(c / 16 * d + j) * 16 + c % 16] = lanes[((clusters - 1) / 16 * d + j) * 16 + (clusters - 1) % 16];
+            lanes[(c / 16 * d + j) * 16 + c % 16] =
+                lanes[((clusters - 1) / 16 * d + j) * 16 + (clusters - 1) % 16];
     for (unsigned at = 0; at < LWK_CPU_BUILD_ISAS; at++) {
         const lwk_cpu_build_isa_t *isa = lwk_cpu_build_isa_at(at);
         if (isa == NULL)

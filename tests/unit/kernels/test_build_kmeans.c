@@ -16,7 +16,8 @@ static void check_partition(const build_fixture_t *f)
 {
     const lwk_build_t *args = &f->args;
     for (uint32_t job = 0; job < args->job_count; job++) {
-        uint32_t clusters = args->cluster_count[job], sum = 0, members[LW_CLUSTERS_PER_UNIT_MAX * LW_SEGMENT_UNITS_MAX] = {0};
+        uint32_t clusters = args->cluster_count[job], sum = 0,
+                 members[LW_CLUSTERS_PER_UNIT_MAX * LW_SEGMENT_UNITS_MAX] = {0};
         assert_in_range(clusters, 1, args->cluster_capacity);
         for (uint32_t t = 0; t < args->token_count; t++) {
             uint32_t c = args->assign[(size_t)job * args->token_count + t];
@@ -91,10 +92,20 @@ static void test_kmeans_refuses_shapes_that_do_not_fit(void **state)
         struct {
             uint32_t *field, bad;
         } cases[] = {
-            {&f.args.token_count, 0}, {&f.args.token_count, LW_SEGMENT_TOKENS_MAX + 1}, {&f.args.head_dim, 0},
-            {&f.args.head_dim, 12}, {&f.args.head_dim, LW_HEAD_DIM_MAX + 8}, {&f.args.dtype, 0}, {&f.args.dtype, 9},
-            {&f.args.ring_rows, 99}, {&f.args.ring_rows, 0}, {&f.args.first_row, 100}, {&f.args.cluster_tokens, 0},
-            {&f.args.cluster_capacity, 1}, {&f.args.cluster_capacity, 70000}, {&f.args.outlier_ppm, 1000001},
+            {&f.args.token_count, 0},
+            {&f.args.token_count, LW_SEGMENT_TOKENS_MAX + 1},
+            {&f.args.head_dim, 0},
+            {&f.args.head_dim, 12},
+            {&f.args.head_dim, LW_HEAD_DIM_MAX + 8},
+            {&f.args.dtype, 0},
+            {&f.args.dtype, 9},
+            {&f.args.ring_rows, 99},
+            {&f.args.ring_rows, 0},
+            {&f.args.first_row, 100},
+            {&f.args.cluster_tokens, 0},
+            {&f.args.cluster_capacity, 1},
+            {&f.args.cluster_capacity, 70000},
+            {&f.args.outlier_ppm, 1000001},
         };
         for (size_t i = 0; i < LW_ARRAY_SIZE(cases); i++) {
             uint32_t good = *cases[i].field;
@@ -115,9 +126,14 @@ static void test_clusters_partition_the_tokens_for_any_count(void **state)
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     for (size_t i = 0; i < LW_ARRAY_SIZE(counts); i++) {
-        build_spec_t spec = {.jobs = 2, .tokens = counts[i], .head_dim = i % 2 ? 24 : 64,
-                             .dtype = i % 3 == 0 ? LW_DTYPE_BF16 : i % 3 == 1 ? LW_DTYPE_FP16 : LW_DTYPE_FP32,
-                             .ring_rows = counts[i] + 7, .first_row = counts[i] / 2};
+        build_spec_t spec = {.jobs = 2,
+                             .tokens = counts[i],
+                             .head_dim = i % 2 ? 24 : 64,
+                             .dtype = i % 3 == 0   ? LW_DTYPE_BF16
+                                      : i % 3 == 1 ? LW_DTYPE_FP16
+                                                   : LW_DTYPE_FP32,
+                             .ring_rows = counts[i] + 7,
+                             .first_row = counts[i] / 2};
         build_fixture_t f = build_open(&spec, &build_backends[0]);
         build_fill_noise(&f, &prng, 1);
         expect_valid_clusters(&f);
@@ -157,7 +173,8 @@ static void test_capacity_below_the_usual_number_is_kept(void **state)
     lw_prng_seed(&prng, seed);
     /* 16 clusters are the fewest that can hold 1,024 tokens at 64 each. */
     for (uint32_t capacity = 16; capacity <= 80; capacity += 8) {
-        build_spec_t spec = {.jobs = 1, .tokens = 1024, .head_dim = 16, .dtype = LW_DTYPE_FP32, .cluster_capacity = capacity};
+        build_spec_t spec = {
+            .jobs = 1, .tokens = 1024, .head_dim = 16, .dtype = LW_DTYPE_FP32, .cluster_capacity = capacity};
         build_fixture_t f = build_open(&spec, &build_backends[0]);
         build_fill_noise(&f, &prng, 1);
         expect_valid_clusters(&f);
@@ -242,9 +259,14 @@ static void test_a_job_does_not_depend_on_its_neighbours_or_its_ring(void **stat
 {
     for (int b = 0; b < 2; b++) {
         build_spec_t alone = {.jobs = 1, .tokens = 500, .head_dim = 32, .dtype = LW_DTYPE_BF16};
-        build_spec_t among = {.jobs = 3, .tokens = 500, .head_dim = 32, .dtype = LW_DTYPE_BF16, .ring_rows = 640,
+        build_spec_t among = {.jobs = 3,
+                              .tokens = 500,
+                              .head_dim = 32,
+                              .dtype = LW_DTYPE_BF16,
+                              .ring_rows = 640,
                               .first_row = 300};
-        build_fixture_t f = build_open(&alone, &build_backends[b]), g = build_open(&among, &build_backends[b]);
+        build_fixture_t f = build_open(&alone, &build_backends[b]),
+                        g = build_open(&among, &build_backends[b]);
         lw_prng_t prng;
         lw_prng_seed(&prng, seed + 1);
         build_fill_noise(&g, &prng, 1);
@@ -263,8 +285,13 @@ static void test_a_job_does_not_depend_on_its_neighbours_or_its_ring(void **stat
 static void test_the_same_input_gives_the_same_bits(void **state)
 {
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 2, .tokens = 1000, .head_dim = 64, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000,
-                             .cluster_encoding = LW_ENCODING_INT8, .outlier_encoding = LW_ENCODING_INT4};
+        build_spec_t spec = {.jobs = 2,
+                             .tokens = 1000,
+                             .head_dim = 64,
+                             .dtype = LW_DTYPE_BF16,
+                             .outlier_ppm = 125000,
+                             .cluster_encoding = LW_ENCODING_INT8,
+                             .outlier_encoding = LW_ENCODING_INT4};
         build_fixture_t f[2];
         for (int i = 0; i < 2; i++) {
             lw_prng_t prng;
@@ -277,7 +304,8 @@ static void test_the_same_input_gives_the_same_bits(void **state)
         assert_memory_equal(f[0].args.assign, f[1].args.assign, 2000 * sizeof(uint16_t));
         assert_memory_equal(f[0].args.order, f[1].args.order, 2000 * sizeof(uint32_t));
         assert_memory_equal(f[0].args.index, f[1].args.index, 2 * f[0].args.index_stride);
-        assert_memory_equal(f[0].args.moment_sums, f[1].args.moment_sums, 2 * (2 + 2 * d * d) * sizeof(double));
+        assert_memory_equal(f[0].args.moment_sums, f[1].args.moment_sums,
+                            2 * (2 + 2 * d * d) * sizeof(double));
         assert_memory_equal(f[0].record_bytes, f[1].record_bytes, 2000 * 2 * 2 * d);
         build_close(&f[0]);
         build_close(&f[1]);

@@ -17,7 +17,8 @@ static void check_moments(const build_fixture_t *f, uint32_t job)
     const lwk_build_t *args = &f->args;
     uint32_t d = args->head_dim, n = args->token_count, indexed = n - args->outlier_count[job];
     const double *sums = args->moment_sums + (size_t)job * (2 + 2 * (size_t)d * d);
-    double *key_key = calloc((size_t)d * d, sizeof *key_key), *value_key = calloc((size_t)d * d, sizeof *value_key), square = 0;
+    double *key_key = calloc((size_t)d * d, sizeof *key_key),
+           *value_key = calloc((size_t)d * d, sizeof *value_key), square = 0;
     for (uint32_t i = 0; i < indexed; i++) {
         uint32_t t = args->order[(size_t)job * n + i], c = args->assign[(size_t)job * n + t];
         size_t mean = ((size_t)job * args->cluster_capacity + c) * d;
@@ -34,13 +35,15 @@ static void check_moments(const build_fixture_t *f, uint32_t job)
     }
     assert_true(sums[0] == indexed);
     assert_true(fabs(sums[1] - square) <= 1e-5 * square);
-    /* Entries are compared with the size of the matrix, not with their own, which may be a near cancellation. */
+    /* Entries are compared with the size of the matrix, not with their own, which may be a near cancellation.
+     */
     double norm_kk = 0, norm_vk = 0, error_kk = 0, error_vk = 0;
     for (size_t at = 0; at < (size_t)d * d; at++) {
         norm_kk += key_key[at] * key_key[at];
         norm_vk += value_key[at] * value_key[at];
         error_kk += (sums[2 + at] - key_key[at]) * (sums[2 + at] - key_key[at]);
-        error_vk += (sums[2 + (size_t)d * d + at] - value_key[at]) * (sums[2 + (size_t)d * d + at] - value_key[at]);
+        error_vk +=
+            (sums[2 + (size_t)d * d + at] - value_key[at]) * (sums[2 + (size_t)d * d + at] - value_key[at]);
     }
     assert_true(sqrt(error_kk) <= 1e-5 * sqrt(norm_kk));
     assert_true(sqrt(error_vk) <= 1e-5 * sqrt(norm_vk));
@@ -55,8 +58,13 @@ static void test_moments_are_the_plain_sums(void **state)
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++)
         for (size_t i = 0; i < LW_ARRAY_SIZE(dims); i++) {
-            build_spec_t spec = {.jobs = 2, .tokens = 333, .head_dim = dims[i], .dtype = LW_DTYPE_BF16,
-                                 .outlier_ppm = i % 2 ? 125000 : 0, .ring_rows = 400, .first_row = 200};
+            build_spec_t spec = {.jobs = 2,
+                                 .tokens = 333,
+                                 .head_dim = dims[i],
+                                 .dtype = LW_DTYPE_BF16,
+                                 .outlier_ppm = i % 2 ? 125000 : 0,
+                                 .ring_rows = 400,
+                                 .first_row = 200};
             build_fixture_t f = build_open(&spec, &build_backends[b]);
             build_fill_noise(&f, &prng, 1);
             build_run(&f, &build_backends[b]);

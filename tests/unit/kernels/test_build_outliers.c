@@ -22,7 +22,8 @@ static double distance_to(const build_fixture_t *f, uint32_t job, uint32_t t, co
     return sum;
 }
 
-/* Order is a permutation, sorted within each record; outliers are sorted by (parent, token) and belong to their parent. */
+/* Order is a permutation, sorted within each record; outliers are sorted by (parent, token) and belong to
+ * their parent. */
 static void check_order(const build_fixture_t *f)
 {
     const lwk_build_t *args = &f->args;
@@ -30,7 +31,8 @@ static void check_order(const build_fixture_t *f)
     uint8_t *seen = calloc(n, 1);
     for (uint32_t job = 0; job < args->job_count; job++) {
         const uint32_t *order = args->order + (size_t)job * n;
-        const uint16_t *assign = args->assign + (size_t)job * n, *sizes = args->sizes + (size_t)job * args->cluster_capacity;
+        const uint16_t *assign = args->assign + (size_t)job * n,
+                       *sizes = args->sizes + (size_t)job * args->cluster_capacity;
         const uint16_t *parents = args->parents + (size_t)job * args->outlier_capacity;
         uint32_t at = 0;
         memset(seen, 0, n);
@@ -47,7 +49,8 @@ static void check_order(const build_fixture_t *f)
             assert_true(order[at] < n && !seen[order[at]]);
             seen[order[at]] = 1;
             assert_int_equal(assign[order[at]], parents[o]);
-            assert_true(o == 0 || parents[o] > parents[o - 1] || (parents[o] == parents[o - 1] && order[at] > order[at - 1]));
+            assert_true(o == 0 || parents[o] > parents[o - 1] ||
+                        (parents[o] == parents[o - 1] && order[at] > order[at - 1]));
         }
         assert_int_equal(at, n);
     }
@@ -145,7 +148,8 @@ static void test_outliers_stay_within_capacity(void **state)
 static void test_a_key_on_its_centroid_is_no_outlier(void **state)
 {
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 1, .tokens = 128, .head_dim = 8, .dtype = LW_DTYPE_BF16, .outlier_ppm = 500000};
+        build_spec_t spec = {
+            .jobs = 1, .tokens = 128, .head_dim = 8, .dtype = LW_DTYPE_BF16, .outlier_ppm = 500000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         for (uint32_t t = 0; t < 128; t++)
             for (uint32_t j = 0; j < 8; j++)
@@ -158,7 +162,8 @@ static void test_a_key_on_its_centroid_is_no_outlier(void **state)
     }
 }
 
-/* Integers whose sums are exact in fp32: value means times the tokens that they stand for must give the total back. */
+/* Integers whose sums are exact in fp32: value means times the tokens that they stand for must give the total
+ * back. */
 static void test_values_are_conserved(void **state)
 {
     lw_prng_t prng;
@@ -223,7 +228,8 @@ static void test_huge_keys_give_finite_spreads(void **state)
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 1, .tokens = 300, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
+        build_spec_t spec = {
+            .jobs = 1, .tokens = 300, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         build_fill_noise(&f, &prng, 1e30);
         build_run(&f, &build_backends[b]);
@@ -241,7 +247,8 @@ static void test_cpu_chooses_as_ref_does_from_the_same_clusters(void **state)
     lw_prng_seed(&prng, seed);
     build_fixture_t f = made(1001, 125000, &build_backends[0], &prng);
     lwk_build_t *args = &f.args;
-    args->workspace_bytes = lw_max_u64(build_backends[0].workspace_bytes(args), build_backends[1].workspace_bytes(args));
+    args->workspace_bytes =
+        lw_max_u64(build_backends[0].workspace_bytes(args), build_backends[1].workspace_bytes(args));
     args->workspace = realloc(args->workspace, args->workspace_bytes);
     uint32_t *order = malloc(2002 * sizeof *order);
     assert_int_equal(lwk_ref_kmeans(NULL, args, NULL), LW_OK);

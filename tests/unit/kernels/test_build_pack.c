@@ -16,10 +16,16 @@ static lwk_unpack_t unpack_of(const build_fixture_t *f, uint32_t job, void *keys
 {
     const lwk_build_t *args = &f->args;
     return (lwk_unpack_t){
-        .head_dim = args->head_dim, .dtype = args->dtype, .cluster_count = args->cluster_count[job],
-        .outlier_count = args->outlier_count[job], .token_count = args->token_count,
-        .sizes = args->sizes + (size_t)job * args->cluster_capacity, .order = args->order + (size_t)job * args->token_count,
-        .records = f->records[job], .keys = keys, .values = values,
+        .head_dim = args->head_dim,
+        .dtype = args->dtype,
+        .cluster_count = args->cluster_count[job],
+        .outlier_count = args->outlier_count[job],
+        .token_count = args->token_count,
+        .sizes = args->sizes + (size_t)job * args->cluster_capacity,
+        .order = args->order + (size_t)job * args->token_count,
+        .records = f->records[job],
+        .keys = keys,
+        .values = values,
     };
 }
 
@@ -28,7 +34,8 @@ static void test_unpack_refuses_sizes_and_orders_that_do_not_add_up(void **state
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 1, .tokens = 90, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
+        build_spec_t spec = {
+            .jobs = 1, .tokens = 90, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         build_fill_noise(&f, &prng, 1);
         build_run(&f, &build_backends[b]);
@@ -55,8 +62,13 @@ static void test_a_record_is_its_rows_of_k_then_its_rows_of_v(void **state)
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++) {
-        build_spec_t spec = {.jobs = 2, .tokens = 200, .head_dim = 8, .dtype = LW_DTYPE_FP32, .outlier_ppm = 100000,
-                             .ring_rows = 256, .first_row = 100};
+        build_spec_t spec = {.jobs = 2,
+                             .tokens = 200,
+                             .head_dim = 8,
+                             .dtype = LW_DTYPE_FP32,
+                             .outlier_ppm = 100000,
+                             .ring_rows = 256,
+                             .first_row = 100};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         build_fill_noise(&f, &prng, 1);
         build_run(&f, &build_backends[b]);
@@ -84,8 +96,13 @@ static void test_pack_and_unpack_give_every_bit_back(void **state)
     lw_prng_seed(&prng, seed);
     for (int b = 0; b < 2; b++)
         for (size_t i = 0; i < LW_ARRAY_SIZE(dtypes); i++) {
-            build_spec_t spec = {.jobs = 2, .tokens = 1020, .head_dim = 64, .dtype = dtypes[i], .outlier_ppm = 125000,
-                                 .ring_rows = 1100, .first_row = 900};
+            build_spec_t spec = {.jobs = 2,
+                                 .tokens = 1020,
+                                 .head_dim = 64,
+                                 .dtype = dtypes[i],
+                                 .outlier_ppm = 125000,
+                                 .ring_rows = 1100,
+                                 .first_row = 900};
             build_fixture_t f = build_open(&spec, &build_backends[b]);
             build_fill_noise(&f, &prng, 1);
             build_run(&f, &build_backends[b]);

@@ -1,5 +1,5 @@
-/* test_build_recall.c - how many of the 100 tokens with the largest logits lie in the clusters ranked first, 128K synthetic tokens
- * in segments of 8,192, at 1.8% of the tokens. */
+/* test_build_recall.c - how many of the 100 tokens with the largest logits lie in the clusters ranked first,
+ * 128K synthetic tokens in segments of 8,192, at 1.8% of the tokens. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,14 +47,16 @@ static void find_top(const float *query, const float *keys, ranked_t *list, uint
         top_out[i] = list[i].at;
 }
 
-static double recall_of(const build_fixture_t *f, const float *query, const uint32_t *top, ranked_t *list, uint8_t *chosen)
+static double recall_of(const build_fixture_t *f, const float *query, const uint32_t *top, ranked_t *list,
+                        uint8_t *chosen)
 {
     const lwk_build_t *args = &f->args;
     uint32_t entries = 0, taken = 0, found = 0;
     for (uint32_t s = 0; s < SEGMENTS; s++)
         for (uint32_t c = 0; c < args->cluster_count[s]; c++, entries++)
-            list[entries] = (ranked_t){dot(query, args->centroids + ((size_t)s * args->cluster_capacity + c) * HEAD_DIM),
-                                       s * args->cluster_capacity + c};
+            list[entries] =
+                (ranked_t){dot(query, args->centroids + ((size_t)s * args->cluster_capacity + c) * HEAD_DIM),
+                           s * args->cluster_capacity + c};
     qsort(list, entries, sizeof *list, by_key_down);
     memset(chosen, 0, SEGMENTS * args->cluster_capacity);
     for (uint32_t e = 0; e < entries && taken < TOKENS * 18ull / 1000; e++) {
@@ -66,7 +68,8 @@ static double recall_of(const build_fixture_t *f, const float *query, const uint
     return (double)found / TOP;
 }
 
-static double mean_recall(build_fixture_t *f, uint32_t iterations, const float *queries, const uint32_t *top, ranked_t *list)
+static double mean_recall(build_fixture_t *f, uint32_t iterations, const float *queries, const uint32_t *top,
+                          ranked_t *list)
 {
     uint8_t *chosen = malloc(SEGMENTS * f->args.cluster_capacity);
     double sum = 0;
@@ -80,9 +83,11 @@ static double mean_recall(build_fixture_t *f, uint32_t iterations, const float *
 
 static void test_recall_of_the_top_100_reaches_its_gate(void **state)
 {
-    float *keys = malloc((size_t)TOKENS * HEAD_DIM * sizeof *keys), *queries = malloc(QUERIES * HEAD_DIM * sizeof *queries);
+    float *keys = malloc((size_t)TOKENS * HEAD_DIM * sizeof *keys),
+          *queries = malloc(QUERIES * HEAD_DIM * sizeof *queries);
     build_spec_t build = {.jobs = SEGMENTS, .tokens = SEGMENT, .head_dim = HEAD_DIM, .dtype = LW_DTYPE_FP32};
-    synthetic_spec_t spec = {.tokens = TOKENS, .head_dim = HEAD_DIM, .queries = QUERIES, .seed = 20, .noise = 0.3};
+    synthetic_spec_t spec = {
+        .tokens = TOKENS, .head_dim = HEAD_DIM, .queries = QUERIES, .seed = 20, .noise = 0.3};
     build_fixture_t f = build_open(&build, &build_backends[1]);
     synthetic_keys(&spec, keys, queries);
     memcpy(f.keys, keys, (size_t)TOKENS * HEAD_DIM * sizeof *keys);
