@@ -124,7 +124,7 @@ int lwc_perf_stream_serve(int argc, char **argv); /* the child's main */
 
 /* ---- perftest_report.c ---- */
 void lwc_perf_row_latency(lwc_perf_row_t *row, uint32_t *latency_ns100, uint64_t count); /* sorts them */
-void lwc_perf_print_row_json(const lwc_perf_row_t *row);                                 /* one line */
+void lwc_perf_print_row_json(const lwc_perf_row_t *row);                                 /* one line, for programs */
 /* Medians of `rows` by mode and batch: a table, and JSON where asked for. False when the file cannot be written. */
 bool lwc_perf_report(const lwc_perf_options_t *options, const lwc_perf_row_t *rows, uint32_t count);
 

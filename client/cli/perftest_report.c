@@ -92,12 +92,11 @@ static void write_figures(lwc_json_t *json, lwc_perf_mode_t mode, uint32_t batch
 
 void lwc_perf_print_row_json(const lwc_perf_row_t *row)
 {
-    figures_t figures = figures_of(row);
-    lwc_json_t json = lwc_json(stdout);
-    lwc_json_open(&json, NULL, '{');
-    write_figures(&json, row->mode, row->batch, &figures);
-    lwc_json_close(&json);
-    (void)lwc_json_end(&json);
+    figures_t f = figures_of(row);
+    printf("{\"mode\":\"%s\",\"batch\":%u,\"gb_s\":%.4f,\"requests_s\":%.1f,\"records_s\":%.1f,\"p50_us\":%.1f,"
+           "\"p99_us\":%.1f,\"p999_us\":%.1f,\"client_cpu_s_gib\":%.4f,\"server_cpu_s_gib\":%.4f}\n",
+           lwc_perf_mode_text(row->mode), row->batch, f.gb_s, f.requests_s, f.records_s, f.p50_us, f.p99_us, f.p999_us,
+           f.client_cpu_gib, f.server_cpu_gib);
     fflush(stdout);
 }
 

@@ -6,12 +6,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "fabric/fabric_address.h"
 
-#define SENDER_AWAKE_US 10000u /* then the peer is taken for asleep or stopped */
+#define SENDER_WAKES_US 200u /* while sends wait for a shared-memory peer */
+#define ENDING_WAKES_US 50000u
 #define PROGRESS_ROUNDS_MAX 64u /* bound of one progress call */
 #define CLOSE_ROUNDS_US 1000000u /* how long close() waits for graceful ends */
 
@@ -20,6 +24,14 @@ static uint64_t monotonic_us(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+static void close_event_fd(lw_fabric_t *fabric)
+{
+    if (fabric->timer_fd >= 0)
+        (void)close(fabric->timer_fd);
+    if (fabric->event_fd >= 0)
+        (void)close(fabric->event_fd);
 }
 
 static ucs_status_t set_handler(lw_fabric_t *fabric, unsigned id, ucp_am_recv_callback_t callback)
@@ -33,6 +45,28 @@ static ucs_status_t set_handler(lw_fabric_t *fabric, unsigned id, ucp_am_recv_ca
         .arg = fabric,
     };
     return ucp_worker_set_am_recv_handler(fabric->worker, &handler);
+}
+
+/* Nothing of UCX wakes a sender when the queue to a shared-memory peer has room again, nor anybody when an ending
+ * connection's time is over: a timer does. */
+static bool make_event_fd(lw_fabric_t *fabric)
+{
+    int worker_fd;
+    struct epoll_event readable = {.events = EPOLLIN};
+    fabric->event_fd = epoll_create1(EPOLL_CLOEXEC);
+    fabric->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (fabric->event_fd >= 0 && fabric->timer_fd >= 0 && ucp_worker_get_efd(fabric->worker, &worker_fd) == UCS_OK &&
+        epoll_ctl(fabric->event_fd, EPOLL_CTL_ADD, worker_fd, &readable) == 0 &&
+        epoll_ctl(fabric->event_fd, EPOLL_CTL_ADD, fabric->timer_fd, &readable) == 0)
+        return true;
+    close_event_fd(fabric);
+    return false;
+}
+
+static void set_timer(lw_fabric_t *fabric, uint64_t us) /* 0: stops it */
+{
+    struct itimerspec when = {.it_value = {.tv_sec = (time_t)(us / 1000000u), .tv_nsec = (long)(us % 1000000u) * 1000}};
+    fabric->timer_set = timerfd_settime(fabric->timer_fd, 0, &when, NULL) == 0 && us > 0;
 }
 
 static lw_status_t create_worker(lw_fabric_t *fabric, lw_error_t *error)
@@ -50,8 +84,8 @@ static lw_status_t create_worker(lw_fabric_t *fabric, lw_error_t *error)
         status = set_handler(fabric, LW_UCX_AM_READY_ID, lw_ucx_on_ready);
     if (status == UCS_OK)
         status = set_handler(fabric, LW_UCX_AM_PART_ID, lw_ucx_on_part);
-    if (status == UCS_OK)
-        status = ucp_worker_get_efd(fabric->worker, &fabric->event_fd);
+    if (status == UCS_OK && !make_event_fd(fabric))
+        status = UCS_ERR_IO_ERROR;
     if (status != UCS_OK) {
         ucp_worker_destroy(fabric->worker);
         return lw_fail(error, lw_ucx_status(status), "UCX worker: %s", ucs_status_string(status));
@@ -106,6 +140,7 @@ static void ucx_close(lw_fabric_t *fabric)
         LW_WARN("fabric", "a shared-memory peer did not answer: its worker's memory stays until the process ends");
         return;
     }
+    close_event_fd(fabric);
     ucp_worker_destroy(fabric->worker);
     lw_ucx_ops_fini(fabric);
     lw_ucx_context_release(fabric->shared);
@@ -201,8 +236,6 @@ static unsigned ucx_progress(lw_fabric_t *fabric)
     events += lw_ucx_run_ready(fabric);
     if (!lw_ucx_list_empty(&fabric->ending))
         events += lw_ucx_reap(fabric);
-    if (events > 0 && fabric->shared->shm)
-        fabric->last_event_us = monotonic_us();
     return events;
 }
 
@@ -212,10 +245,16 @@ static bool ucx_arm(lw_fabric_t *fabric)
 {
     if (!lw_ucx_list_empty(&fabric->ready) || lw_ucx_reap_due(fabric))
         return false;
-    /* Nothing wakes a sender when the queue to a shared-memory peer has room again: stay awake for a while. */
-    if (fabric->shared->shm && fabric->sends > 0 && monotonic_us() - fabric->last_event_us < SENDER_AWAKE_US)
+    if (ucp_worker_arm(fabric->worker) != UCS_OK)
         return false;
-    return ucp_worker_arm(fabric->worker) == UCS_OK;
+    uint64_t wake_us = 0;
+    if (fabric->shared->shm && fabric->sends > 0)
+        wake_us = SENDER_WAKES_US;
+    else if (!lw_ucx_list_empty(&fabric->ending))
+        wake_us = ENDING_WAKES_US;
+    if (wake_us > 0 || fabric->timer_set)
+        set_timer(fabric, wake_us);
+    return true;
 }
 
 const lw_fabric_ops_t *lw_fabric_ucx(void)

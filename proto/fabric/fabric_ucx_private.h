@@ -114,12 +114,13 @@ struct lw_fabric {
     lw_ucx_context_t *shared;
     ucp_worker_h worker;
     ucp_listener_h listener;
-    int event_fd;
+    int event_fd; /* an epoll set: UCX's descriptor and timer_fd */
     bool closing;
     bool worker_lost; /* UCX would abort if the worker were destroyed: it stays until the process ends */
     unsigned depth; /* > 0 while inside send or recv: callbacks wait */
-    uint32_t sends;         /* that UCX holds */
-    uint64_t last_event_us; /* shm: when progress last found something */
+    uint32_t sends; /* that UCX holds */
+    int timer_fd;   /* in event_fd: what UCX's own descriptor does not wake for */
+    bool timer_set;
     lw_ucx_link_t open, ending, ready;
     lw_ucx_link_t free_ops;
     lw_ucx_slab_t *slabs;
