@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,10 +85,11 @@ static void test_the_largest_segment_fits_its_extent(void **state)
                                   .head_dim = dims[i], .dtype = LW_DTYPE_FP32, .cluster_encoding = LW_ENCODING_FP32,
                                   .outlier_encoding = LW_ENCODING_FP32, .moments_bytes = model.moments_bytes};
         for (uint32_t j = 0; j < 3; j++) {
-            plan.head[j].cluster_count = 640;
-            plan.head[j].outlier_count = 1024;
+            plan.head[j].cluster_count = 8 * LW_CLUSTERS_PER_UNIT_MAX;
+            plan.head[j].outlier_count = 8 * LW_OUTLIERS_PER_UNIT_MAX;
             plan.head[j].row_count = 8188;
-            plan.head[j].index_bytes = lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, 640, 1024, dims[i]).bytes;
+            plan.head[j].index_bytes = lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, plan.head[j].cluster_count,
+                                                        plan.head[j].outlier_count, dims[i]).bytes;
         }
         uint64_t bytes = 0;
         assert_int_equal(lw_segment_layout(&plan, NULL, &bytes, &error), LW_OK);
@@ -109,7 +111,7 @@ static void test_sizes_follow_limits_and_options(void **state)
     assert_int_equal(sizes.ticket_capacity, 8192);
     assert_int_equal(sizes.landing_bytes, 1 << 20);
     assert_int_equal(sizes.ranges_max, 11);
-    assert_int_equal(sizes.entry_capacity, 10 * 208);
+    assert_int_equal(sizes.entry_capacity, 10 * (LW_CLUSTERS_PER_UNIT_MAX + LW_OUTLIERS_PER_UNIT_MAX));
     assert_int_equal(sizes.query_rows, 8);
     params.sessions_max = 5000;
     assert_int_equal(lwc_sizes_make(&model, &params, &options, &sizes, &error), LW_ERR_INVALID);
@@ -127,6 +129,32 @@ static void test_bad_configuration_is_refused_by_name(void **state)
     assert_int_equal(lwc_options_load("client.extents=1", &options, &error), LW_ERR_INVALID);
     assert_int_equal(lwc_options_load(";; client.extents=2;", &options, &error), LW_OK);
     assert_int_equal(options.client_extents, 2);
+}
+
+static const char *reference_path;
+
+/* LW_WRITE_REFERENCE=1 writes the page instead of comparing it. */
+static void test_reference_page_of_the_options_is_current(void **state)
+{
+    (void)state;
+    char *wanted = NULL, found[32768];
+    size_t bytes = 0;
+    FILE *memory = open_memstream(&wanted, &bytes);
+    if (!reference_path)
+        skip();
+    lw_options_reference(&lwc_option_table, memory);
+    fclose(memory);
+    FILE *file = fopen(reference_path, getenv("LW_WRITE_REFERENCE") ? "w+" : "r");
+    assert_non_null(file);
+    if (getenv("LW_WRITE_REFERENCE")) {
+        assert_int_equal(fwrite(wanted, 1, bytes, file), bytes);
+        rewind(file);
+    }
+    size_t got = fread(found, 1, sizeof(found) - 1, file);
+    fclose(file);
+    found[got] = '\0';
+    assert_string_equal(found, wanted);
+    free(wanted);
 }
 
 static void test_moments_come_back_as_they_went(void **state)
@@ -158,14 +186,16 @@ static void test_moments_come_back_as_they_went(void **state)
     free(moments);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    reference_path = argc > 1 ? argv[1] : NULL;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_absurd_shapes_are_refused_by_name_and_value),
         cmocka_unit_test(test_defaults_of_a_shape),
         cmocka_unit_test(test_the_largest_segment_fits_its_extent),
         cmocka_unit_test(test_sizes_follow_limits_and_options),
         cmocka_unit_test(test_bad_configuration_is_refused_by_name),
+        cmocka_unit_test(test_reference_page_of_the_options_is_current),
         cmocka_unit_test(test_moments_come_back_as_they_went),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
