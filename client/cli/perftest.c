@@ -1,7 +1,9 @@
-/* perftest.c - `longwave perftest`: how fast the store puts and fetches, without a model. Options, rounds, progress.
+/* perftest.c - `longwave perftest`: how fast the store puts and fetches, without a model. Options, rounds,
+ * progress.
  *
- * Rounds of the chosen modes are interleaved, so that a disturbed moment hits all of them; medians are reported. Checking
- * every byte (--verify) is a pass of its own before the timed rounds; checksums are always verified by the client. */
+ * Rounds of the chosen modes are interleaved, so that a disturbed moment hits all of them; medians are
+ * reported. Checking every byte (--verify) is a pass of its own before the timed rounds; checksums are always
+ * verified by the client. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,13 +17,16 @@
 #define VERIFY_BYTES (256ull << 20)
 
 static const char usage[] =
-    "longwave perftest - measures fabric and store without a model: put, fetch, and what they could be at best\n"
+    "longwave perftest - measures fabric and store without a model: put, fetch, and what they could be at "
+    "best\n"
     "\n"
     "  --modes LIST        of fetch, ceiling, stream, mix, put (default: fetch,ceiling,stream,put)\n"
     "                        fetch    records at random places, one request for a batch, checksums verified\n"
-    "                        ceiling  the same request answered from one contiguous cold extent, same checksums\n"
+    "                        ceiling  the same request answered from one contiguous cold extent, same "
+    "checksums\n"
     "                        stream   as many bytes as bare UCX active messages from cold memory\n"
-    "                        mix      records as the index makes them: clusters of about 16 tokens, half single tokens\n"
+    "                        mix      records as the index makes them: clusters of about 16 tokens, half "
+    "single tokens\n"
     "                        put      the filling of the store\n"
     "  --ceiling, --stream add these modes to fetch\n"
     "  --transport T       tcp (default) or shm\n"
@@ -109,14 +114,17 @@ static bool check_together(const lwc_perf_options_t *options)
                 options->record_bytes);
         return false;
     }
-    if (largest * options->record_bytes > LW_MSG_BULK_MAX || 2 * largest * options->record_bytes > options->store_bytes) {
-        fprintf(stderr, "perftest: %" PRIu64 " records of %u bytes are too many for one request or for the store\n", largest,
-                options->record_bytes);
+    if (largest * options->record_bytes > LW_MSG_BULK_MAX ||
+        2 * largest * options->record_bytes > options->store_bytes) {
+        fprintf(stderr,
+                "perftest: %" PRIu64 " records of %u bytes are too many for one request or for the store\n",
+                largest, options->record_bytes);
         return false;
     }
     if (strcmp(options->transport, "tcp") != 0 && strcmp(options->transport, "shm") != 0 &&
         strcmp(options->transport, "rdma") != 0 && strcmp(options->transport, "auto") != 0) {
-        fprintf(stderr, "perftest: --transport is '%s', must be tcp, shm, rdma or auto\n", options->transport);
+        fprintf(stderr, "perftest: --transport is '%s', must be tcp, shm, rdma or auto\n",
+                options->transport);
         return false;
     }
     return true;
@@ -125,24 +133,51 @@ static bool check_together(const lwc_perf_options_t *options)
 /* 0: go on; otherwise the exit status plus one. */
 static int parse(int argc, char **argv, lwc_perf_options_t *options)
 {
-    enum { MODES = 256, CEILING, STREAM, TRANSPORT, RECORD, BATCH, DEPTH, STORE, ROUNDS, SECONDS, VERIFY, FLEET, STORAGED,
-           JSON, STDIN, QUIET, HELP };
+    enum {
+        MODES = 256,
+        CEILING,
+        STREAM,
+        TRANSPORT,
+        RECORD,
+        BATCH,
+        DEPTH,
+        STORE,
+        ROUNDS,
+        SECONDS,
+        VERIFY,
+        FLEET,
+        STORAGED,
+        JSON,
+        STDIN,
+        QUIET,
+        HELP
+    };
     static const struct option known[] = {
-        {"modes", 1, NULL, MODES}, {"ceiling", 0, NULL, CEILING}, {"stream", 0, NULL, STREAM},
-        {"transport", 1, NULL, TRANSPORT}, {"record-bytes", 1, NULL, RECORD}, {"batch", 1, NULL, BATCH},
-        {"depth", 1, NULL, DEPTH}, {"store-mib", 1, NULL, STORE}, {"rounds", 1, NULL, ROUNDS},
-        {"seconds", 1, NULL, SECONDS}, {"verify", 0, NULL, VERIFY}, {"fleet", 1, NULL, FLEET},
-        {"storaged", 1, NULL, STORAGED}, {"json", 1, NULL, JSON}, {"rounds-from-stdin", 0, NULL, STDIN},
-        {"quiet", 0, NULL, QUIET}, {"help", 0, NULL, HELP}, {0},
+        {"modes", 1, NULL, MODES},
+        {"ceiling", 0, NULL, CEILING},
+        {"stream", 0, NULL, STREAM},
+        {"transport", 1, NULL, TRANSPORT},
+        {"record-bytes", 1, NULL, RECORD},
+        {"batch", 1, NULL, BATCH},
+        {"depth", 1, NULL, DEPTH},
+        {"store-mib", 1, NULL, STORE},
+        {"rounds", 1, NULL, ROUNDS},
+        {"seconds", 1, NULL, SECONDS},
+        {"verify", 0, NULL, VERIFY},
+        {"fleet", 1, NULL, FLEET},
+        {"storaged", 1, NULL, STORAGED},
+        {"json", 1, NULL, JSON},
+        {"rounds-from-stdin", 0, NULL, STDIN},
+        {"quiet", 0, NULL, QUIET},
+        {"help", 0, NULL, HELP},
+        {0},
     };
     uint64_t number = 0;
     bool fine = true, added = false;
     optind = 1;
     for (int opt; fine && (opt = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (opt) {
-        case MODES:
-            fine = parse_modes(optarg, options);
-            break;
+        case MODES: fine = parse_modes(optarg, options); break;
         case CEILING:
         case STREAM:
             if (!added)
@@ -150,16 +185,12 @@ static int parse(int argc, char **argv, lwc_perf_options_t *options)
             added = true;
             options->modes[opt == CEILING ? LWC_PERF_CEILING : LWC_PERF_STREAM] = true;
             break;
-        case TRANSPORT:
-            options->transport = optarg;
-            break;
+        case TRANSPORT: options->transport = optarg; break;
         case RECORD:
             fine = parse_number("record-bytes", optarg, LWC_PERF_ROW_BYTES, 512u << 10, &number);
             options->record_bytes = (uint32_t)number;
             break;
-        case BATCH:
-            fine = parse_batches(optarg, options);
-            break;
+        case BATCH: fine = parse_batches(optarg, options); break;
         case DEPTH:
             fine = parse_number("depth", optarg, 1, LWC_PERF_DEPTH_MAX, &number);
             options->depth = (uint32_t)number;
@@ -176,30 +207,15 @@ static int parse(int argc, char **argv, lwc_perf_options_t *options)
             options->seconds = atof(optarg);
             fine = options->seconds > 0 && options->seconds <= 3600;
             break;
-        case VERIFY:
-            options->verify = true;
-            break;
-        case FLEET:
-            options->fleet = optarg;
-            break;
-        case STORAGED:
-            options->storaged = optarg;
-            break;
-        case JSON:
-            options->json = optarg;
-            break;
-        case STDIN:
-            options->from_stdin = true;
-            break;
-        case QUIET:
-            options->quiet = true;
-            break;
+        case VERIFY: options->verify = true; break;
+        case FLEET: options->fleet = optarg; break;
+        case STORAGED: options->storaged = optarg; break;
+        case JSON: options->json = optarg; break;
+        case STDIN: options->from_stdin = true; break;
+        case QUIET: options->quiet = true; break;
         case HELP:
-        case 'h':
-            fputs(usage, stdout);
-            return 1;
-        default:
-            fine = false;
+        case 'h': fputs(usage, stdout); return 1;
+        default: fine = false;
         }
     }
     options->mix_bytes = options->store_bytes / 4;
@@ -242,15 +258,24 @@ static lw_status_t start_daemon(perftest_t *test, char *control, size_t control_
     uint64_t bytes = options->store_bytes + (options->modes[LWC_PERF_MIX] ? options->mix_bytes : 0);
     snprintf(arena, sizeof(arena), "%" PRIu64, bytes + bytes / 16 + ARENA_SPARE_BYTES);
     const char *const argv[] = {program,
-                                "--ctl.listen", "127.0.0.1:0",
-                                "--ctl.http", "",
-                                "--data.listen", "127.0.0.1:0",
-                                "--data.transports", options->transport,
-                                "--data.threads", "1",
-                                "--mem.arena_bytes", arena,
-                                "--catalogue.path", ":memory:",
-                                "--log.level", "warn",
-                                "--ready-fd", "%ready",
+                                "--ctl.listen",
+                                "127.0.0.1:0",
+                                "--ctl.http",
+                                "",
+                                "--data.listen",
+                                "127.0.0.1:0",
+                                "--data.transports",
+                                options->transport,
+                                "--data.threads",
+                                "1",
+                                "--mem.arena_bytes",
+                                arena,
+                                "--catalogue.path",
+                                ":memory:",
+                                "--log.level",
+                                "warn",
+                                "--ready-fd",
+                                "%ready",
                                 NULL};
     say(test, "starting a daemon");
     lw_status_t status = lwc_perf_child_start(&test->daemon, argv, &test->error);
@@ -273,12 +298,13 @@ static lw_status_t add_row(perftest_t *test, const lwc_perf_row_t *row)
     return LW_OK;
 }
 
-static lw_status_t run_one(perftest_t *test, lwc_perf_mode_t mode, uint32_t batch, double seconds, lwc_perf_row_t *row)
+static lw_status_t run_one(perftest_t *test, lwc_perf_mode_t mode, uint32_t batch, double seconds,
+                           lwc_perf_row_t *row)
 {
     if (mode != LWC_PERF_STREAM)
         return lwc_perf_fetch(&test->client, mode, batch, seconds, row, &test->error);
-    lw_status_t status = lwc_perf_stream_run(test->stream, (uint64_t)batch * test->options.record_bytes, seconds, row,
-                                             &test->error);
+    lw_status_t status = lwc_perf_stream_run(test->stream, (uint64_t)batch * test->options.record_bytes,
+                                             seconds, row, &test->error);
     row->batch = batch;
     return status;
 }
@@ -292,7 +318,8 @@ static lw_status_t run_rounds(perftest_t *test)
                 lwc_perf_row_t row;
                 if (!options->modes[mode])
                     continue;
-                lw_status_t status = run_one(test, mode, options->batches[b], options->seconds / 10, &row); /* warm-up */
+                lw_status_t status =
+                    run_one(test, mode, options->batches[b], options->seconds / 10, &row); /* warm-up */
                 if (status == LW_OK)
                     status = run_one(test, mode, options->batches[b], options->seconds, &row);
                 if (status == LW_OK)
@@ -316,8 +343,8 @@ static lw_status_t run_lines(perftest_t *test)
         lwc_perf_mode_t mode;
         lwc_perf_row_t row;
         unsigned batch;
-        bool known = sscanf(line, "%15s %u", name, &batch) == 2 && parse_mode(name, &mode) && mode != LWC_PERF_PUT &&
-                     test->options.modes[mode];
+        bool known = sscanf(line, "%15s %u", name, &batch) == 2 && parse_mode(name, &mode) &&
+                     mode != LWC_PERF_PUT && test->options.modes[mode];
         for (uint32_t b = 0; known && test->options.batches[b] != batch; b++)
             known = b + 1 < test->options.batch_count;
         if (!known)
@@ -334,8 +361,8 @@ static lw_status_t run_lines(perftest_t *test)
 
 static bool wants_store(const lwc_perf_options_t *options)
 {
-    return options->modes[LWC_PERF_FETCH] || options->modes[LWC_PERF_CEILING] || options->modes[LWC_PERF_MIX] ||
-           options->modes[LWC_PERF_PUT] || options->verify;
+    return options->modes[LWC_PERF_FETCH] || options->modes[LWC_PERF_CEILING] ||
+           options->modes[LWC_PERF_MIX] || options->modes[LWC_PERF_PUT] || options->verify;
 }
 
 static lw_status_t prepare_store(perftest_t *test)
@@ -365,9 +392,17 @@ int lwc_cmd_perftest(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "--stream-server") == 0) /* the child of lwc_perf_stream_open */
         return lwc_perf_stream_serve(argc - 1, argv + 1);
     perftest_t test = {
-        .options = {.transport = "tcp", .record_bytes = 8192, .batches = {64, 256}, .batch_count = 2, .depth = 4,
-                    .store_bytes = 4096ull << 20, .rounds = 5, .seconds = 1.0,
-                    .modes = {[LWC_PERF_FETCH] = true, [LWC_PERF_CEILING] = true, [LWC_PERF_STREAM] = true,
+        .options = {.transport = "tcp",
+                    .record_bytes = 8192,
+                    .batches = {64, 256},
+                    .batch_count = 2,
+                    .depth = 4,
+                    .store_bytes = 4096ull << 20,
+                    .rounds = 5,
+                    .seconds = 1.0,
+                    .modes = {[LWC_PERF_FETCH] = true,
+                              [LWC_PERF_CEILING] = true,
+                              [LWC_PERF_STREAM] = true,
                               [LWC_PERF_PUT] = true}},
     };
     int ended = parse(argc, argv, &test.options);
@@ -376,13 +411,15 @@ int lwc_cmd_perftest(int argc, char **argv)
     test.client.options = &test.options;
     test.client.daemon = &test.daemon;
     lw_status_t status = LW_OK;
-    if (test.options.modes[LWC_PERF_STREAM]) /* first: it starts a child of this process, and UCX dislikes forks */
+    if (test.options
+            .modes[LWC_PERF_STREAM]) /* first: it starts a child of this process, and UCX dislikes forks */
         status = lwc_perf_stream_open(&test.options, &test.stream, &test.error);
     if (status == LW_OK && wants_store(&test.options))
         status = prepare_store(&test);
     if (status == LW_OK)
         status = test.options.from_stdin ? run_lines(&test) : run_rounds(&test);
-    if (status == LW_OK && !test.options.from_stdin && !lwc_perf_report(&test.options, test.rows, test.row_count))
+    if (status == LW_OK && !test.options.from_stdin &&
+        !lwc_perf_report(&test.options, test.rows, test.row_count))
         status = lw_fail(&test.error, LW_ERR_IO, "cannot write %s", test.options.json);
     if (status != LW_OK)
         fprintf(stderr, "perftest: %s: %s\n", lw_status_text(status),

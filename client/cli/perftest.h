@@ -1,7 +1,7 @@
 /* perftest.h - what the files of `longwave perftest` share.
  *
- * One process, one thread, one store client; one daemon with one data thread. A *set* is a number of segments with known
- * contents; a *row* is one measured round. */
+ * One process, one thread, one store client; one daemon with one data thread. A *set* is a number of segments
+ * with known contents; a *row* is one measured round. */
 #ifndef LWC_CLI_PERFTEST_H
 #define LWC_CLI_PERFTEST_H
 
@@ -50,15 +50,17 @@ typedef struct lwc_perf_row {
 
 /* ---- perftest_daemon.c: a child process: storaged, or this program as a stream server ---- */
 typedef struct lwc_perf_child {
-    pid_t pid; /* 0: none */
+    pid_t pid;        /* 0: none */
     char ready[1024]; /* the line that it wrote when it was ready */
 } lwc_perf_child_t;
 
 /* argv ends with NULL; "%ready" in it becomes the descriptor that the child writes its line to. */
-LW_CHECK lw_status_t lwc_perf_child_start(lwc_perf_child_t *child, const char *const *argv, lw_error_t *error);
+LW_CHECK lw_status_t lwc_perf_child_start(lwc_perf_child_t *child, const char *const *argv,
+                                          lw_error_t *error);
 void lwc_perf_child_stop(lwc_perf_child_t *child);
 /* The text behind "name":" in the line; ERR_NOT_FOUND. */
-LW_CHECK lw_status_t lwc_perf_child_text(const lwc_perf_child_t *child, const char *name, char *text, size_t text_bytes);
+LW_CHECK lw_status_t lwc_perf_child_text(const lwc_perf_child_t *child, const char *name, char *text,
+                                         size_t text_bytes);
 double lwc_perf_child_cpu_s(const lwc_perf_child_t *child); /* all its threads; 0 where it is not known */
 double lwc_perf_cpu_s(void);                                /* this process */
 /* "storaged" beside this program, in the build tree or on the path, into text. */
@@ -108,8 +110,8 @@ void lwc_perf_client_close(lwc_perf_client_t *client);
 /* Puts the sets; `row_out` tells how fast, building apart. */
 LW_CHECK lw_status_t lwc_perf_fill(lwc_perf_client_t *client, lwc_perf_row_t *row_out, lw_error_t *error);
 /* One timed round. */
-LW_CHECK lw_status_t lwc_perf_fetch(lwc_perf_client_t *client, lwc_perf_mode_t mode, uint32_t batch, double seconds,
-                                    lwc_perf_row_t *row_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_perf_fetch(lwc_perf_client_t *client, lwc_perf_mode_t mode, uint32_t batch,
+                                    double seconds, lwc_perf_row_t *row_out, lw_error_t *error);
 /* Fetches and compares every byte, not timed. ERR_CORRUPT names the record. */
 LW_CHECK lw_status_t lwc_perf_verify(lwc_perf_client_t *client, uint64_t bytes, lw_error_t *error);
 
@@ -124,8 +126,9 @@ int lwc_perf_stream_serve(int argc, char **argv); /* the child's main */
 
 /* ---- perftest_report.c ---- */
 void lwc_perf_row_latency(lwc_perf_row_t *row, uint32_t *latency_ns100, uint64_t count); /* sorts them */
-void lwc_perf_print_row_json(const lwc_perf_row_t *row);                                 /* one line, for programs */
-/* Medians of `rows` by mode and batch: a table, and JSON where asked for. False when the file cannot be written. */
+void lwc_perf_print_row_json(const lwc_perf_row_t *row); /* one line, for programs */
+/* Medians of `rows` by mode and batch: a table, and JSON where asked for. False when the file cannot be
+ * written. */
 bool lwc_perf_report(const lwc_perf_options_t *options, const lwc_perf_row_t *rows, uint32_t count);
 
 #endif /* LWC_CLI_PERFTEST_H */

@@ -1,4 +1,5 @@
-/* perftest_daemon.c - the processes that perftest measures against: started, found ready, their CPU time read, stopped. */
+/* perftest_daemon.c - the processes that perftest measures against: started, found ready, their CPU time
+ * read, stopped. */
 #define _GNU_SOURCE /* prctl, pipe2 */
 #include <dirent.h>
 #include <errno.h>
@@ -80,7 +81,8 @@ void lwc_perf_child_stop(lwc_perf_child_t *child)
     child->pid = 0;
 }
 
-lw_status_t lwc_perf_child_text(const lwc_perf_child_t *child, const char *name, char *text, size_t text_bytes)
+lw_status_t lwc_perf_child_text(const lwc_perf_child_t *child, const char *name, char *text,
+                                size_t text_bytes)
 {
     char key[64];
     snprintf(key, sizeof(key), "\"%s\":\"", name);
@@ -128,7 +130,8 @@ double lwc_perf_cpu_s(void)
 
 void lwc_perf_find_storaged(char *text, size_t text_bytes)
 {
-    static const char *const places[] = {"storaged", "../sbin/storaged", "../storaged/storaged", "../../storaged/storaged"};
+    static const char *const places[] = {"storaged", "../sbin/storaged", "../storaged/storaged",
+                                         "../../storaged/storaged"};
     char self[512];
     ssize_t bytes = readlink("/proc/self/exe", self, sizeof(self) - 1);
     self[bytes > 0 ? bytes : 0] = '\0';

@@ -1,4 +1,5 @@
-/* perftest_fetch.c - perftest's store client: fills the store, fetches from it, checks what came. One thread. */
+/* perftest_fetch.c - perftest's store client: fills the store, fetches from it, checks what came. One thread.
+ */
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,10 @@
 #define LATENCIES_MAX (4u << 20)
 #define SPIN_US 100u
 
-static uint64_t now_us(void) { return lw_now_us(lw_clock_real()); }
+static uint64_t now_us(void)
+{
+    return lw_now_us(lw_clock_real());
+}
 
 static uint64_t now_ns(void)
 {
@@ -62,15 +66,19 @@ static lw_status_t create_store(lwc_perf_client_t *client, lw_error_t *error)
     uint32_t batch = 1, segments = client->uniform.segment_count + client->mixed.segment_count;
     for (uint32_t i = 0; i < options->batch_count; i++)
         batch = batch > options->batches[i] ? batch : options->batches[i];
-    /* No larger than it has to be, so that it stays in the cache; twice what is in flight, since answers overtake each
-     * other. A mixed batch is smaller than this almost always. */
-    uint64_t record = options->modes[LWC_PERF_MIX] ? lw_max_u64(options->record_bytes, 32 * LWC_PERF_ROW_BYTES)
-                                                   : options->record_bytes;
-    client->landing_bytes = lw_align_up((uint64_t)(2 * options->depth + 2) * (batch * (record + 8) + 4096), 64);
-    client->landing = mmap(NULL, client->landing_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* No larger than it has to be, so that it stays in the cache; twice what is in flight, since answers
+     * overtake each other. A mixed batch is smaller than this almost always. */
+    uint64_t record = options->modes[LWC_PERF_MIX]
+                          ? lw_max_u64(options->record_bytes, 32 * LWC_PERF_ROW_BYTES)
+                          : options->record_bytes;
+    client->landing_bytes =
+        lw_align_up((uint64_t)(2 * options->depth + 2) * (batch * (record + 8) + 4096), 64);
+    client->landing =
+        mmap(NULL, client->landing_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (client->landing == MAP_FAILED) {
         client->landing = NULL;
-        return lw_fail(error, LW_ERR_NO_MEMORY, "%llu bytes of landing memory", (unsigned long long)client->landing_bytes);
+        return lw_fail(error, LW_ERR_NO_MEMORY, "%llu bytes of landing memory",
+                       (unsigned long long)client->landing_bytes);
     }
     (void)madvise(client->landing, client->landing_bytes, MADV_HUGEPAGE);
     memset(client->landing, 0, client->landing_bytes);
@@ -127,8 +135,8 @@ void lwc_perf_client_close(lwc_perf_client_t *client)
     lw_error_t error = {0};
     if (client->control != NULL && client->session.session_id != 0 &&
         lwc_control_drop(client->control, client->session.session_id, &error) != LW_OK)
-        fprintf(stderr, "perftest: session %llu stays behind: %s\n", (unsigned long long)client->session.session_id,
-                error.text);
+        fprintf(stderr, "perftest: session %llu stays behind: %s\n",
+                (unsigned long long)client->session.session_id, error.text);
     if (client->store != NULL)
         lwc_store_destroy(client->store);
     lwc_view_free(&client->view);
@@ -154,8 +162,8 @@ static void put_done(void *arg, lw_status_t status)
         filling->status = status;
 }
 
-static lw_status_t choose_node(const lwc_perf_client_t *client, const lw_segment_name_t *name, uint16_t *index_out,
-                               lw_error_t *error)
+static lw_status_t choose_node(const lwc_perf_client_t *client, const lw_segment_name_t *name,
+                               uint16_t *index_out, lw_error_t *error)
 {
     uint32_t position[LW_REPLICAS_MAX];
     if (lw_place(&client->view, name, 1, position) == 0)
@@ -165,8 +173,8 @@ static lw_status_t choose_node(const lwc_perf_client_t *client, const lw_segment
 }
 
 /* Puts segments first..first+count-1, prebuilt in `extents`, and waits for them. */
-static lw_status_t put_some(lwc_perf_client_t *client, const lwc_perf_set_t *set, uint32_t first, uint32_t count,
-                            uint8_t *const *extents, lw_error_t *error)
+static lw_status_t put_some(lwc_perf_client_t *client, const lwc_perf_set_t *set, uint32_t first,
+                            uint32_t count, uint8_t *const *extents, lw_error_t *error)
 {
     filling_t filling = {0};
     for (uint32_t i = 0; i < count; i++) {
@@ -174,10 +182,11 @@ static lw_status_t put_some(lwc_perf_client_t *client, const lwc_perf_set_t *set
         uint16_t node;
         lw_status_t status = choose_node(client, &name, &node, error);
         if (status == LW_OK)
-            status = lwc_store_segment(client->store, set->first_key + first + i, 0, &name, LWC_PERF_ROW_BYTES, &node, 1);
+            status = lwc_store_segment(client->store, set->first_key + first + i, 0, &name,
+                                       LWC_PERF_ROW_BYTES, &node, 1);
         if (status == LW_OK)
-            status = lwc_store_put(client->store, 0, extents[i], set->segment_bytes, &node, 1, now_us() + DEADLINE_US,
-                                   put_done, &filling);
+            status = lwc_store_put(client->store, 0, extents[i], set->segment_bytes, &node, 1,
+                                   now_us() + DEADLINE_US, put_done, &filling);
         filling.flying += status == LW_OK;
         filling.status = status != LW_OK ? status : filling.status;
     }
@@ -188,14 +197,16 @@ static lw_status_t put_some(lwc_perf_client_t *client, const lwc_perf_set_t *set
     return LW_OK;
 }
 
-static lw_status_t fill_set(lwc_perf_client_t *client, const lwc_perf_set_t *set, lwc_perf_row_t *row, lw_error_t *error)
+static lw_status_t fill_set(lwc_perf_client_t *client, const lwc_perf_set_t *set, lwc_perf_row_t *row,
+                            lw_error_t *error)
 {
     uint8_t *extents[PUTS_AT_ONCE] = {0};
     lw_status_t status = LW_OK;
     for (uint32_t i = 0; i < PUTS_AT_ONCE && status == LW_OK; i++) {
         extents[i] = aligned_alloc(4096, lw_align_up(set->segment_bytes, 4096));
         if (extents[i] == NULL)
-            status = lw_fail(error, LW_ERR_NO_MEMORY, "a segment of %llu bytes", (unsigned long long)set->segment_bytes);
+            status = lw_fail(error, LW_ERR_NO_MEMORY, "a segment of %llu bytes",
+                             (unsigned long long)set->segment_bytes);
     }
     uint64_t told_us = now_us();
     for (uint32_t at = 0; at < set->segment_count && status == LW_OK; at += PUTS_AT_ONCE) {
@@ -214,7 +225,8 @@ static lw_status_t fill_set(lwc_perf_client_t *client, const lwc_perf_set_t *set
             status = renew(client, error);
         if (!client->options->quiet && now_us() - told_us > 1000000) {
             told_us = now_us();
-            fprintf(stderr, "filling: %llu of %llu MiB\n", (unsigned long long)((at + count) * set->segment_bytes >> 20),
+            fprintf(stderr, "filling: %llu of %llu MiB\n",
+                    (unsigned long long)((at + count) * set->segment_bytes >> 20),
                     (unsigned long long)(set->bytes >> 20));
         }
     }
@@ -232,13 +244,15 @@ static lw_status_t attach_all(lwc_perf_client_t *client, lw_error_t *error)
         return lw_fail(error, LW_ERR_NO_MEMORY, "%u keys", count);
     for (uint32_t i = 0; i < count; i++)
         keys[i] = i;
-    lw_status_t status = lwc_store_attach(client->store, keys, count, now_us() + DEADLINE_US, put_done, &filling);
+    lw_status_t status =
+        lwc_store_attach(client->store, keys, count, now_us() + DEADLINE_US, put_done, &filling);
     while (status == LW_OK && filling.flying > 0)
         lwc_store_wait(client->store, 1000);
     free(keys);
     if (status == LW_OK)
         status = filling.status;
-    return status == LW_OK ? LW_OK : lw_fail(error, status, "attach: %s", lwc_store_last_error(client->store));
+    return status == LW_OK ? LW_OK
+                           : lw_fail(error, status, "attach: %s", lwc_store_last_error(client->store));
 }
 
 lw_status_t lwc_perf_fill(lwc_perf_client_t *client, lwc_perf_row_t *row_out, lw_error_t *error)
@@ -295,8 +309,8 @@ static void check(slot_t *slot, uint64_t tag, const uint8_t *record)
     if (lwc_perf_set_matches(run->set, want->segment - run->set->first_key, want->head, want->entry, record))
         return;
     run->status = LW_ERR_CORRUPT;
-    snprintf(run->text, sizeof(run->text), "segment %u head %u entry %u came with wrong bytes", want->segment, want->head,
-             want->entry);
+    snprintf(run->text, sizeof(run->text), "segment %u head %u entry %u came with wrong bytes", want->segment,
+             want->head, want->entry);
 }
 
 static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *record)
@@ -318,7 +332,8 @@ static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *
     for (uint32_t i = 0; i < run->batch; i++)
         run->row.bytes += slot->wants[i].rows * LWC_PERF_ROW_BYTES;
     if (run->latency_count < LATENCIES_MAX)
-        run->latency_ns100[run->latency_count++] = (uint32_t)lw_min_u64((now_ns() - slot->asked_ns) / 100, UINT32_MAX);
+        run->latency_ns100[run->latency_count++] =
+            (uint32_t)lw_min_u64((now_ns() - slot->asked_ns) / 100, UINT32_MAX);
     release_used(run);
     if (run->asking && run->status == LW_OK)
         ask(slot);
@@ -337,8 +352,8 @@ static void ask(slot_t *slot)
     slot->asked_ns = now_ns();
     client->next_tag += run->batch;
     run->active++;
-    lw_status_t status = lwc_store_fetch(client->store, slot->wants, run->batch, now_us() + DEADLINE_US, run->contiguous,
-                                         arrived, slot);
+    lw_status_t status = lwc_store_fetch(client->store, slot->wants, run->batch, now_us() + DEADLINE_US,
+                                         run->contiguous, arrived, slot);
     if (status == LW_OK)
         return;
     run->active--;
@@ -396,7 +411,8 @@ lw_status_t lwc_perf_fetch(lwc_perf_client_t *client, lwc_perf_mode_t mode, uint
                            lwc_perf_row_t *row_out, lw_error_t *error)
 {
     run_t run;
-    lw_status_t status = run_init(&run, client, mode == LWC_PERF_MIX ? &client->mixed : &client->uniform, batch, error);
+    lw_status_t status =
+        run_init(&run, client, mode == LWC_PERF_MIX ? &client->mixed : &client->uniform, batch, error);
     run.row.mode = mode;
     run.row.batch = batch;
     run.contiguous = mode == LWC_PERF_CEILING;
@@ -414,7 +430,8 @@ lw_status_t lwc_perf_verify(lwc_perf_client_t *client, uint64_t bytes, lw_error_
     for (uint32_t i = 0; i < client->options->batch_count && status == LW_OK; i++) {
         for (int mixed = 0; mixed < (client->mixed.segment_count > 0 ? 2 : 1) && status == LW_OK; mixed++) {
             run_t run;
-            status = run_init(&run, client, mixed ? &client->mixed : &client->uniform, client->options->batches[i], error);
+            status = run_init(&run, client, mixed ? &client->mixed : &client->uniform,
+                              client->options->batches[i], error);
             run.compare = true;
             if (status == LW_OK)
                 drive(&run, UINT64_MAX, bytes);

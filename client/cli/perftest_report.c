@@ -93,10 +93,11 @@ static void write_figures(lwc_json_t *json, lwc_perf_mode_t mode, uint32_t batch
 void lwc_perf_print_row_json(const lwc_perf_row_t *row)
 {
     figures_t f = figures_of(row);
-    printf("{\"mode\":\"%s\",\"batch\":%u,\"gb_s\":%.4f,\"requests_s\":%.1f,\"records_s\":%.1f,\"p50_us\":%.1f,"
-           "\"p99_us\":%.1f,\"p999_us\":%.1f,\"client_cpu_s_gib\":%.4f,\"server_cpu_s_gib\":%.4f}\n",
-           lwc_perf_mode_text(row->mode), row->batch, f.gb_s, f.requests_s, f.records_s, f.p50_us, f.p99_us, f.p999_us,
-           f.client_cpu_gib, f.server_cpu_gib);
+    printf(
+        "{\"mode\":\"%s\",\"batch\":%u,\"gb_s\":%.4f,\"requests_s\":%.1f,\"records_s\":%.1f,\"p50_us\":%.1f,"
+        "\"p99_us\":%.1f,\"p999_us\":%.1f,\"client_cpu_s_gib\":%.4f,\"server_cpu_s_gib\":%.4f}\n",
+        lwc_perf_mode_text(row->mode), row->batch, f.gb_s, f.requests_s, f.records_s, f.p50_us, f.p99_us,
+        f.p999_us, f.client_cpu_gib, f.server_cpu_gib);
     fflush(stdout);
 }
 
@@ -143,20 +144,20 @@ static double ratio_of(const group_t *groups, uint32_t count, const group_t *gro
 
 static void print_table(const lwc_perf_options_t *options, const group_t *groups, uint32_t count)
 {
-    printf("%s, records of %u B, %llu MiB stored, depth %u, medians of %u rounds of %.1f s\n", options->transport,
-           options->record_bytes, (unsigned long long)(options->store_bytes >> 20), options->depth, options->rounds,
-           options->seconds);
-    printf("%-8s %5s %7s %7s %9s %9s %8s %8s %8s  %s\n", "mode", "batch", "GB/s", "ratio", "reqs/s", "records/s", "p50 us",
-           "p99 us", "p99.9", "CPU s/GiB client+daemon");
+    printf("%s, records of %u B, %llu MiB stored, depth %u, medians of %u rounds of %.1f s\n",
+           options->transport, options->record_bytes, (unsigned long long)(options->store_bytes >> 20),
+           options->depth, options->rounds, options->seconds);
+    printf("%-8s %5s %7s %7s %9s %9s %8s %8s %8s  %s\n", "mode", "batch", "GB/s", "ratio", "reqs/s",
+           "records/s", "p50 us", "p99 us", "p99.9", "CPU s/GiB client+daemon");
     for (uint32_t i = 0; i < count; i++) {
         const figures_t *f = &groups[i].median;
         double ratio = ratio_of(groups, count, &groups[i]);
         char text[16] = "";
         if (ratio > 0)
             snprintf(text, sizeof(text), "%.2f", ratio);
-        printf("%-8s %5u %7.2f %7s %9.0f %9.0f %8.1f %8.1f %8.1f  %.2f+%.2f\n", lwc_perf_mode_text(groups[i].mode),
-               groups[i].batch, f->gb_s, text, f->requests_s, f->records_s, f->p50_us, f->p99_us, f->p999_us,
-               f->client_cpu_gib, f->server_cpu_gib);
+        printf("%-8s %5u %7.2f %7s %9.0f %9.0f %8.1f %8.1f %8.1f  %.2f+%.2f\n",
+               lwc_perf_mode_text(groups[i].mode), groups[i].batch, f->gb_s, text, f->requests_s,
+               f->records_s, f->p50_us, f->p99_us, f->p999_us, f->client_cpu_gib, f->server_cpu_gib);
     }
     printf("ratio: fetch to the ceiling, the ceiling to the stream\n");
 }

@@ -39,9 +39,13 @@ static void plan_segment(const lwc_perf_set_t *set, uint32_t segment, lw_segment
     }
 }
 
-static double exponential(lw_prng_t *prng, double mean) { return -mean * log(1.0 - lw_prng_unit(prng)); }
+static double exponential(lw_prng_t *prng, double mean)
+{
+    return -mean * log(1.0 - lw_prng_unit(prng));
+}
 
-/* Sizes as k-means makes them: mean 16, 1 in 100 above about 52; they add up to the tokens that are no outliers. */
+/* Sizes as k-means makes them: mean 16, 1 in 100 above about 52; they add up to the tokens that are no
+ * outliers. */
 static void draw_sizes(lw_prng_t *prng, uint16_t *sizes)
 {
     uint32_t wanted = LWC_PERF_TOKENS - MIX_OUTLIERS, total = 0;
@@ -62,8 +66,8 @@ static void draw_sizes(lw_prng_t *prng, uint16_t *sizes)
     }
 }
 
-lw_status_t lwc_perf_set_init(lwc_perf_set_t *set, bool mixed, uint32_t record_bytes, uint64_t bytes, uint32_t first_key,
-                              lw_error_t *error)
+lw_status_t lwc_perf_set_init(lwc_perf_set_t *set, bool mixed, uint32_t record_bytes, uint64_t bytes,
+                              uint32_t first_key, lw_error_t *error)
 {
     memset(set, 0, sizeof(*set));
     set->mixed = mixed;

@@ -1,5 +1,6 @@
-/* perftest_stream.c - what the fabric alone gives: a server process answers each question with one contiguous extent of
- * cold memory, one plain UCX active message; no gathering, no checksums, no store. The child runs this same program. */
+/* perftest_stream.c - what the fabric alone gives: a server process answers each question with one contiguous
+ * extent of cold memory, one plain UCX active message; no gathering, no checksums, no store. The child runs
+ * this same program. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS, prctl */
 #include <signal.h>
 #include <stdio.h>
@@ -58,7 +59,8 @@ int lwc_perf_stream_serve(int argc, char **argv)
     char address[LW_ADDRESS_MAX];
     if (server.ops == NULL)
         return 1;
-    server.region = mmap(NULL, server.region_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    server.region =
+        mmap(NULL, server.region_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (server.region == MAP_FAILED)
         return 1;
     (void)madvise(server.region, server.region_bytes, MADV_HUGEPAGE);
@@ -104,7 +106,8 @@ static void ask(lwc_perf_stream_t *stream, uint32_t slot)
 {
     question_t question = {.bytes = stream->message_bytes, .slot = slot};
     stream->asked_ns[slot] = now_ns();
-    if (stream->ops->send(stream->conn, &question, sizeof(question), NULL, 0, LW_SEND_AUTO, NULL, NULL) == LW_OK)
+    if (stream->ops->send(stream->conn, &question, sizeof(question), NULL, 0, LW_SEND_AUTO, NULL, NULL) ==
+        LW_OK)
         stream->in_flight++;
     else
         stream->lost = true;
@@ -142,8 +145,8 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
     if (question.slot >= stream->options->depth)
         return;
     slot_refs[question.slot] = (slot_ref_t){stream, question.slot};
-    stream->ops->recv(stream->fabric, msg, stream->landing + question.slot * stream->landing_bytes, NULL, on_landed,
-                      &slot_refs[question.slot]);
+    stream->ops->recv(stream->fabric, msg, stream->landing + question.slot * stream->landing_bytes, NULL,
+                      on_landed, &slot_refs[question.slot]);
 }
 
 static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
@@ -153,7 +156,8 @@ static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
     stream->lost = true;
 }
 
-lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_stream_t **stream_out, lw_error_t *error)
+lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_stream_t **stream_out,
+                                 lw_error_t *error)
 {
     lwc_perf_stream_t *stream = calloc(1, sizeof(*stream));
     char region[24], address[LW_ADDRESS_MAX];
@@ -163,17 +167,19 @@ lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_str
     stream->ops = lw_fabric_ucx();
     stream->latency_ns100 = malloc(LATENCIES_MAX * sizeof(uint32_t));
     for (uint32_t i = 0; i < options->batch_count; i++)
-        stream->landing_bytes =
-            lw_max_u64(stream->landing_bytes, lw_align_up((uint64_t)options->batches[i] * options->record_bytes, 4096));
+        stream->landing_bytes = lw_max_u64(
+            stream->landing_bytes, lw_align_up((uint64_t)options->batches[i] * options->record_bytes, 4096));
     snprintf(region, sizeof(region), "%llu",
-             (unsigned long long)lw_max_u64(4 * stream->landing_bytes, lw_min_u64(options->store_bytes, REGION_BYTES_MAX)));
-    const char *const argv[] = {"/proc/self/exe", "perftest", "--stream-server", options->transport, region, "%ready",
-                                NULL};
+             (unsigned long long)lw_max_u64(4 * stream->landing_bytes,
+                                            lw_min_u64(options->store_bytes, REGION_BYTES_MAX)));
+    const char *const argv[] = {"/proc/self/exe", "perftest", "--stream-server", options->transport, region,
+                                "%ready",         NULL};
     lw_fabric_params_t params = {
         .transports = options->transport,
         .handler = {.on_message = on_message, .on_closed = on_closed, .arg = stream},
     };
-    lw_status_t status = stream->ops == NULL ? lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no UCX") : LW_OK;
+    lw_status_t status =
+        stream->ops == NULL ? lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no UCX") : LW_OK;
     stream->landing = mmap(NULL, options->depth * stream->landing_bytes, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stream->landing == MAP_FAILED || stream->latency_ns100 == NULL)
@@ -209,8 +215,8 @@ void lwc_perf_stream_close(lwc_perf_stream_t *stream)
     free(stream);
 }
 
-lw_status_t lwc_perf_stream_run(lwc_perf_stream_t *stream, uint64_t message_bytes, double seconds, lwc_perf_row_t *row_out,
-                                lw_error_t *error)
+lw_status_t lwc_perf_stream_run(lwc_perf_stream_t *stream, uint64_t message_bytes, double seconds,
+                                lwc_perf_row_t *row_out, lw_error_t *error)
 {
     if (stream->lost)
         return lw_fail(error, LW_ERR_UNREACHABLE, "the stream server is gone");

@@ -31,15 +31,16 @@ static lw_status_t split(const char *text, char host[LW_ADDRESS_MAX], char port[
     return LW_OK;
 }
 
-lw_status_t lw_fabric_address_parse(const char *text, struct sockaddr_storage *address_out, socklen_t *bytes_out,
-                                    lw_error_t *error)
+lw_status_t lw_fabric_address_parse(const char *text, struct sockaddr_storage *address_out,
+                                    socklen_t *bytes_out, lw_error_t *error)
 {
     char host[LW_ADDRESS_MAX], port[6];
     lw_status_t status = split(text, host, port, error);
     if (status != LW_OK)
         return status;
 
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc == EAI_NONAME) { /* not numeric: ask the resolver */

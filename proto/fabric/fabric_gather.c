@@ -1,8 +1,8 @@
 /* fabric_gather.c - the copy that turns scattered records into one payload.
  *
- * The records are cold and far apart, the buffer is warm: what costs is the wait for a record's first lines, before the
- * hardware prefetcher has seen a pattern. So the heads of the next pieces are asked for before this one is copied: as
- * many pieces as make AHEAD_BYTES. */
+ * The records are cold and far apart, the buffer is warm: what costs is the wait for a record's first lines,
+ * before the hardware prefetcher has seen a pattern. So the heads of the next pieces are asked for before
+ * this one is copied: as many pieces as make AHEAD_BYTES. */
 #include "fabric/fabric_gather.h"
 
 #include <string.h>

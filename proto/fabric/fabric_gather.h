@@ -1,4 +1,5 @@
-/* fabric_gather.h - copies scattered pieces into one buffer, asking memory for the next ones while it copies this one. */
+/* fabric_gather.h - copies scattered pieces into one buffer, asking memory for the next ones while it copies
+ * this one. */
 #ifndef LW_FABRIC_GATHER_H
 #define LW_FABRIC_GATHER_H
 

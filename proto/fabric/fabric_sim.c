@@ -1,8 +1,10 @@
-/* fabric_sim.c - fabrics in the simulated network: the same table as UCX, moved by the seed instead of a wire.
+/* fabric_sim.c - fabrics in the simulated network: the same table as UCX, moved by the seed instead of a
+ * wire.
  *
- * Whether a payload travels with its message or stays with the sender until the receiver asks (rendezvous), and whether a
- * receive finishes at once or later, is drawn from the net's seed: callers have to be right for each of them. A payload
- * that stays is copied when it is received, so that a sender who touches it too early is found out. */
+ * Whether a payload travels with its message or stays with the sender until the receiver asks (rendezvous),
+ * and whether a receive finishes at once or later, is drawn from the net's seed: callers have to be right for
+ * each of them. A payload that stays is copied when it is received, so that a sender who touches it too early
+ * is found out. */
 #include "fabric/fabric_sim_private.h"
 
 #include <stdio.h>
@@ -77,7 +79,10 @@ static uint8_t *copy_payload(const lw_sim_send_t *send, size_t bytes)
     return data;
 }
 
-static void flip_bit(uint8_t *data, uint64_t at) { data[at / 8] ^= (uint8_t)(1u << (at % 8)); }
+static void flip_bit(uint8_t *data, uint64_t at)
+{
+    data[at / 8] ^= (uint8_t)(1u << (at % 8));
+}
 
 static lw_sim_event_t *make_message(lw_conn_t *conn, const void *head, size_t head_bytes, size_t data_bytes)
 {
@@ -93,7 +98,8 @@ static lw_sim_event_t *make_message(lw_conn_t *conn, const void *head, size_t he
 static void launch(lw_conn_t *conn, lw_sim_event_t *event, lw_sim_send_t *send)
 {
     lw_sim_net_t *net = conn->fabric->net;
-    bool rendezvous = event->data_bytes > 0 && lw_sim_chance(net, event->data_bytes > LARGE_BYTES ? 0.75 : 0.1);
+    bool rendezvous =
+        event->data_bytes > 0 && lw_sim_chance(net, event->data_bytes > LARGE_BYTES ? 0.75 : 0.1);
     if (lw_sim_chance(net, net->faults.drop))
         lw_sim_net_break(conn, net->faults.close_after_us);
     if (conn->lost) {
@@ -174,8 +180,8 @@ typedef struct arrival { /* a message inside on_message; what msg->handle points
     bool asked, kept; /* kept: recv took the event over */
 } arrival_t;
 
-static void sim_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region, lw_fabric_done_t done,
-                     void *arg)
+static void sim_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                     lw_fabric_done_t done, void *arg)
 {
     arrival_t *arrival = msg->handle;
     lw_sim_event_t *event = arrival->event;
@@ -219,7 +225,8 @@ static void deliver_message(lw_fabric_t *fabric, lw_sim_event_t *event)
 
 /* ---- connections ---- */
 
-static lw_status_t sim_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out, lw_error_t *error)
+static lw_status_t sim_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out,
+                               lw_error_t *error)
 {
     if (fabric->closing || fabric->crashed)
         return lw_fail(error, LW_ERR_CANCELED, "the fabric is closing");
@@ -366,11 +373,21 @@ static lw_status_t sim_address(lw_fabric_t *fabric, char *text, size_t text_byte
     return (size_t)bytes < text_bytes ? LW_OK : LW_ERR_INVALID;
 }
 
-static void sim_close_conn(lw_conn_t *conn) { end_conn(conn, LW_OK); }
-static void sim_set_user(lw_conn_t *conn, void *user) { conn->user = user; }
-static void *sim_user(const lw_conn_t *conn) { return conn->user; }
+static void sim_close_conn(lw_conn_t *conn)
+{
+    end_conn(conn, LW_OK);
+}
+static void sim_set_user(lw_conn_t *conn, void *user)
+{
+    conn->user = user;
+}
+static void *sim_user(const lw_conn_t *conn)
+{
+    return conn->user;
+}
 
-static lw_status_t sim_register(lw_fabric_t *fabric, void *memory, size_t bytes, lw_region_t **region_out, lw_error_t *error)
+static lw_status_t sim_register(lw_fabric_t *fabric, void *memory, size_t bytes, lw_region_t **region_out,
+                                lw_error_t *error)
 {
     lw_region_t *region = calloc(1, sizeof(*region));
     if (region == NULL)
@@ -380,7 +397,10 @@ static lw_status_t sim_register(lw_fabric_t *fabric, void *memory, size_t bytes,
     return LW_OK;
 }
 
-static void sim_unregister(lw_region_t *region) { free(region); }
+static void sim_unregister(lw_region_t *region)
+{
+    free(region);
+}
 
 static void handle(lw_fabric_t *fabric, lw_sim_event_t *event)
 {
@@ -395,15 +415,12 @@ static void handle(lw_fabric_t *fabric, lw_sim_event_t *event)
         if (fabric->handler.on_accept != NULL)
             fabric->handler.on_accept(fabric->handler.arg, conn);
         return;
-    case LW_SIM_MESSAGE:
-        deliver_message(fabric, event);
-        return;
+    case LW_SIM_MESSAGE: deliver_message(fabric, event); return;
     case LW_SIM_CLOSE:
         end_conn(conn, event->status);
         lw_sim_event_destroy(event);
         return;
-    case LW_SIM_CONNECT:
-        break;
+    case LW_SIM_CONNECT: break;
     }
     LW_ASSERT(!"a connect event never gets into an inbox");
 }
@@ -425,14 +442,21 @@ static unsigned sim_progress(lw_fabric_t *fabric)
     return events;
 }
 
-static int sim_event_fd(lw_fabric_t *fabric) { return -1; }
+static int sim_event_fd(lw_fabric_t *fabric)
+{
+    return -1;
+}
 
 static bool sim_arm(lw_fabric_t *fabric)
 {
-    return lw_sim_list_empty(&fabric->inbox) && lw_sim_list_empty(&fabric->landing) && lw_sim_list_empty(&fabric->ready);
+    return lw_sim_list_empty(&fabric->inbox) && lw_sim_list_empty(&fabric->landing) &&
+           lw_sim_list_empty(&fabric->ready);
 }
 
-static const char *sim_transport_text(const lw_conn_t *conn) { return "sim"; }
+static const char *sim_transport_text(const lw_conn_t *conn)
+{
+    return "sim";
+}
 
 const lw_fabric_ops_t *lw_fabric_sim(void)
 {

@@ -1,7 +1,8 @@
 /* fabric_sim_net.c - the simulated network: what is in flight, when it lands, and what goes wrong on the way.
  *
- * Everything in flight is an event in one list sorted by due time. A round moves due events to inboxes, where the
- * receiving fabric's progress() finds them. Events between hosts that are cut from each other stay in the list. */
+ * Everything in flight is an event in one list sorted by due time. A round moves due events to inboxes, where
+ * the receiving fabric's progress() finds them. Events between hosts that are cut from each other stay in the
+ * list. */
 #include "fabric/fabric_sim_private.h"
 
 #include <stdio.h>
@@ -27,7 +28,10 @@ void lw_sim_event_destroy(lw_sim_event_t *event)
     free(event);
 }
 
-bool lw_sim_chance(lw_sim_net_t *net, double chance) { return chance > 0 && lw_prng_unit(&net->prng) < chance; }
+bool lw_sim_chance(lw_sim_net_t *net, double chance)
+{
+    return chance > 0 && lw_prng_unit(&net->prng) < chance;
+}
 
 static void insert(lw_sim_net_t *net, lw_sim_event_t *event)
 {
@@ -43,7 +47,8 @@ static void insert(lw_sim_net_t *net, lw_sim_event_t *event)
 void lw_sim_net_post(lw_sim_net_t *net, lw_conn_t *from, lw_sim_event_t *event)
 {
     uint64_t spread = net->faults.delay_max_us - net->faults.delay_min_us;
-    uint64_t due_us = net->now_us + net->faults.delay_min_us + (spread > 0 ? lw_prng_below(&net->prng, spread + 1) : 0);
+    uint64_t due_us =
+        net->now_us + net->faults.delay_min_us + (spread > 0 ? lw_prng_below(&net->prng, spread + 1) : 0);
     bool ordered = !net->faults.reorder || event->kind != LW_SIM_MESSAGE || from->peer == NULL;
     if (ordered && due_us < from->last_due_us)
         due_us = from->last_due_us;
@@ -86,7 +91,8 @@ static lw_fabric_t *find_listener(const lw_sim_net_t *net, const char *address)
 static bool cut_between(const lw_sim_net_t *net, const char *a, const char *b)
 {
     for (const struct lw_sim_cut *cut = net->cuts; cut != NULL; cut = cut->next)
-        if ((strcmp(cut->a, a) == 0 && strcmp(cut->b, b) == 0) || (strcmp(cut->a, b) == 0 && strcmp(cut->b, a) == 0))
+        if ((strcmp(cut->a, a) == 0 && strcmp(cut->b, b) == 0) ||
+            (strcmp(cut->a, b) == 0 && strcmp(cut->b, a) == 0))
             return true;
     return false;
 }
@@ -225,8 +231,8 @@ void lw_sim_net_partition(lw_sim_net_t *net, const char *host_a, const char *hos
     net->cuts = new_cut;
 }
 
-/* Takes back from the peer's inbox what it can't have any more: from the first message on whose payload still lay with
- * conn. Receives that have begun fail later, when progress finds no sender. */
+/* Takes back from the peer's inbox what it can't have any more: from the first message on whose payload still
+ * lay with conn. Receives that have begun fail later, when progress finds no sender. */
 static void take_back(lw_conn_t *conn)
 {
     lw_fabric_t *receiver = conn->peer->fabric;

@@ -1,4 +1,5 @@
-/* fabric_sim_private.h - what the simulated network and the fabrics in it share. One thread; nothing here locks. */
+/* fabric_sim_private.h - what the simulated network and the fabrics in it share. One thread; nothing here
+ * locks. */
 #ifndef LW_FABRIC_SIM_PRIVATE_H
 #define LW_FABRIC_SIM_PRIVATE_H
 
@@ -79,11 +80,17 @@ struct lw_sim_net {
     struct lw_sim_cut {
         struct lw_sim_cut *next;
         char a[LW_ADDRESS_MAX], b[LW_ADDRESS_MAX];
-    } *cuts;
+    } * cuts;
 };
 
-static inline void lw_sim_list_init(lw_sim_link_t *list) { list->next = list->prev = list; }
-static inline bool lw_sim_list_empty(const lw_sim_link_t *list) { return list->next == list; }
+static inline void lw_sim_list_init(lw_sim_link_t *list)
+{
+    list->next = list->prev = list;
+}
+static inline bool lw_sim_list_empty(const lw_sim_link_t *list)
+{
+    return list->next == list;
+}
 static inline void lw_sim_list_add(lw_sim_link_t *list, lw_sim_link_t *link) /* at the end */
 {
     link->next = list;
@@ -99,10 +106,13 @@ static inline void lw_sim_list_remove(lw_sim_link_t *link)
 }
 
 /* fabric_sim_net.c */
-lw_sim_event_t *lw_sim_event_create(lw_sim_kind_t kind, lw_conn_t *conn); /* aborts without memory: it is a test tool */
+lw_sim_event_t *lw_sim_event_create(lw_sim_kind_t kind,
+                                    lw_conn_t *conn); /* aborts without memory: it is a test tool */
 void lw_sim_event_destroy(lw_sim_event_t *event);
-void lw_sim_net_post(lw_sim_net_t *net, lw_conn_t *from, lw_sim_event_t *event); /* with the net's delay and order */
-void lw_sim_net_detach(lw_conn_t *conn);   /* conn is over: what it has in flight vanishes, its peer will hear of it */
+void lw_sim_net_post(lw_sim_net_t *net, lw_conn_t *from,
+                     lw_sim_event_t *event); /* with the net's delay and order */
+void lw_sim_net_detach(
+    lw_conn_t *conn); /* conn is over: what it has in flight vanishes, its peer will hear of it */
 void lw_sim_net_break(lw_conn_t *conn, uint64_t after_us); /* both ends hear of a lost connection */
 bool lw_sim_chance(lw_sim_net_t *net, double chance);
 

@@ -1,7 +1,8 @@
-/* fabric_ucx.c - the fabric over UCX: opening and closing, listening, progress, sleeping. The table is at the end.
+/* fabric_ucx.c - the fabric over UCX: opening and closing, listening, progress, sleeping. The table is at the
+ * end.
  *
- * Everything runs on the thread that owns the fabric (the worker is in single-thread mode). UCX's callbacks only note
- * what happened; closing endpoints is left to reap(), outside of them. */
+ * Everything runs on the thread that owns the fabric (the worker is in single-thread mode). UCX's callbacks
+ * only note what happened; closing endpoints is left to reap(), outside of them. */
 #include "fabric/fabric_ucx_private.h"
 
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 
 #define SENDER_WAKES_US 200u /* while sends wait for a shared-memory peer */
 #define ENDING_WAKES_US 50000u
-#define PROGRESS_ROUNDS_MAX 64u /* bound of one progress call */
+#define PROGRESS_ROUNDS_MAX 64u  /* bound of one progress call */
 #define CLOSE_ROUNDS_US 1000000u /* how long close() waits for graceful ends */
 
 static uint64_t monotonic_us(void)
@@ -37,8 +38,8 @@ static void close_event_fd(lw_fabric_t *fabric)
 static ucs_status_t set_handler(lw_fabric_t *fabric, unsigned id, ucp_am_recv_callback_t callback)
 {
     ucp_am_handler_param_t handler = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
-                      UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                      UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
         .id = id,
         .flags = UCP_AM_FLAG_WHOLE_MSG,
         .cb = callback,
@@ -47,15 +48,16 @@ static ucs_status_t set_handler(lw_fabric_t *fabric, unsigned id, ucp_am_recv_ca
     return ucp_worker_set_am_recv_handler(fabric->worker, &handler);
 }
 
-/* Nothing of UCX wakes a sender when the queue to a shared-memory peer has room again, nor anybody when an ending
- * connection's time is over: a timer does. */
+/* Nothing of UCX wakes a sender when the queue to a shared-memory peer has room again, nor anybody when an
+ * ending connection's time is over: a timer does. */
 static bool make_event_fd(lw_fabric_t *fabric)
 {
     int worker_fd;
     struct epoll_event readable = {.events = EPOLLIN};
     fabric->event_fd = epoll_create1(EPOLL_CLOEXEC);
     fabric->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (fabric->event_fd >= 0 && fabric->timer_fd >= 0 && ucp_worker_get_efd(fabric->worker, &worker_fd) == UCS_OK &&
+    if (fabric->event_fd >= 0 && fabric->timer_fd >= 0 &&
+        ucp_worker_get_efd(fabric->worker, &worker_fd) == UCS_OK &&
         epoll_ctl(fabric->event_fd, EPOLL_CTL_ADD, worker_fd, &readable) == 0 &&
         epoll_ctl(fabric->event_fd, EPOLL_CTL_ADD, fabric->timer_fd, &readable) == 0)
         return true;
@@ -65,7 +67,8 @@ static bool make_event_fd(lw_fabric_t *fabric)
 
 static void set_timer(lw_fabric_t *fabric, uint64_t us) /* 0: stops it */
 {
-    struct itimerspec when = {.it_value = {.tv_sec = (time_t)(us / 1000000u), .tv_nsec = (long)(us % 1000000u) * 1000}};
+    struct itimerspec when = {
+        .it_value = {.tv_sec = (time_t)(us / 1000000u), .tv_nsec = (long)(us % 1000000u) * 1000}};
     fabric->timer_set = timerfd_settime(fabric->timer_fd, 0, &when, NULL) == 0 && us > 0;
 }
 
@@ -137,7 +140,8 @@ static void ucx_close(lw_fabric_t *fabric)
         lw_ucx_conn_abandon((lw_conn_t *)fabric->ending.next);
     lw_ucx_run_ready(fabric);
     if (fabric->worker_lost) {
-        LW_WARN("fabric", "a shared-memory peer did not answer: its worker's memory stays until the process ends");
+        LW_WARN("fabric",
+                "a shared-memory peer did not answer: its worker's memory stays until the process ends");
         return;
     }
     close_event_fd(fabric);
@@ -181,7 +185,8 @@ static lw_status_t ucx_address(lw_fabric_t *fabric, char *text, size_t text_byte
     return lw_fabric_address_text(&attr.sockaddr, text, text_bytes);
 }
 
-static lw_status_t ucx_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out, lw_error_t *error)
+static lw_status_t ucx_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out,
+                               lw_error_t *error)
 {
     return lw_ucx_connect(fabric, address, conn_out, error);
 }
@@ -192,10 +197,17 @@ static void ucx_close_conn(lw_conn_t *conn)
         lw_ucx_conn_end(conn, LW_OK);
 }
 
-static void ucx_set_user(lw_conn_t *conn, void *user) { conn->user = user; }
-static void *ucx_user(const lw_conn_t *conn) { return conn->user; }
+static void ucx_set_user(lw_conn_t *conn, void *user)
+{
+    conn->user = user;
+}
+static void *ucx_user(const lw_conn_t *conn)
+{
+    return conn->user;
+}
 
-static lw_status_t ucx_register(lw_fabric_t *fabric, void *memory, size_t bytes, lw_region_t **region_out, lw_error_t *error)
+static lw_status_t ucx_register(lw_fabric_t *fabric, void *memory, size_t bytes, lw_region_t **region_out,
+                                lw_error_t *error)
 {
     lw_region_t *region = calloc(1, sizeof(*region));
     if (region == NULL)
@@ -208,7 +220,8 @@ static lw_status_t ucx_register(lw_fabric_t *fabric, void *memory, size_t bytes,
     ucs_status_t status = ucp_mem_map(fabric->shared->context, &params, &region->memory);
     if (status != UCS_OK) {
         free(region);
-        return lw_fail(error, LW_ERR_EXHAUSTED, "registering %zu bytes: %s (is the memlock limit large enough?)", bytes,
+        return lw_fail(error, LW_ERR_EXHAUSTED,
+                       "registering %zu bytes: %s (is the memlock limit large enough?)", bytes,
                        ucs_status_string(status));
     }
     region->fabric = fabric;
@@ -239,7 +252,10 @@ static unsigned ucx_progress(lw_fabric_t *fabric)
     return events;
 }
 
-static int ucx_event_fd(lw_fabric_t *fabric) { return fabric->event_fd; }
+static int ucx_event_fd(lw_fabric_t *fabric)
+{
+    return fabric->event_fd;
+}
 
 static bool ucx_arm(lw_fabric_t *fabric)
 {

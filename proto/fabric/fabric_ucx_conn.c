@@ -1,17 +1,19 @@
 /* fabric_ucx_conn.c - connections of the UCX fabric: how they begin, and how each of them ends exactly once.
  *
- *   OPEN --close_conn, error--> ENDING --reap--> CLOSING --endpoint gone--> DRAINING --nothing left--> on_closed, freed
+ *   OPEN --close_conn, error--> ENDING --reap--> CLOSING --endpoint gone--> DRAINING --nothing left--> closed
  *
- * Between CLOSING and the end UCX completes what it holds, mostly at once. It gets CLOSE_LIMIT_US for that; then the
- * connection's operations are completed here and left to UCX as orphans, so that a silent peer delays nobody for long.
+ * Between CLOSING and the end UCX completes what it holds, mostly at once. It gets CLOSE_LIMIT_US for that;
+ * then the connection's operations are completed here and left to UCX as orphans, so that a silent peer
+ * delays nobody for long.
  *
- * Messages are held back until both ends have exchanged a word that they hear each other: UCX 1.13 aborts the process
- * now and then when an endpoint is lost, or its lanes are chosen, while large sends are queued on it.
+ * Messages are held back until both ends have exchanged a word that they hear each other: UCX 1.13 aborts the
+ * process now and then when an endpoint is lost, or its lanes are chosen, while large sends are queued on it.
  *
- * Shared memory is a case of its own: no failure handling, no closing by force, and an abort when an endpoint goes while
- * something is queued on it. So such a connection waits in ENDING until its operations are over (the peer goes on
- * answering, and we go on dropping what it sends), and is closed gracefully then. A peer that does not answer within the
- * limit leaves its endpoint behind, unclosed, and its worker is not destroyed any more. */
+ * Shared memory is a case of its own: no failure handling, no closing by force, and an abort when an endpoint
+ * goes while something is queued on it. So such a connection waits in ENDING until its operations are over
+ * (the peer goes on answering, and we go on dropping what it sends), and is closed gracefully then. A peer
+ * that does not answer within the limit leaves its endpoint behind, unclosed, and its worker is not destroyed
+ * any more. */
 #define _GNU_SOURCE /* open_memstream */
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,7 +116,8 @@ static void on_error(void *arg, ucp_ep_h ep, ucs_status_t status)
 }
 
 /* Makes a connection from endpoint parameters that say whom to connect to, or whose request to accept. */
-static lw_status_t create(lw_fabric_t *fabric, ucp_ep_params_t *params, lw_conn_t **conn_out, lw_error_t *error)
+static lw_status_t create(lw_fabric_t *fabric, ucp_ep_params_t *params, lw_conn_t **conn_out,
+                          lw_error_t *error)
 {
     if (fabric->closing)
         return lw_fail(error, LW_ERR_CANCELED, "the fabric is closing");
@@ -279,8 +282,8 @@ bool lw_ucx_reap_due(const lw_fabric_t *fabric)
 
 /* ---- words ---- */
 
-/* UCX describes an endpoint's lanes line by line: "lane[0]:  2:tcp/lo.0 md[1] -> ... am". Collects what carries messages and
- * bulk. */
+/* UCX describes an endpoint's lanes line by line: "lane[0]:  2:tcp/lo.0 md[1] -> ... am". Collects what
+ * carries messages and bulk. */
 static void read_lanes(char *words, char *text, size_t text_bytes)
 {
     text[0] = '\0';

@@ -1,7 +1,9 @@
-/* fabric_ucx_context.c - the process's UCX contexts, shared by its fabrics, and the settings that every one of them needs.
+/* fabric_ucx_context.c - the process's UCX contexts, shared by its fabrics, and the settings that every one
+ * of them needs.
  *
- * UCX reads transport settings from the environment only, when a context is made; values that the operator has set
- * there win. Any thread may open a fabric: one lock guards the table here, taken at open and close only. */
+ * UCX reads transport settings from the environment only, when a context is made; values that the operator
+ * has set there win. Any thread may open a fabric: one lock guards the table here, taken at open and close
+ * only. */
 #define _GNU_SOURCE /* setenv */
 #include <pthread.h>
 #include <stdarg.h>
@@ -32,35 +34,28 @@ static lw_ucx_context_t contexts[LW_ARRAY_SIZE(transport_sets)];
 lw_status_t lw_ucx_status(ucs_status_t status)
 {
     switch (status) {
-    case UCS_OK:
-        return LW_OK;
-    case UCS_INPROGRESS:
-        return LW_INPROGRESS;
-    case UCS_ERR_NO_MEMORY:
-        return LW_ERR_NO_MEMORY;
-    case UCS_ERR_CANCELED:
-        return LW_ERR_CANCELED;
+    case UCS_OK: return LW_OK;
+    case UCS_INPROGRESS: return LW_INPROGRESS;
+    case UCS_ERR_NO_MEMORY: return LW_ERR_NO_MEMORY;
+    case UCS_ERR_CANCELED: return LW_ERR_CANCELED;
     case UCS_ERR_INVALID_PARAM:
-    case UCS_ERR_INVALID_ADDR:
-        return LW_ERR_INVALID;
-    case UCS_ERR_UNSUPPORTED:
-        return LW_ERR_UNSUPPORTED;
+    case UCS_ERR_INVALID_ADDR: return LW_ERR_INVALID;
+    case UCS_ERR_UNSUPPORTED: return LW_ERR_UNSUPPORTED;
     case UCS_ERR_REJECTED:
     case UCS_ERR_NOT_CONNECTED:
     case UCS_ERR_CONNECTION_RESET:
     case UCS_ERR_ENDPOINT_TIMEOUT:
     case UCS_ERR_TIMED_OUT:
-    case UCS_ERR_UNREACHABLE:
-        return LW_ERR_UNREACHABLE;
-    default:
-        return LW_ERR_IO;
+    case UCS_ERR_UNREACHABLE: return LW_ERR_UNREACHABLE;
+    default: return LW_ERR_IO;
     }
 }
 
-/* What UCX calls an error (a refused connection, say) is often ordinary here and reaches the caller as a status, so its
- * words are kept for whoever asks for more detail. */
-static ucs_log_func_rc_t log_line(const char *file, unsigned line, const char *function, ucs_log_level_t level,
-                                  const ucs_log_component_config_t *component, const char *format, va_list args)
+/* What UCX calls an error (a refused connection, say) is often ordinary here and reaches the caller as a
+ * status, so its words are kept for whoever asks for more detail. */
+static ucs_log_func_rc_t log_line(const char *file, unsigned line, const char *function,
+                                  ucs_log_level_t level, const ucs_log_component_config_t *component,
+                                  const char *format, va_list args)
 {
     if (level > UCS_LOG_LEVEL_WARN)
         return UCS_LOG_FUNC_RC_CONTINUE; /* more was asked for by UCX_LOG_LEVEL: let UCX print it */
@@ -81,7 +76,8 @@ static void prepare_process(void)
     done = true;
     ucs_log_push_handler(log_line);
     setenv("UCX_TCP_CM_REUSEADDR", "y", 0); /* a restarted daemon gets its port back at once */
-    setenv("UCX_TCP_TX_SEG_SIZE", LW_UCX_SEGMENT_TEXT, 0); /* parts of streams go out in place, one system call each */
+    setenv("UCX_TCP_TX_SEG_SIZE", LW_UCX_SEGMENT_TEXT,
+           0); /* parts of streams go out in place, one system call each */
     setenv("UCX_TCP_RX_SEG_SIZE", LW_UCX_SEGMENT_TEXT, 0);
     setenv("UCX_TCP_MAX_IOV", "16", 0);
 }
@@ -94,7 +90,8 @@ static lw_status_t create(const transport_set_t *set, lw_ucx_context_t *into, lw
         return lw_fail(error, LW_ERR_IO, "UCX configuration: %s", ucs_status_string(status));
     if (strcmp(set->name, "auto") != 0 || getenv("UCX_TLS") == NULL)
         (void)ucp_config_modify(config, "TLS", set->tls);
-    /* Over networks, connect by the device that has the address and no other; shared memory is another device. */
+    /* Over networks, connect by the device that has the address and no other; shared memory is another
+     * device. */
     if (getenv("UCX_CM_USE_ALL_DEVICES") == NULL)
         (void)ucp_config_modify(config, "CM_USE_ALL_DEVICES", set->shm ? "y" : "n");
 
@@ -122,7 +119,8 @@ lw_status_t lw_ucx_context_acquire(const char *transports, lw_ucx_context_t **co
     while (i < LW_ARRAY_SIZE(transport_sets) && strcmp(transport_sets[i].name, transports) != 0)
         i++;
     if (i == LW_ARRAY_SIZE(transport_sets))
-        return lw_fail(error, LW_ERR_INVALID, "transports '%.40s' is none of auto, tcp, shm, rdma", transports);
+        return lw_fail(error, LW_ERR_INVALID, "transports '%.40s' is none of auto, tcp, shm, rdma",
+                       transports);
 
     lw_status_t status = LW_OK;
     pthread_mutex_lock(&lock);

@@ -1,4 +1,5 @@
-/* fabric_ucx_op.c - operations of the UCX fabric and the buffers they borrow: each is completed once, whoever ends it. */
+/* fabric_ucx_op.c - operations of the UCX fabric and the buffers they borrow: each is completed once, whoever
+ * ends it. */
 #include "fabric/fabric_ucx_private.h"
 
 #include <stdlib.h>
@@ -87,7 +88,8 @@ void lw_ucx_op_complete(lw_ucx_op_t *op, ucs_status_t ucs_status)
     }
     LW_ASSERT(op->state == LW_UCX_OP_POSTED);
     lw_status_t status = lw_ucx_status(ucs_status);
-    if (status != LW_OK && op->conn->state != LW_CONN_OPEN) /* say why the connection ended, not how UCX put it */
+    if (status != LW_OK &&
+        op->conn->state != LW_CONN_OPEN) /* say why the connection ended, not how UCX put it */
         status = op->conn->status != LW_OK ? op->conn->status : LW_ERR_CANCELED;
     if (op->fabric->depth > 0)
         lw_ucx_op_ready(op, status);
@@ -120,7 +122,10 @@ static uint32_t copy_class(size_t bytes)
     return shift - LW_UCX_COPY_CLASS_MIN;
 }
 
-static size_t copy_class_bytes(uint32_t class) { return (size_t)1 << (class + LW_UCX_COPY_CLASS_MIN); }
+static size_t copy_class_bytes(uint32_t class)
+{
+    return (size_t)1 << (class + LW_UCX_COPY_CLASS_MIN);
+}
 
 lw_status_t lw_ucx_copy_acquire(lw_ucx_op_t *op, size_t bytes)
 {
@@ -160,7 +165,7 @@ void lw_ucx_ops_fini(lw_fabric_t *fabric)
     for (lw_ucx_slab_t *slab = fabric->slabs; slab != NULL; slab = slab->next)
         for (uint32_t i = 0; i < LW_UCX_OPS_PER_SLAB; i++)
             copy_release(&slab->op[i]); /* orphans */
-    for (uint32_t class = 0; class < LW_UCX_COPY_CLASSES; class++) {
+    for (uint32_t class = 0; class < LW_UCX_COPY_CLASSES; class ++) {
         while (fabric->copies[class] != NULL) {
             lw_ucx_copy_t *buffer = fabric->copies[class];
             fabric->copies[class] = buffer->next;

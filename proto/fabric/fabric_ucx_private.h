@@ -1,9 +1,10 @@
 /* fabric_ucx_private.h - what the files of the UCX fabric share. Only they include UCX.
  *
- * Objects: one fabric has one worker, at most one listener, its connections, and its operations (sends and receives).
- * An operation is in one place at a time: the free list, its connection's list (UCX holds it), or the fabric's ready
- * list (finished, its callback has still to run). An operation that UCX still holds when its connection ends is an
- * orphan: its callback has run, and it goes to the free list when UCX lets go of it. */
+ * Objects: one fabric has one worker, at most one listener, its connections, and its operations (sends and
+ * receives). An operation is in one place at a time: the free list, its connection's list (UCX holds it), or
+ * the fabric's ready list (finished, its callback has still to run). An operation that UCX still holds when
+ * its connection ends is an orphan: its callback has run, and it goes to the free list when UCX lets go of
+ * it. */
 #ifndef LW_FABRIC_UCX_PRIVATE_H
 #define LW_FABRIC_UCX_PRIVATE_H
 
@@ -17,7 +18,7 @@
 #define LW_UCX_AM_PART_ID 3u  /* a part of a stream */
 #define LW_UCX_PART_BYTES_MAX (96u << 10)
 #define LW_UCX_PART_PIECES_MAX 12u /* UCX takes 16, its own header among them */
-#define LW_UCX_SEGMENT_TEXT "97K"  /* UCX's tcp segment: a part and its heads just fit, so that one read is one part */
+#define LW_UCX_SEGMENT_TEXT "97K"  /* UCX's tcp segment: a part just fits, so that one read is one part */
 #define LW_UCX_OPS_PER_SLAB 64u
 #define LW_UCX_COPY_CLASS_MIN 12u /* buffers for copies: powers of two from 4 KiB */
 #define LW_UCX_COPY_CLASSES 16u   /* to 128 MiB */
@@ -49,8 +50,8 @@ typedef struct lw_ucx_op { /* one for each send and receive in flight */
     uint32_t copy_class; /* of `copy` */
     uint32_t head_bytes;
     uint32_t parts, parts_left; /* of a stream: how many, and how many UCX still has to send */
-    void *copy;                 /* a buffer of this operation: the pieces together, their list, or a stream's parts; or NULL */
-    const void *payload;        /* what UCX is given: memory in place, or `copy` */
+    void *copy; /* a buffer: the pieces together, their list, or a stream's parts; or NULL */
+    const void *payload; /* what UCX is given: memory in place, or `copy` */
     size_t payload_count;
     ucp_datatype_t payload_type;
     uint8_t head[LW_MSG_HEAD_MAX];
@@ -68,7 +69,12 @@ typedef enum lw_conn_state {
     LW_CONN_DRAINING /* the endpoint is gone, UCX has operations left */
 } lw_conn_state_t;
 
-typedef enum lw_ucx_kind { LW_UCX_KIND_UNKNOWN, LW_UCX_KIND_TCP, LW_UCX_KIND_SHM, LW_UCX_KIND_OTHER } lw_ucx_kind_t;
+typedef enum lw_ucx_kind {
+    LW_UCX_KIND_UNKNOWN,
+    LW_UCX_KIND_TCP,
+    LW_UCX_KIND_SHM,
+    LW_UCX_KIND_OTHER
+} lw_ucx_kind_t;
 
 typedef struct lw_ucx_inbound { /* the stream that is arriving on a connection; one at a time */
     bool open;                  /* more of it is to come */
@@ -117,9 +123,9 @@ struct lw_fabric {
     int event_fd; /* an epoll set: UCX's descriptor and timer_fd */
     bool closing;
     bool worker_lost; /* UCX would abort if the worker were destroyed: it stays until the process ends */
-    unsigned depth; /* > 0 while inside send or recv: callbacks wait */
-    uint32_t sends; /* that UCX holds */
-    int timer_fd;   /* in event_fd: what UCX's own descriptor does not wake for */
+    unsigned depth;   /* > 0 while inside send or recv: callbacks wait */
+    uint32_t sends;   /* that UCX holds */
+    int timer_fd;     /* in event_fd: what UCX's own descriptor does not wake for */
     bool timer_set;
     lw_ucx_link_t open, ending, ready;
     lw_ucx_link_t free_ops;
@@ -130,8 +136,14 @@ struct lw_fabric {
     uint32_t map_size, map_used;
 };
 
-static inline void lw_ucx_list_init(lw_ucx_link_t *list) { list->next = list->prev = list; }
-static inline bool lw_ucx_list_empty(const lw_ucx_link_t *list) { return list->next == list; }
+static inline void lw_ucx_list_init(lw_ucx_link_t *list)
+{
+    list->next = list->prev = list;
+}
+static inline bool lw_ucx_list_empty(const lw_ucx_link_t *list)
+{
+    return list->next == list;
+}
 static inline void lw_ucx_list_add(lw_ucx_link_t *list, lw_ucx_link_t *link) /* at the end */
 {
     link->next = list;
@@ -147,17 +159,19 @@ static inline void lw_ucx_list_remove(lw_ucx_link_t *link)
 }
 
 /* fabric_ucx_context.c */
-LW_CHECK lw_status_t lw_ucx_context_acquire(const char *transports, lw_ucx_context_t **context_out, lw_error_t *error);
+LW_CHECK lw_status_t lw_ucx_context_acquire(const char *transports, lw_ucx_context_t **context_out,
+                                            lw_error_t *error);
 void lw_ucx_context_release(lw_ucx_context_t *context);
 lw_status_t lw_ucx_status(ucs_status_t status); /* UCX's word to ours */
 
 /* fabric_ucx_conn.c */
-LW_CHECK lw_status_t lw_ucx_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out, lw_error_t *error);
+LW_CHECK lw_status_t lw_ucx_connect(lw_fabric_t *fabric, const char *address, lw_conn_t **conn_out,
+                                    lw_error_t *error);
 void lw_ucx_accept(ucp_conn_request_h request, void *fabric); /* the listener's callback */
-void lw_ucx_conn_end(lw_conn_t *conn, lw_status_t status);    /* to the ending list; the rest follows in reap */
-unsigned lw_ucx_reap(lw_fabric_t *fabric);                    /* moves ending connections on; returns how many ended */
-bool lw_ucx_reap_due(const lw_fabric_t *fabric);              /* an ending connection can be moved on without waiting */
-void lw_ucx_conn_abandon(lw_conn_t *conn);                    /* completes, reports and frees it now, whatever UCX says */
+void lw_ucx_conn_end(lw_conn_t *conn, lw_status_t status); /* to the ending list; the rest follows in reap */
+unsigned lw_ucx_reap(lw_fabric_t *fabric);       /* moves ending connections on; returns how many ended */
+bool lw_ucx_reap_due(const lw_fabric_t *fabric); /* an ending connection can be moved on without waiting */
+void lw_ucx_conn_abandon(lw_conn_t *conn);       /* completes, reports and frees it now, whatever UCX says */
 lw_conn_t *lw_ucx_conn_find(const lw_fabric_t *fabric, ucp_ep_h ep);
 void lw_ucx_conn_classify(lw_conn_t *conn); /* once its lanes are known: transport and kind */
 const char *lw_ucx_transport_text(const lw_conn_t *conn);
@@ -165,28 +179,32 @@ const char *lw_ucx_transport_text(const lw_conn_t *conn);
 /* fabric_ucx_transfer.c */
 LW_CHECK lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, const lw_iov_t *pieces,
                                  uint32_t piece_count, lw_send_mode_t mode, lw_fabric_done_t done, void *arg);
-void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region, lw_fabric_done_t done,
-                 void *arg);
+void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                 lw_fabric_done_t done, void *arg);
 ucs_status_t lw_ucx_on_message(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                                const ucp_am_recv_param_t *param);
-void lw_ucx_send_ready(lw_conn_t *conn); /* tells the peer that it may post messages; on_ready is its callback there */
+void lw_ucx_send_ready(
+    lw_conn_t *conn); /* tells the peer that it may post messages; on_ready is its callback there */
 ucs_status_t lw_ucx_on_ready(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                              const ucp_am_recv_param_t *param);
 void lw_ucx_cancel_early(lw_conn_t *conn, lw_status_t status); /* ends operations that UCX knows nothing of */
 
 /* fabric_ucx_op.c: operations and their buffers */
-lw_ucx_op_t *lw_ucx_op_acquire(lw_conn_t *conn, lw_fabric_done_t done, void *arg); /* posted; NULL without memory */
+lw_ucx_op_t *lw_ucx_op_acquire(lw_conn_t *conn, lw_fabric_done_t done,
+                               void *arg); /* posted; NULL without memory */
 void lw_ucx_op_release(lw_ucx_op_t *op);
 void lw_ucx_op_ready(lw_ucx_op_t *op, lw_status_t status);         /* over; its callback runs from progress */
 void lw_ucx_op_complete(lw_ucx_op_t *op, ucs_status_t ucs_status); /* UCX has let go of it */
 /* Gives op a buffer of at least `bytes`, until it is released. ERR_BUSY at the fabric's limit. */
 LW_CHECK lw_status_t lw_ucx_copy_acquire(lw_ucx_op_t *op, size_t bytes);
 unsigned lw_ucx_run_ready(lw_fabric_t *fabric);
-void lw_ucx_orphan_ops(lw_conn_t *conn, lw_status_t status); /* completes what UCX still holds of a connection */
-void lw_ucx_ops_fini(lw_fabric_t *fabric);                   /* frees operations and buffers; the worker is gone */
+void lw_ucx_orphan_ops(lw_conn_t *conn,
+                       lw_status_t status); /* completes what UCX still holds of a connection */
+void lw_ucx_ops_fini(lw_fabric_t *fabric);  /* frees operations and buffers; the worker is gone */
 
 /* fabric_ucx_stream.c: a payload in parts, each landed as it comes */
-LW_CHECK lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, uint64_t bytes);
+LW_CHECK lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count,
+                                           uint64_t bytes);
 LW_CHECK lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op);
 ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                             const ucp_am_recv_param_t *param);

@@ -1,9 +1,10 @@
-/* fabric_ucx_stream.c - a payload sent in parts over tcp, read in place by the sender's kernel and landed part by part.
+/* fabric_ucx_stream.c - a payload sent in parts over tcp, read in place by the sender's kernel and landed
+ * part by part.
  *
- * UCX could send a list of pieces by itself, but it would gather it first, or put its parts together at the receiver
- * before anybody sees them: one pass over the bytes more. Here each part is one active message of at most
- * LW_UCX_PART_PIECES_MAX pieces and LW_UCX_PART_BYTES_MAX bytes, all posted at once and in order; small pieces are copied
- * together so that they don't use parts up. The first part carries the message's head.
+ * UCX could send a list of pieces by itself, but it would gather it first, or put its parts together at the
+ * receiver before anybody sees them: one pass over the bytes more. Here each part is one active message of at
+ * most LW_UCX_PART_PIECES_MAX pieces and LW_UCX_PART_BYTES_MAX bytes, all posted at once and in order; small
+ * pieces are copied together so that they don't use parts up. The first part carries the message's head.
  *
  *   part head:  offset size field
  *                    0    4 id           of the stream, on its connection
@@ -70,7 +71,8 @@ static uint64_t small_bytes(const lw_iov_t *pieces, uint32_t piece_count)
     return bytes;
 }
 
-lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, uint64_t bytes)
+lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count,
+                                  uint64_t bytes)
 {
     uint64_t bound = parts_bound(piece_count, bytes);
     lw_status_t status = lw_ucx_copy_acquire(op, bound * sizeof(part_t) + small_bytes(pieces, piece_count));
@@ -148,8 +150,8 @@ lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
         part_t *part = &parts[i];
         part->head.id = conn->stream_id;
         ucp_request_param_t param = {
-            .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
-                            UCP_OP_ATTR_FIELD_DATATYPE,
+            .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                            UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_DATATYPE,
             .flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER,
             .datatype = part->count == 1 ? ucp_dt_make_contig(1) : UCP_DATATYPE_IOV,
             .cb.send = on_part_sent,
@@ -159,8 +161,9 @@ lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
         size_t buffer_count = part->count == 1 ? part->list[0].length : part->count;
         void *request = NULL;
         if (status == UCS_OK)
-            request = ucp_am_send_nbx(conn->ep, LW_UCX_AM_PART_ID, &part->head, sizeof(part->head) + part->head.head_bytes,
-                                      buffer, buffer_count, &param);
+            request =
+                ucp_am_send_nbx(conn->ep, LW_UCX_AM_PART_ID, &part->head,
+                                sizeof(part->head) + part->head.head_bytes, buffer, buffer_count, &param);
         if (UCS_PTR_IS_ERR(request))
             status = UCS_PTR_STATUS(request);
         if (!UCS_PTR_IS_PTR(request))
@@ -189,7 +192,8 @@ static void land(lw_conn_t *conn, const void *data, size_t bytes)
         lw_ucx_op_complete(op, UCS_OK);
 }
 
-static void begin_stream(lw_conn_t *conn, const part_head_t *head, const uint8_t *message_head, void *data, size_t bytes)
+static void begin_stream(lw_conn_t *conn, const part_head_t *head, const uint8_t *message_head, void *data,
+                         size_t bytes)
 {
     lw_fabric_t *fabric = conn->fabric;
     bool whole = bytes == head->total;
@@ -220,8 +224,8 @@ ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void
     if (sound) {
         memcpy(&part, head, sizeof(part));
         sound = part.head_bytes == head_bytes - sizeof(part) && part.head_bytes <= LW_MSG_HEAD_MAX &&
-                part.total <= LW_FABRIC_PAYLOAD_MAX && part.offset <= part.total && data_bytes <= part.total - part.offset &&
-                data_bytes > 0;
+                part.total <= LW_FABRIC_PAYLOAD_MAX && part.offset <= part.total &&
+                data_bytes <= part.total - part.offset && data_bytes > 0;
     }
     const lw_ucx_inbound_t *inbound = &conn->inbound;
     if (sound && part.offset == 0 && !inbound->open) {
@@ -231,7 +235,8 @@ ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void
         land(conn, data, data_bytes);
     } else {
         static lw_log_rate_t rate;
-        lw_log_rated(&rate, LW_LOG_WARN, "fabric", "a peer sent a part that fits no stream: connection closed");
+        lw_log_rated(&rate, LW_LOG_WARN, "fabric",
+                     "a peer sent a part that fits no stream: connection closed");
         lw_ucx_conn_end(conn, LW_ERR_IO);
     }
     return UCS_OK;

@@ -1,4 +1,5 @@
-/* fabric_ucx_transfer.c - messages of the UCX fabric: sending, receiving, and completing each of them once. */
+/* fabric_ucx_transfer.c - messages of the UCX fabric: sending, receiving, and completing each of them once.
+ */
 #include "fabric/fabric_ucx_private.h"
 
 #include <string.h>
@@ -34,19 +35,22 @@ static lw_status_t lay_out_list(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_
 
 static bool wants_list(uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
 {
-    if (mode == LW_SEND_COPY || piece_count < 2 || piece_count > LW_FABRIC_IOV_MAX || bytes < IN_PLACE_BYTES_MIN)
+    if (mode == LW_SEND_COPY || piece_count < 2 || piece_count > LW_FABRIC_IOV_MAX ||
+        bytes < IN_PLACE_BYTES_MIN)
         return false;
     return mode == LW_SEND_IOV || bytes / piece_count >= IN_PLACE_PIECE_BYTES_MIN;
 }
 
-/* Over tcp a list is sent as a stream of ours: UCX would put its parts together at the receiver, one copy more. */
+/* Over tcp a list is sent as a stream of ours: UCX would put its parts together at the receiver, one copy
+ * more. */
 static bool wants_stream(const lw_conn_t *conn, uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
 {
     return conn->kind == LW_UCX_KIND_TCP && wants_list(piece_count, bytes, mode);
 }
 
 /* Lays the pieces out as UCX wants them: in place, as a list, or copied together. */
-static lw_status_t lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
+static lw_status_t lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count, size_t bytes,
+                           lw_send_mode_t mode)
 {
     op->payload_type = ucp_dt_make_contig(1);
     op->payload_count = bytes;
@@ -83,8 +87,8 @@ static lw_status_t post(lw_ucx_op_t *op)
     };
     op->state = LW_UCX_OP_POSTED;
     fabric->depth++;
-    void *request = ucp_am_send_nbx(op->conn->ep, LW_UCX_AM_ID, op->head, op->head_bytes, op->payload, op->payload_count,
-                                    &param);
+    void *request = ucp_am_send_nbx(op->conn->ep, LW_UCX_AM_ID, op->head, op->head_bytes, op->payload,
+                                    op->payload_count, &param);
     fabric->depth--;
     fabric->sends += UCS_PTR_IS_PTR(request); /* on_sent may have taken its one off already */
     if (UCS_PTR_IS_ERR(request))
@@ -96,8 +100,8 @@ static lw_status_t post(lw_ucx_op_t *op)
     return LW_OK;
 }
 
-lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, const lw_iov_t *pieces, uint32_t piece_count,
-                        lw_send_mode_t mode, lw_fabric_done_t done, void *arg)
+lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, const lw_iov_t *pieces,
+                        uint32_t piece_count, lw_send_mode_t mode, lw_fabric_done_t done, void *arg)
 {
     if (conn->state != LW_CONN_OPEN)
         return conn->status != LW_OK ? conn->status : LW_ERR_CANCELED;
@@ -129,7 +133,10 @@ lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_bytes, co
 
 /* ---- making a connection ready: each end tells the other that it hears it ---- */
 
-static void on_ready_sent(void *request, ucs_status_t status, void *arg) { ucp_request_free(request); }
+static void on_ready_sent(void *request, ucs_status_t status, void *arg)
+{
+    ucp_request_free(request);
+}
 
 void lw_ucx_send_ready(lw_conn_t *conn)
 {
@@ -138,7 +145,8 @@ void lw_ucx_send_ready(lw_conn_t *conn)
         .flags = UCP_AM_SEND_FLAG_REPLY,
         .cb.send = on_ready_sent,
     };
-    (void)ucp_am_send_nbx(conn->ep, LW_UCX_AM_READY_ID, NULL, 0, NULL, 0, &param); /* an error ends the connection */
+    (void)ucp_am_send_nbx(conn->ep, LW_UCX_AM_READY_ID, NULL, 0, NULL, 0,
+                          &param); /* an error ends the connection */
 }
 
 ucs_status_t lw_ucx_on_ready(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
@@ -187,8 +195,8 @@ static void on_received(void *request, ucs_status_t status, size_t bytes, void *
     lw_ucx_op_complete(arg, status);
 }
 
-void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region, lw_fabric_done_t done,
-                 void *arg)
+void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                 lw_fabric_done_t done, void *arg)
 {
     lw_ucx_arrival_t *arrival = msg->handle;
     LW_ASSERT(!arrival->taken);

@@ -1,4 +1,5 @@
-/* fabric_wait.c - waiting for a fabric without burning a core: spin a little, then sleep on the event descriptor. */
+/* fabric_wait.c - waiting for a fabric without burning a core: spin a little, then sleep on the event
+ * descriptor. */
 #define _GNU_SOURCE /* ppoll */
 #include "fabric/fabric.h"
 
@@ -46,7 +47,8 @@ unsigned lw_fabric_wait(const lw_fabric_ops_t *ops, lw_fabric_t *fabric, uint64_
             return events;
     }
     struct pollfd wanted = {.fd = fd, .events = POLLIN};
-    struct timespec limit = {.tv_sec = (time_t)(wait_us / 1000000u), .tv_nsec = (long)(wait_us % 1000000u) * 1000};
+    struct timespec limit = {.tv_sec = (time_t)(wait_us / 1000000u),
+                             .tv_nsec = (long)(wait_us % 1000000u) * 1000};
     (void)ppoll(&wanted, 1, &limit, NULL); /* a signal or the limit: progress finds out */
     return ops->progress(fabric);
 }

@@ -1,8 +1,10 @@
-/* fabric_bench.c - how fast a fabric answers small requests with large payloads out of cold memory, by send mode.
+/* fabric_bench.c - how fast a fabric answers small requests with large payloads out of cold memory, by send
+ * mode.
  *
- * Two processes on this machine: a server with a large region, and a client that asks and lands the answers. This is the
- * measurement behind the rules of LW_SEND_AUTO (docs/decisions/0002-send-modes.md). UCX's own settings come from the
- * environment, so UCX_RNDV_THRESH and friends can be tried. `longwave perftest` measures the whole store. */
+ * Two processes on this machine: a server with a large region, and a client that asks and lands the answers.
+ * This is the measurement behind the rules of LW_SEND_AUTO (docs/decisions/0002-send-modes.md). UCX's own
+ * settings come from the environment, so UCX_RNDV_THRESH and friends can be tried. `longwave perftest`
+ * measures the whole store. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS, prctl */
 #include <getopt.h>
 #include <signal.h>
@@ -23,7 +25,14 @@
 #define DEPTH_MAX 32u
 #define SPIN_US 100u
 
-typedef enum source { SOURCE_CONTIGUOUS, SOURCE_STREAM, SOURCE_COPY, SOURCE_IOV, SOURCE_AUTO, SOURCE_END } source_t;
+typedef enum source {
+    SOURCE_CONTIGUOUS,
+    SOURCE_STREAM,
+    SOURCE_COPY,
+    SOURCE_IOV,
+    SOURCE_AUTO,
+    SOURCE_END
+} source_t;
 static const char *const source_names[] = {"contiguous", "contiguous in 2", "copy", "iov", "auto"};
 
 typedef struct question {
@@ -36,7 +45,10 @@ static uint64_t region_bytes = 1ull << 30;
 static uint32_t piece_bytes = 8192, pieces = 64, depth = 1, rounds = 3;
 static double round_s = 0.5;
 
-static uint64_t now_us(void) { return lw_now_us(lw_clock_real()); }
+static uint64_t now_us(void)
+{
+    return lw_now_us(lw_clock_real());
+}
 
 /* ---- server ---- */
 
@@ -194,47 +206,34 @@ static void report(void)
 static const char usage[] =
     "fabric_bench [--transport tcp|shm] [--pieces N] [--piece-bytes N] [--depth 1..32] [--region-mib N]\n"
     "             [--rounds 1..64] [--seconds S]\n"
-    "Answers of N pieces from random places of a region: from one extent (contiguous), from one extent in two pieces\n"
-    "(contiguous in 2), copied together (copy), as a list (iov), and as the fabric chooses (auto). Prints medians over the\n"
+    "Answers of N pieces from random places of a region: from one extent (contiguous), from one extent in "
+    "two pieces\n"
+    "(contiguous in 2), copied together (copy), as a list (iov), and as the fabric chooses (auto). Prints "
+    "medians over the\n"
     "rounds.\n";
 
 static void parse(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"transport", 1, NULL, 't'}, {"pieces", 1, NULL, 'n'}, {"piece-bytes", 1, NULL, 'b'}, {"depth", 1, NULL, 'd'},
-        {"region-mib", 1, NULL, 'm'}, {"rounds", 1, NULL, 'r'}, {"seconds", 1, NULL, 's'}, {"help", 0, NULL, 'h'}, {0},
+        {"transport", 1, NULL, 't'}, {"pieces", 1, NULL, 'n'},     {"piece-bytes", 1, NULL, 'b'},
+        {"depth", 1, NULL, 'd'},     {"region-mib", 1, NULL, 'm'}, {"rounds", 1, NULL, 'r'},
+        {"seconds", 1, NULL, 's'},   {"help", 0, NULL, 'h'},       {0},
     };
     for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (opt) {
-        case 't':
-            transports = optarg;
-            break;
-        case 'n':
-            pieces = (uint32_t)atoi(optarg);
-            break;
-        case 'b':
-            piece_bytes = (uint32_t)atoi(optarg);
-            break;
-        case 'd':
-            depth = (uint32_t)atoi(optarg);
-            break;
-        case 'm':
-            region_bytes = strtoull(optarg, NULL, 10) << 20;
-            break;
-        case 'r':
-            rounds = (uint32_t)atoi(optarg);
-            break;
-        case 's':
-            round_s = atof(optarg);
-            break;
-        default:
-            fputs(usage, opt == 'h' ? stdout : stderr);
-            exit(opt == 'h' ? 0 : 2);
+        case 't': transports = optarg; break;
+        case 'n': pieces = (uint32_t)atoi(optarg); break;
+        case 'b': piece_bytes = (uint32_t)atoi(optarg); break;
+        case 'd': depth = (uint32_t)atoi(optarg); break;
+        case 'm': region_bytes = strtoull(optarg, NULL, 10) << 20; break;
+        case 'r': rounds = (uint32_t)atoi(optarg); break;
+        case 's': round_s = atof(optarg); break;
+        default: fputs(usage, opt == 'h' ? stdout : stderr); exit(opt == 'h' ? 0 : 2);
         }
     }
     uint64_t bytes = (uint64_t)pieces * piece_bytes;
-    if (pieces < 1 || pieces > PIECES_MAX || depth < 1 || depth > DEPTH_MAX || rounds < 1 || rounds > 64 || bytes == 0 ||
-        bytes > LW_FABRIC_PAYLOAD_MAX || region_bytes < 2 * bytes || round_s <= 0) {
+    if (pieces < 1 || pieces > PIECES_MAX || depth < 1 || depth > DEPTH_MAX || rounds < 1 || rounds > 64 ||
+        bytes == 0 || bytes > LW_FABRIC_PAYLOAD_MAX || region_bytes < 2 * bytes || round_s <= 0) {
         fputs(usage, stderr);
         exit(2);
     }
@@ -255,10 +254,12 @@ int main(int argc, char **argv)
 
     char address[128];
     lw_error_t error = {0};
-    lw_fabric_params_t params = {.transports = transports, .handler = {.on_message = on_message, .on_closed = on_closed}};
+    lw_fabric_params_t params = {.transports = transports,
+                                 .handler = {.on_message = on_message, .on_closed = on_closed}};
     close(address_fd[1]);
     if (read(address_fd[0], address, sizeof(address)) != (ssize_t)sizeof(address) ||
-        ops->open(&params, &client, &error) != LW_OK || ops->connect(client, address, &conn, &error) != LW_OK) {
+        ops->open(&params, &client, &error) != LW_OK ||
+        ops->connect(client, address, &conn, &error) != LW_OK) {
         fprintf(stderr, "client: %s\n", error.text);
         return 2;
     }

@@ -5,7 +5,8 @@
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "perftest") == 0) { /* how the command calls it, and how it calls itself */
+    if (argc > 1 &&
+        strcmp(argv[1], "perftest") == 0) { /* how the command calls it, and how it calls itself */
         argc--;
         argv++;
     }

@@ -1,5 +1,6 @@
-/* redis_bench.c - pipelined MGETs of a Redis server, measured as perftest measures the store: records at random places, a
- * number of requests in flight, one client thread. Driven over stdin by store.py: one round for each line.
+/* redis_bench.c - pipelined MGETs of a Redis server, measured as perftest measures the store: records at
+ * random places, a number of requests in flight, one client thread. Driven over stdin by store.py: one round
+ * for each line.
  *
  *   redis_bench PORT SERVER_PID RECORD_BYTES BATCH DEPTH STORE_MIB SECONDS
  */
@@ -75,7 +76,8 @@ static bool ask(bench_t *bench)
     for (uint32_t i = 0; i < bench->batch; i++)
         snprintf(bench->keys[i], sizeof(bench->keys[i]), "k%011llu",
                  (unsigned long long)lw_prng_below(&bench->prng, bench->key_count));
-    if (redisAppendCommandArgv(bench->redis, (int)bench->batch + 1, bench->argv, bench->argv_bytes) != REDIS_OK)
+    if (redisAppendCommandArgv(bench->redis, (int)bench->batch + 1, bench->argv, bench->argv_bytes) !=
+        REDIS_OK)
         return false;
     for (int written = 0; !written;)
         if (redisBufferWrite(bench->redis, &written) != REDIS_OK)
@@ -91,7 +93,8 @@ static bool take(bench_t *bench)
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != bench->batch)
         bench->wrong++;
     for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements; i++)
-        bench->wrong += reply->element[i]->type != REDIS_REPLY_STRING || reply->element[i]->len != bench->record_bytes;
+        bench->wrong +=
+            reply->element[i]->type != REDIS_REPLY_STRING || reply->element[i]->len != bench->record_bytes;
     freeReplyObject(reply);
     return true;
 }
@@ -100,7 +103,8 @@ static bool run(bench_t *bench, lwc_perf_row_t *row, uint32_t *latency_ns100)
 {
     uint64_t latencies = 0, asked = 0;
     *row = (lwc_perf_row_t){.mode = LWC_PERF_FETCH, .batch = bench->batch};
-    double client_cpu_s = lwc_perf_cpu_s(), server_cpu_s = lwc_perf_child_cpu_s(&bench->server), begin_s = now_s();
+    double client_cpu_s = lwc_perf_cpu_s(), server_cpu_s = lwc_perf_child_cpu_s(&bench->server),
+           begin_s = now_s();
     for (; asked < bench->depth; asked++) {
         bench->asked_s[asked % bench->depth] = now_s();
         if (!ask(bench))
@@ -142,7 +146,8 @@ int main(int argc, char **argv)
     bench.batch = (uint32_t)atoi(argv[4]);
     bench.depth = (uint32_t)atoi(argv[5]);
     bench.seconds = atof(argv[7]);
-    if (bench.record_bytes == 0 || bench.batch == 0 || bench.batch > BATCH_MAX || bench.depth == 0 || bench.depth > DEPTH_MAX)
+    if (bench.record_bytes == 0 || bench.batch == 0 || bench.batch > BATCH_MAX || bench.depth == 0 ||
+        bench.depth > DEPTH_MAX)
         return 2;
     bench.key_count = (strtoull(argv[6], NULL, 10) << 20) / bench.record_bytes;
     bench.argv[0] = "MGET";
@@ -163,7 +168,8 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin) != NULL) {
         lwc_perf_row_t row;
         if (!run(&bench, &row, latency_ns100)) {
-            fprintf(stderr, "redis_bench: %s, %llu wrong values\n", bench.redis->errstr, (unsigned long long)bench.wrong);
+            fprintf(stderr, "redis_bench: %s, %llu wrong values\n", bench.redis->errstr,
+                    (unsigned long long)bench.wrong);
             return 1;
         }
         lwc_perf_print_row_json(&row);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Interleaved measurement of the store beside what it is compared with, on this machine.
 
-Everything runs in rounds: each round measures every candidate once, for a second or so, and the medians over the
-rounds are reported as a table and, with --json, as a file. Candidates: perftest's fetch, ceiling, stream and mix over tcp
-and shm; ucx_perftest and iperf3 (left out where they are not installed); and Redis, pipelined MGETs of the same record
-sizes against fetch (left out without redis-server or redis_bench).
+Everything runs in rounds: each round measures every candidate once, for a second or so, and the medians over
+the rounds are reported as a table and, with --json, as a file. Candidates: perftest's fetch, ceiling, stream and
+mix over tcp and shm; ucx_perftest and iperf3 (left out where they are not installed); and Redis, pipelined MGETs
+of the same record sizes against fetch (left out without redis-server or redis_bench).
 
     tests/bench/store.py --build build [--store-mib 4096] [--rounds 7] [--seconds 1] [--json out.json]
 """
@@ -22,6 +22,7 @@ import time
 
 BATCHES = (64, 256)
 REDIS_SIZES = (4096, 8192, 16384)
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def say(text):
@@ -64,9 +65,12 @@ class Lines:
 
 
 def perftest(options, transport, record_bytes, modes, batches, store_mib):
-    argv = [options.perftest, "--storaged", options.storaged, "--transport", transport, "--record-bytes", str(record_bytes),
-            "--modes", modes, "--batch", ",".join(map(str, batches)), "--depth", str(options.depth), "--store-mib",
-            str(store_mib), "--seconds", str(options.seconds), "--quiet", "--rounds-from-stdin"]
+    words = {"storaged": options.storaged, "transport": transport, "record-bytes": record_bytes, "modes": modes,
+             "batch": ",".join(map(str, batches)), "depth": options.depth, "store-mib": store_mib,
+             "seconds": options.seconds}
+    argv = [options.perftest, "--quiet", "--rounds-from-stdin"]
+    for word, value in words.items():
+        argv += ["--" + word, str(value)]
     return Lines(argv)
 
 
@@ -75,12 +79,13 @@ def ucx_perftest(transport, message_bytes):
     if not shutil.which("ucx_perftest"):
         return None
     port = str(free_port())
-    env = dict(os.environ, UCX_TLS="tcp" if transport == "tcp" else "posix,sysv,cma,tcp", UCX_WARN_UNUSED_ENV_VARS="n")
-    server = subprocess.Popen(["ucx_perftest", "-p", port], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env = dict(os.environ, UCX_TLS="tcp" if transport == "tcp" else "posix,sysv,cma,tcp")
+    server = subprocess.Popen(["ucx_perftest", "-p", port], env=env, **QUIET)
     time.sleep(0.3)
     count = str(max(200, int(1.5e9 / message_bytes)))
-    client = subprocess.run(["ucx_perftest", "127.0.0.1", "-p", port, "-t", "ucp_am_bw", "-s", str(message_bytes), "-n",
-                             count, "-w", "100"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    argv = ["ucx_perftest", "127.0.0.1", "-p", port, "-t", "ucp_am_bw", "-s", str(message_bytes), "-n", count,
+            "-w", "100"]
+    client = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
     server.kill()
     server.wait()
     for line in client.stdout.splitlines():
@@ -94,10 +99,10 @@ def iperf3(seconds):
     if not shutil.which("iperf3"):
         return None
     port = str(free_port())
-    server = subprocess.Popen(["iperf3", "-s", "-1", "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["iperf3", "-s", "-1", "-p", port], **QUIET)
     time.sleep(0.3)
-    client = subprocess.run(["iperf3", "-c", "127.0.0.1", "-p", port, "-t", str(max(1, int(seconds))), "-l", "512K", "-J"],
-                            capture_output=True, text=True, timeout=60, check=False)
+    argv = ["iperf3", "-c", "127.0.0.1", "-p", port, "-t", str(max(1, int(seconds))), "-l", "512K", "-J"]
+    client = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     server.kill()
     server.wait()
     try:
@@ -144,8 +149,9 @@ def measure_redis(options, record_bytes):
     store_mib, batch, port = min(options.store_mib, 1024), 64, free_port()
     say(f"redis against the store: records of {record_bytes} B")
     with tempfile.TemporaryDirectory() as folder:
-        server = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly",
-                                   "no", "--dir", folder, "--io-threads", "1"], stdout=subprocess.DEVNULL)
+        argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
+                "--appendonly", "no", "--io-threads", "1"]
+        server = subprocess.Popen(argv, **QUIET)
         try:
             time.sleep(1)
             redis = Lines([options.redis_bench, str(port), str(server.pid), str(record_bytes), str(batch),
@@ -171,14 +177,15 @@ def measure_redis(options, record_bytes):
 
 
 def print_table(rows):
-    print(f"{'transport':9} {'mode':20} {'record':>6} {'batch':>5} {'GB/s':>6} {'ratio':>5} {'records/s':>10} {'p50 us':>8} "
-          f"{'p99 us':>8} {'p99.9':>8}  CPU s/GiB client + server")
+    print(f"{'transport':9} {'mode':20} {'record':>6} {'batch':>5} {'GB/s':>6} {'ratio':>5} {'records/s':>10} "
+          f"{'p50 us':>8} {'p99 us':>8} {'p99.9':>8}  CPU s/GiB client + server")
     for row in rows:
-        text = f"{row['transport']:9} {row['mode']:20} {row.get('record_bytes', 8192):6} {int(row.get('batch', 0)):5} "
+        text = f"{row['transport']:9} {row['mode']:20} {row.get('record_bytes', 8192):6} "
+        text += f"{int(row.get('batch', 0)):5} "
         text += f"{row['gb_s']:6.2f} " + (f"{row['ratio']:5.2f} " if "ratio" in row else "      ")
         if "records_s" in row:
-            text += (f"{row['records_s']:10.0f} {row['p50_us']:8.1f} {row['p99_us']:8.1f} {row['p999_us']:8.1f}  "
-                     f"{row['client_cpu_s_gib']:.2f} + {row['server_cpu_s_gib']:.2f}")
+            text += f"{row['records_s']:10.0f} {row['p50_us']:8.1f} {row['p99_us']:8.1f} {row['p999_us']:8.1f}  "
+            text += f"{row['client_cpu_s_gib']:.2f} + {row['server_cpu_s_gib']:.2f}"
         print(text)
     print("ratio: fetch to the ceiling, the ceiling to the stream; beside redis: to redis")
 

@@ -1,4 +1,4 @@
-# The fabric's units: one conformance program, run over each implementation; a server in another process; the simulated net.
+# The fabric's units: one conformance program for each implementation, a server in another process, the net.
 lw_add_test(NAME test_fabric SOURCES test_fabric.c fabric_rig.c LIBS lw_fabric ARGS sim)
 lw_add_test(NAME test_fabric_sim SOURCES test_fabric_sim.c LIBS lw_fabric)
 lw_add_test(NAME test_fabric_address SOURCES test_fabric_address.c LIBS lw_fabric)

@@ -20,9 +20,15 @@ void rig_choose(int argc, char **argv)
         exit(77);
 }
 
-bool rig_is(const char *kind) { return strcmp(kind, chosen) == 0; }
+bool rig_is(const char *kind)
+{
+    return strcmp(kind, chosen) == 0;
+}
 
-uint64_t rig_now_us(const rig_t *rig) { return rig->net != NULL ? rig->now_us : lw_now_us(lw_clock_real()); }
+uint64_t rig_now_us(const rig_t *rig)
+{
+    return rig->net != NULL ? rig->now_us : lw_now_us(lw_clock_real());
+}
 
 static void fill(uint8_t *memory, size_t bytes, uint64_t seed)
 {
@@ -99,9 +105,7 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
         }
         take(end, msg, &head);
         break;
-    case RIG_RECV:
-        take(end, msg, &head);
-        break;
+    case RIG_RECV: take(end, msg, &head); break;
     case RIG_RECV_AND_CLOSE:
         take(end, msg, &head);
         end->rig->ops->close_conn(conn);
@@ -110,8 +114,7 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
         end->rig->ops->close_conn(conn);
         end->rig->ops->close_conn(conn);
         break;
-    case RIG_DROP:
-        break;
+    case RIG_DROP: break;
     }
     if (end->echo)
         assert_int_equal(rig_send(end, conn, head.bytes, 1, LW_SEND_AUTO), LW_OK);
@@ -132,7 +135,8 @@ static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
     rig_end_t *end = arg;
     assert_true(end->progressing);
     assert_ptr_equal(end->rig->ops->user(conn), end);
-    for (uint32_t i = 0; end->conn == conn && i < end->ticket_count; i++) /* (tests use one connection at a time) */
+    for (uint32_t i = 0; end->conn == conn && i < end->ticket_count;
+         i++) /* (tests use one connection at a time) */
         assert_int_equal(end->tickets[i].done, 1);
     end->closed++;
     end->closed_status = status;
@@ -211,6 +215,12 @@ void rig_close(rig_end_t *end)
         pthread_join(thread, NULL);
 }
 
+void rig_gave_up(const rig_t *rig, const char *condition)
+{
+    fail_msg("seed %llu: waited in vain for: %s", (unsigned long long)rig->seed, condition);
+    abort();
+}
+
 void rig_round(rig_t *rig)
 {
     if (rig->net != NULL) {
@@ -242,13 +252,15 @@ void rig_connect(rig_t *rig)
     rig->client.next_in = 0;
     rig->server.next_out = 0;
     rig_until(rig, rig->server.accepted > accepted);
-    /* A word each way: UCX 1.13 over tcp may abort when one end vanishes in the middle of connecting (fabric/README.md). */
+    /* A word each way: UCX 1.13 over tcp may abort when one end vanishes in the middle of connecting
+     * (fabric/README.md). */
     static rig_end_t before[2]; /* large */
     before[0] = rig->server;
     before[1] = rig->client;
     rig->server.echo = true;
     assert_int_equal(rig_send(&rig->client, rig->client.conn, 8, 1, LW_SEND_AUTO), LW_OK);
-    rig_until(rig, rig->client.messages > before[1].messages && rig_pending(&rig->client) + rig_pending(&rig->server) == 0);
+    rig_until(rig, rig->client.messages > before[1].messages &&
+                       rig_pending(&rig->client) + rig_pending(&rig->server) == 0);
     rig->server.echo = before[0].echo;
     forget(&rig->server, &before[0]);
     forget(&rig->client, &before[1]);

@@ -1,7 +1,8 @@
 /* fabric_rig.h - two ends in one thread, over any fabric, that count everything that happens to them.
  *
- * Each payload is made from a seed that travels in the head, so the receiver checks every byte by itself. Each send has a
- * ticket whose memory is scribbled over once its callback has run: a fabric that reads it later delivers wrong bytes. */
+ * Each payload is made from a seed that travels in the head, so the receiver checks every byte by itself.
+ * Each send has a ticket whose memory is scribbled over once its callback has run: a fabric that reads it
+ * later delivers wrong bytes. */
 #ifndef LW_TEST_FABRIC_RIG_H
 #define LW_TEST_FABRIC_RIG_H
 
@@ -75,14 +76,15 @@ int rig_teardown(void **state); /* closes what is open and checks that every cal
 void rig_open(rig_t *rig, rig_end_t *end, const char *name);
 void rig_close(rig_end_t *end);
 void rig_connect(rig_t *rig);
-#define rig_until(rig, condition)                                      \
-    do {                                                               \
-        uint64_t rig_end_us = rig_now_us(rig) + 10000000u;             \
-        while (!(condition)) {                                         \
-            rig_round(rig);                                            \
-            if (rig_now_us(rig) > rig_end_us)                          \
-                fail_msg("seed %llu: waited in vain for: %s", (unsigned long long)(rig)->seed, #condition); \
-        }                                                              \
+_Noreturn void rig_gave_up(const rig_t *rig, const char *condition); /* fails the test, with the seed */
+#define rig_until(rig, condition)                          \
+    do {                                                   \
+        uint64_t rig_end_us = rig_now_us(rig) + 10000000u; \
+        while (!(condition)) {                             \
+            rig_round(rig);                                \
+            if (rig_now_us(rig) > rig_end_us)              \
+                rig_gave_up(rig, #condition);              \
+        }                                                  \
     } while (0)
 void rig_round(rig_t *rig);
 uint64_t rig_now_us(const rig_t *rig); /* simulated where there is a net */

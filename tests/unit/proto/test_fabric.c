@@ -1,5 +1,5 @@
-/* test_fabric.c - what every fabric promises, run over the simulated one, UCX tcp and UCX shared memory ("sim", "tcp",
- * "shm" as first argument). */
+/* test_fabric.c - what every fabric promises, run over the simulated one, UCX tcp and UCX shared memory
+ * ("sim", "tcp", "shm" as first argument). */
 #include "fabric_rig.h"
 
 #include <stdio.h>
@@ -18,7 +18,8 @@ static void test_refused_connection_closes_as_unreachable(void **state)
     assert_int_equal(rig->ops->connect(rig->client.fabric, UNUSED_ADDRESS, &conn, &error), LW_OK);
     rig->ops->set_user(conn, &rig->client);
     rig->client.conn = conn;
-    assert_int_equal(rig_send(&rig->client, conn, 1000, 1, LW_SEND_AUTO), LW_OK); /* queued, must still complete */
+    assert_int_equal(rig_send(&rig->client, conn, 1000, 1, LW_SEND_AUTO),
+                     LW_OK); /* queued, must still complete */
     assert_int_equal(rig_send(&rig->client, conn, 1 << 20, 3, LW_SEND_AUTO), LW_OK);
     rig_until(rig, rig->client.closed == 1);
     assert_int_equal(rig->client.closed_status, LW_ERR_UNREACHABLE);
@@ -66,7 +67,8 @@ static void test_oversized_head_or_payload_is_refused(void **state)
     lw_iov_t piece = {.data = head, .bytes = LW_FABRIC_PAYLOAD_MAX + 1};
     assert_int_equal(rig->ops->send(rig->client.conn, head, sizeof(head), NULL, 0, LW_SEND_AUTO, NULL, NULL),
                      LW_ERR_INVALID);
-    assert_int_equal(rig->ops->send(rig->client.conn, head, 8, &piece, 1, LW_SEND_AUTO, NULL, NULL), LW_ERR_INVALID);
+    assert_int_equal(rig->ops->send(rig->client.conn, head, 8, &piece, 1, LW_SEND_AUTO, NULL, NULL),
+                     LW_ERR_INVALID);
 }
 
 static void test_payloads_of_all_sizes_arrive_whole(void **state)
@@ -253,7 +255,7 @@ static void test_waiting_ends_with_a_message_and_with_the_limit(void **state)
         skip();
     assert_int_equal(rig_send(&rig->client, rig->client.conn, 100, 1, LW_SEND_AUTO), LW_OK);
     rig_until(rig, rig->server.messages == 1 && rig_pending(&rig->client) == 0); /* connecting is over */
-    rig->server.progressing = rig->client.progressing = true; /* waits make progress */
+    rig->server.progressing = rig->client.progressing = true;                    /* waits make progress */
     uint64_t begin_us = rig_now_us(rig);
     while (lw_fabric_wait(rig->ops, rig->server.fabric, 0, 20000) > 0)
         ;

@@ -11,8 +11,9 @@
 
 static void test_texts_that_are_no_addresses_are_refused(void **state)
 {
-    static const char *const bad[] = {"",          ":80",          "127.0.0.1",         "127.0.0.1:",
-                                      "1.2.3.4:x", "1.2.3.4:65536", "1.2.3.4:99999999999", "1.2.3.4:-1", "[::1]"};
+    static const char *const bad[] = {
+        "",           ":80",  "127.0.0.1", "127.0.0.1:", "1.2.3.4:x", "1.2.3.4:65536", "1.2.3.4:99999999999",
+        "1.2.3.4:-1", "[::1]"};
     for (size_t i = 0; i < LW_ARRAY_SIZE(bad); i++) {
         struct sockaddr_storage address;
         socklen_t bytes;

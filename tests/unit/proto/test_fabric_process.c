@@ -1,5 +1,6 @@
-/* test_fabric_process.c - what a client sees when the server is another process that is killed, stopped or refuses to
- * answer. "tcp" or "shm" as first argument; the program runs itself with "serve" for the server. */
+/* test_fabric_process.c - what a client sees when the server is another process that is killed, stopped or
+ * refuses to answer. "tcp" or "shm" as first argument; the program runs itself with "serve" for the server.
+ */
 #define _GNU_SOURCE /* prctl, pipe */
 #include <errno.h>
 #include <signal.h>
@@ -41,7 +42,8 @@ static int serve(const char *address)
     lw_fabric_params_t params = {.transports = transports, .handler = {.on_message = serve_message}};
     lw_error_t error = {0};
     char bound[128];
-    if (answer == NULL || ops->open(&params, &server, &error) != LW_OK || ops->listen(server, address, &error) != LW_OK ||
+    if (answer == NULL || ops->open(&params, &server, &error) != LW_OK ||
+        ops->listen(server, address, &error) != LW_OK ||
         ops->address(server, bound, sizeof(bound)) != LW_OK) {
         fprintf(stderr, "server: %s\n", error.text);
         return 2;
@@ -166,14 +168,14 @@ static int teardown(void **state)
     return 0;
 }
 
-#define until(condition)                                            \
-    do {                                                            \
-        uint64_t end_us = lw_now_us(lw_clock_real()) + 10000000u;   \
-        while (!(condition)) {                                      \
-            lw_fabric_wait(ops, client->fabric, 50, 100000);        \
-            if (lw_now_us(lw_clock_real()) > end_us)                \
-                fail_msg("waited in vain for: %s", #condition);     \
-        }                                                           \
+#define until(condition)                                          \
+    do {                                                          \
+        uint64_t end_us = lw_now_us(lw_clock_real()) + 10000000u; \
+        while (!(condition)) {                                    \
+            lw_fabric_wait(ops, client->fabric, 50, 100000);      \
+            if (lw_now_us(lw_clock_real()) > end_us)              \
+                fail_msg("waited in vain for: %s", #condition);   \
+        }                                                         \
     } while (0)
 
 static void ask(client_t *client, unsigned times, size_t bytes)
@@ -182,7 +184,8 @@ static void ask(client_t *client, unsigned times, size_t bytes)
     uint64_t head = 7;
     lw_iov_t piece = {.data = question, .bytes = bytes};
     for (unsigned i = 0; i < times; i++)
-        assert_int_equal(ops->send(client->conn, &head, sizeof(head), &piece, 1, LW_SEND_AUTO, on_sent, client), LW_OK);
+        assert_int_equal(
+            ops->send(client->conn, &head, sizeof(head), &piece, 1, LW_SEND_AUTO, on_sent, client), LW_OK);
 }
 
 static void test_killed_server_ends_the_connection_and_every_operation(void **state)

@@ -1,4 +1,5 @@
-/* test_fabric_sim.c - what only the simulated net does: faults, partitions, crashes, and the same again from the same seed. */
+/* test_fabric_sim.c - what only the simulated net does: faults, partitions, crashes, and the same again from
+ * the same seed. */
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stddef.h>
@@ -83,7 +84,10 @@ static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
     end->conn = NULL;
 }
 
-static void on_sent(void *arg, lw_status_t status) { ((end_t *)arg)->sent++; }
+static void on_sent(void *arg, lw_status_t status)
+{
+    ((end_t *)arg)->sent++;
+}
 
 static void open_end(end_t *end, const char *host)
 {
@@ -97,7 +101,8 @@ static void run_until(uint64_t until_us)
 {
     while (world->now_us < until_us) {
         uint64_t next_us = lw_sim_net_next_us(world->net);
-        world->now_us = next_us > world->now_us && next_us < world->now_us + 100 ? next_us : world->now_us + 100;
+        world->now_us =
+            next_us > world->now_us && next_us < world->now_us + 100 ? next_us : world->now_us + 100;
         lw_sim_net_round(world->net, world->now_us);
         if (world->a.fabric != NULL)
             world->ops->progress(world->a.fabric);
@@ -142,7 +147,9 @@ static void send_all(unsigned count)
 {
     for (uint64_t i = 1; i <= count; i++) {
         lw_iov_t piece = {.data = world->payload, .bytes = BYTES};
-        assert_int_equal(world->ops->send(world->a.conn, &i, sizeof(i), &piece, 1, LW_SEND_AUTO, on_sent, &world->a), LW_OK);
+        assert_int_equal(
+            world->ops->send(world->a.conn, &i, sizeof(i), &piece, 1, LW_SEND_AUTO, on_sent, &world->a),
+            LW_OK);
     }
 }
 
@@ -155,7 +162,8 @@ static uint64_t fresh_seed(void)
 
 static uint64_t trace_of(uint64_t seed)
 {
-    begin(seed, &(lw_sim_faults_t){.delay_max_us = 900, .drop = 0.002, .corrupt = 0.1, .close_after_us = 300});
+    begin(seed,
+          &(lw_sim_faults_t){.delay_max_us = 900, .drop = 0.002, .corrupt = 0.1, .close_after_us = 300});
     send_all(MESSAGES);
     run_until(20000);
     uint64_t trace = world->a.trace * 31 + world->b.trace;
