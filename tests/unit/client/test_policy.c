@@ -30,7 +30,7 @@ static void test_absurd_values_are_refused_by_name_and_value(void **state)
     refused((lw_session_params_t){.estimate_ppm = 2000000}, "estimate_ppm is 2000000");
     refused((lw_session_params_t){.accuracy_ppm = 1000001}, "accuracy_ppm is 1000001");
     refused((lw_session_params_t){.outlier_ppm = 125001}, "outlier_ppm is 125001");
-    refused((lw_session_params_t){.cluster_tokens = 8}, "cluster_tokens is 8");
+    refused((lw_session_params_t){.cluster_tokens = 7}, "cluster_tokens is 7");
     refused((lw_session_params_t){.segment_tokens = 1000}, "segment_tokens is 1000");
     refused((lw_session_params_t){.segment_tokens = 9216}, "segment_tokens is 9216");
     refused((lw_session_params_t){.cluster_encoding = 5}, "cluster_encoding is 5");
@@ -71,7 +71,7 @@ static void test_an_explicit_zero_is_not_the_default(void **state)
     params = (lw_session_params_t){0};
     assert_int_equal(lwc_policy_make(&params, 16, &policy, &error), LW_OK);
     assert_int_equal(lwc_index_shape_make(&params, &shape, &error), LW_OK);
-    assert_true(policy.retrieve_ppm > 0 && shape.outlier_ppm > 0);
+    assert_true((policy.retrieve_ppm > 0 || policy.accuracy_ppm > 0) && shape.outlier_ppm > 0);
     assert_int_equal(policy.correct, LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE);
 }
 
@@ -83,8 +83,8 @@ static void test_accuracy_chooses_the_error_budget(void **state)
     assert_int_equal(lwc_policy_make(&params, 16, &policy, &error), LW_OK);
     assert_int_equal(policy.budget, LWK_BUDGET_ERROR);
     assert_int_equal(policy.accuracy_ppm, 500000);
-    assert_int_equal(policy.floor_entries, 8);
-    assert_int_equal(policy.cap_ppm, 50000);
+    assert_int_equal(policy.floor_entries, LWC_ACCURACY_FLOOR);
+    assert_int_equal(policy.cap_ppm, LWC_ACCURACY_CAP_PPM);
     assert_true(lwc_policy_is_asked(&params));
     params = (lw_session_params_t){.ttl_us = 5};
     assert_false(lwc_policy_is_asked(&params));

@@ -530,7 +530,7 @@ static void test_small_cache_and_small_landing_do_not_change_answers(void **stat
     }
     check_zero(&h, s, &seq);
     /* What one step wants stays; pages are won from what it did not want. */
-    lw_session_params_t sparse = {.size = sizeof(sparse), .policy = LW_POLICY_EXPECTED_MAX};
+    lw_session_params_t sparse = {.size = sizeof(sparse), .policy = LW_POLICY_EXPECTED_MAX, .retrieve_ppm = 60000};
     lw_session_t *child = NULL;
     assert_int_equal(lw_session_fork(s, &sparse, &child), LW_OK);
     for (int i = 0; i < 12; i++) {
