@@ -1,5 +1,5 @@
-/* backend.c - finds a backend by name. The two host backends are linked in; the CUDA one is a shared object that is opened
- * on first use, so that a program that never asks for it needs no GPU library. Any thread. */
+/* backend.c - finds a backend by name. The two host backends are linked in; the CUDA one is a shared object
+ * that is opened on first use, so that a program that never asks for it needs no GPU library. Any thread. */
 #include "kernels/backend.h"
 
 #include <dlfcn.h>

@@ -1,4 +1,5 @@
-/* check.c - what can be said about an op's arguments without touching device memory, and a store's shape. Any thread. */
+/* check.c - what can be said about an op's arguments without touching device memory, and a store's shape. Any
+ * thread. */
 #include "kernels/view.h"
 
 lw_status_t lwk_shape_check(const lwk_shape_t *shape)
@@ -22,7 +23,8 @@ lw_status_t lwk_step_check(const lwk_step_t *step)
 {
     if (step->store == NULL || step->sessions == NULL || step->slots == NULL)
         return LW_ERR_INVALID;
-    if (step->query_tokens == 0 || step->query_tokens > LW_QUERY_TOKENS_MAX || step->session_count > LW_BATCH_MAX)
+    if (step->query_tokens == 0 || step->query_tokens > LW_QUERY_TOKENS_MAX ||
+        step->session_count > LW_BATCH_MAX)
         return LW_ERR_INVALID;
     lw_status_t status = lwk_shape_check(&step->store->shape);
     if (status != LW_OK)

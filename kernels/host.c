@@ -1,4 +1,5 @@
-/* host.c - the device half of a backend that computes on the calling thread. alloc, free and copy: any thread. */
+/* host.c - the device half of a backend that computes on the calling thread. alloc, free and copy: any
+ * thread. */
 #include "kernels/host.h"
 
 #include <stdlib.h>
@@ -24,7 +25,10 @@ lw_status_t lwk_host_alloc(lwk_dev_t *dev, lwk_memory_t kind, size_t bytes, void
     return LW_OK;
 }
 
-void lwk_host_free(lwk_dev_t *dev, lwk_memory_t kind, void *ptr) { free(ptr); }
+void lwk_host_free(lwk_dev_t *dev, lwk_memory_t kind, void *ptr)
+{
+    free(ptr);
+}
 
 lw_status_t lwk_host_register(lwk_dev_t *dev, void *ptr, size_t bytes)
 {
@@ -57,6 +61,15 @@ lw_status_t lwk_host_event_create(lwk_dev_t *dev, lwk_event_t **event_out)
 }
 
 void lwk_host_event_destroy(lwk_event_t *event) {}
-lw_status_t lwk_host_event_record(lwk_event_t *event, void *stream) { return LW_OK; }
-lw_status_t lwk_host_event_query(lwk_event_t *event) { return LW_OK; }
-lw_status_t lwk_host_warm_up(lwk_dev_t *dev, const lwk_dims_t *dims) { return LW_OK; }
+lw_status_t lwk_host_event_record(lwk_event_t *event, void *stream)
+{
+    return LW_OK;
+}
+lw_status_t lwk_host_event_query(lwk_event_t *event)
+{
+    return LW_OK;
+}
+lw_status_t lwk_host_warm_up(lwk_dev_t *dev, const lwk_dims_t *dims)
+{
+    return LW_OK;
+}

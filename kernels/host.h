@@ -1,5 +1,6 @@
-/* host.h - memory, streams and events of the backends whose device memory is host memory (ref, cpu): work is done when the
- * call returns, so a stream is a token, an event is always past, and every kind of memory is the same. */
+/* host.h - memory, streams and events of the backends whose device memory is host memory (ref, cpu): work is
+ * done when the call returns, so a stream is a token, an event is always past, and every kind of memory is
+ * the same. */
 #ifndef LWK_HOST_H
 #define LWK_HOST_H
 

@@ -1,4 +1,5 @@
-/* scratch.c - one layout of the step's scratch memory for all backends. Called by the client at open. Any thread. */
+/* scratch.c - one layout of the step's scratch memory for all backends. Called by the client at open. Any
+ * thread. */
 #include "kernels/backend.h"
 
 /* Gives the next 64-byte aligned part; with memory == NULL only counts. */
@@ -9,7 +10,8 @@ static void *carve(uint8_t *memory, uint64_t *at, uint64_t bytes)
     return memory != NULL ? memory + offset : NULL;
 }
 
-static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t workspace_bytes, uint64_t *bytes_out)
+static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t workspace_bytes,
+                             uint64_t *bytes_out)
 {
     uint64_t head_dim = dims->shape.head_dim;
     uint64_t kv_rows = (uint64_t)dims->session_count * dims->shape.kv_head_count;

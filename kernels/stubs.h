@@ -1,4 +1,5 @@
-/* stubs.h - what a backend puts in the slots that it does not serve: each answers ERR_UNSUPPORTED and touches nothing. */
+/* stubs.h - what a backend puts in the slots that it does not serve: each answers ERR_UNSUPPORTED and touches
+ * nothing. */
 #ifndef LWK_STUBS_H
 #define LWK_STUBS_H
 

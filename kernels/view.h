@@ -1,4 +1,5 @@
-/* view.h - where things lie: the address arithmetic that every host backend and the tests share. Inline, no state. */
+/* view.h - where things lie: the address arithmetic that every host backend and the tests share. Inline, no
+ * state. */
 #ifndef LWK_VIEW_H
 #define LWK_VIEW_H
 
@@ -8,15 +9,20 @@
 #include "kernels/convert.h"
 #include "kernels/ops.h"
 
-/* ---- checks (check.c) ------------------------------------------------------------------------------------------ */
+/* ---- checks (check.c)
+ * ------------------------------------------------------------------------------------------ */
 
 lw_status_t lwk_shape_check(const lwk_shape_t *shape);
 /* Fields of the step and, because host backends may read it, the store's shape. LW_ERR_INVALID or LW_OK. */
 lw_status_t lwk_step_check(const lwk_step_t *step);
 
-/* ---- sessions, rows of the scratch arrays ---------------------------------------------------------------------- */
+/* ---- sessions, rows of the scratch arrays
+ * ---------------------------------------------------------------------- */
 
-static inline uint32_t lwk_query_heads(const lwk_shape_t *shape) { return shape->kv_head_count * shape->group; }
+static inline uint32_t lwk_query_heads(const lwk_shape_t *shape)
+{
+    return shape->kv_head_count * shape->group;
+}
 
 /* NULL: the batch slot is empty. */
 static inline lwk_session_t *lwk_step_session(const lwk_step_t *step, uint32_t s)
@@ -42,7 +48,8 @@ static inline size_t lwk_tensor_at(const lwk_tensor_t *tensor, uint32_t s, uint3
     return (size_t)(s * tensor->session_stride + token * tensor->token_stride + head * tensor->head_stride);
 }
 
-/* ---- ranges and entries ---------------------------------------------------------------------------------------- */
+/* ---- ranges and entries
+ * ---------------------------------------------------------------------------------------- */
 
 static inline uint32_t lwk_tile_number(const lwk_store_t *store, uint32_t row, uint32_t layer, uint32_t head)
 {
@@ -61,11 +68,14 @@ static inline uint32_t lwk_entry_size(const lwk_tile_t *tile, uint32_t entry)
 
 static inline lwk_index_layout_t lwk_tile_layout(const lwk_tile_t *tile, uint32_t head_dim)
 {
-    return lwk_index_layout(tile->cluster_encoding, tile->outlier_encoding, tile->cluster_count, tile->outlier_count,
-                            head_dim);
+    return lwk_index_layout(tile->cluster_encoding, tile->outlier_encoding, tile->cluster_count,
+                            tile->outlier_count, head_dim);
 }
 
-static inline uint32_t lwk_cluster_pages(uint32_t size) { return (size + LWK_PAGE_TOKENS - 1) / LWK_PAGE_TOKENS; }
+static inline uint32_t lwk_cluster_pages(uint32_t size)
+{
+    return (size + LWK_PAGE_TOKENS - 1) / LWK_PAGE_TOKENS;
+}
 
 static inline uint64_t lwk_row_bytes(const lwk_shape_t *shape)
 {
@@ -93,11 +103,16 @@ static inline uint64_t lwk_budget_clusters(uint32_t ppm, uint64_t n, uint32_t cl
 /* Whether anything asks for the variance of logits (spread), or for the shift of values. */
 static inline int lwk_policy_uses_spread(const lwk_policy_t *policy)
 {
-    return policy->correct != 0 || policy->rank == LWK_RANK_EXPECTED_MAX || policy->budget == LWK_BUDGET_ERROR;
+    return policy->correct != 0 || policy->rank == LWK_RANK_EXPECTED_MAX ||
+           policy->budget == LWK_BUDGET_ERROR;
 }
-static inline int lwk_policy_uses_shift(const lwk_policy_t *policy) { return (policy->correct & LWK_CORRECT_VALUE) != 0; }
+static inline int lwk_policy_uses_shift(const lwk_policy_t *policy)
+{
+    return (policy->correct & LWK_CORRECT_VALUE) != 0;
+}
 
-/* ---- the steady zone -------------------------------------------------------------------------------------------- */
+/* ---- the steady zone
+ * -------------------------------------------------------------------------------------------- */
 
 static inline uint32_t lwk_sink_count(const lwk_session_t *session)
 {
@@ -123,9 +138,10 @@ static inline uint32_t lwk_steady_position(const lwk_session_t *session, uint32_
     return i < sinks ? i : lwk_steady_first(session) + (i - sinks);
 }
 
-/* Element number of a position's row in sink_keys/values (position < LW_SINK_TOKENS) or steady_keys/values. */
-static inline size_t lwk_steady_at(const lwk_session_t *session, const lwk_shape_t *shape, uint32_t layer, uint32_t head,
-                                   uint32_t position)
+/* Element number of a position's row in sink_keys/values (position < LW_SINK_TOKENS) or steady_keys/values.
+ */
+static inline size_t lwk_steady_at(const lwk_session_t *session, const lwk_shape_t *shape, uint32_t layer,
+                                   uint32_t head, uint32_t position)
 {
     size_t row = (size_t)layer * shape->kv_head_count + head;
     row = position < LW_SINK_TOKENS ? row * LW_SINK_TOKENS + position
@@ -133,9 +149,10 @@ static inline size_t lwk_steady_at(const lwk_session_t *session, const lwk_shape
     return row * shape->head_dim;
 }
 
-/* Whether query token t of the step sees the token at a position: everything older than the step, itself, and of the
- * step's other tokens those that the mask names (without a mask: the earlier ones). */
-static inline int lwk_visible(const lwk_step_t *step, const lwk_session_t *session, uint32_t t, uint32_t position)
+/* Whether query token t of the step sees the token at a position: everything older than the step, itself, and
+ * of the step's other tokens those that the mask names (without a mask: the earlier ones). */
+static inline int lwk_visible(const lwk_step_t *step, const lwk_session_t *session, uint32_t t,
+                              uint32_t position)
 {
     uint32_t first_new = session->token_count - step->query_tokens;
     if (position < first_new)
@@ -144,7 +161,8 @@ static inline int lwk_visible(const lwk_step_t *step, const lwk_session_t *sessi
     return step->tree_mask != NULL ? (step->tree_mask[t] >> u & 1u) != 0 : u <= t;
 }
 
-/* ---- partial slots ---------------------------------------------------------------------------------------------- */
+/* ---- partial slots
+ * ---------------------------------------------------------------------------------------------- */
 
 static inline uint32_t lwk_slot_steady(const lwk_scratch_t *scratch, uint32_t tile)
 {
@@ -159,7 +177,8 @@ static inline uint32_t lwk_slot_hits(const lwk_scratch_t *scratch, uint32_t tile
     return scratch->partial_capacity - 2 * (scratch->item_capacity / LWK_ITEM_TILE + 1) + tile;
 }
 
-/* ---- tickets ---------------------------------------------------------------------------------------------------- */
+/* ---- tickets
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* The full number of a ticket that is not yet released, from the 30 bits that a place holds. */
 static inline uint64_t lwk_ticket_number(uint64_t released, uint32_t place_number)

@@ -1,7 +1,7 @@
 /* backend_cpu.c - the table of the cpu backend, and which loops its device runs.
  *
- * LWK_CPU_LEVEL in the environment (plain, avx2, avx512) chooses slower loops than the processor allows: for tests, and to ask
- * whether an instruction set is to blame. */
+ * LWK_CPU_LEVEL in the environment (plain, avx2, avx512) chooses slower loops than the processor allows: for
+ * tests, and to ask whether an instruction set is to blame. */
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -25,7 +25,8 @@ static const lwk_loops_t *const all_loops[] = {
 static bool is_supported(const lwk_loops_t *loops)
 {
 #if defined(__x86_64__)
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (loops == &lwk_loops_avx512)
         return avx2 && __builtin_cpu_supports("avx512f");
     if (loops == &lwk_loops_avx2)
@@ -76,9 +77,15 @@ static lw_status_t cpu_open(unsigned ordinal, lwk_dev_t **dev_out, lw_error_t *e
     return LW_OK;
 }
 
-static void cpu_close(lwk_dev_t *dev) { free(dev); }
+static void cpu_close(lwk_dev_t *dev)
+{
+    free(dev);
+}
 
-static const char *cpu_describe(lwk_dev_t *dev) { return dev->loops->name; }
+static const char *cpu_describe(lwk_dev_t *dev)
+{
+    return dev->loops->name;
+}
 
 static const lwk_backend_t cpu_table = {
     .size = sizeof(lwk_backend_t),
@@ -134,4 +141,7 @@ static const lwk_backend_t cpu_table = {
     .gather = lwk_ref_gather,
 };
 
-const lwk_backend_t *lwk_cpu_backend(void) { return &cpu_table; }
+const lwk_backend_t *lwk_cpu_backend(void)
+{
+    return &cpu_table;
+}

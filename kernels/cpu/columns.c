@@ -12,7 +12,10 @@ void lwk_cpu_fill_log_sizes(void)
 }
 
 /* 0 for 0. */
-static float log_size(uint32_t size) { return size < LOG_SIZES ? log_sizes[size] : (float)log(size); }
+static float log_size(uint32_t size)
+{
+    return size < LOG_SIZES ? log_sizes[size] : (float)log(size);
+}
 
 static void open_scales(const lwk_loops_t *loops, const lwk_cpu_work_t *work, lwk_cpu_tile_t *tile)
 {
@@ -23,13 +26,15 @@ static void open_scales(const lwk_loops_t *loops, const lwk_cpu_work_t *work, lw
     tile->value_scale = clusters ? work->value_scale : NULL;
     if (clusters) {
         loops->widen(LWK_ROW_FP16, t->index + tile->at.cluster_key_scales, t->cluster_count, work->scale);
-        loops->widen(LWK_ROW_FP16, t->index + tile->at.cluster_value_scales, t->cluster_count, work->value_scale);
+        loops->widen(LWK_ROW_FP16, t->index + tile->at.cluster_value_scales, t->cluster_count,
+                     work->value_scale);
     } else if (outliers) {
         for (uint32_t i = 0; i < t->cluster_count; i++)
             work->scale[i] = 0;
     }
     if (outliers)
-        loops->widen(LWK_ROW_FP16, t->index + tile->at.outlier_key_scales, t->outlier_count, work->scale + t->cluster_count);
+        loops->widen(LWK_ROW_FP16, t->index + tile->at.outlier_key_scales, t->outlier_count,
+                     work->scale + t->cluster_count);
     else if (clusters)
         for (uint32_t i = t->cluster_count; i < tile->count; i++)
             work->scale[i] = 0;
@@ -44,15 +49,18 @@ static void open_bias(const lwk_cpu_work_t *work, const lwk_cpu_tile_t *tile, co
             work->bias[i] = -INFINITY;
 }
 
-void lwk_cpu_tile_open(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries, uint32_t range,
-                       const uint8_t *mark, lwk_cpu_tile_t *tile_out)
+void lwk_cpu_tile_open(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries,
+                       uint32_t range, const uint8_t *mark, lwk_cpu_tile_t *tile_out)
 {
     const lwk_store_t *store = queries->step->store;
     lwk_range_ref_t ref = queries->session->ranges[range];
     const lwk_tile_t *t = &store->tiles[lwk_tile_number(store, ref.row, queries->step->layer, queries->head)];
-    *tile_out = (lwk_cpu_tile_t){.tile = t, .at = lwk_tile_layout(t, store->shape.head_dim), .count = lwk_tile_entries(t),
-                                 .base = ref.entry_base,
-                                 .columns = {.spread = work->spread, .log_size = work->log_size, .bias = work->bias}};
+    *tile_out =
+        (lwk_cpu_tile_t){.tile = t,
+                         .at = lwk_tile_layout(t, store->shape.head_dim),
+                         .count = lwk_tile_entries(t),
+                         .base = ref.entry_base,
+                         .columns = {.spread = work->spread, .log_size = work->log_size, .bias = work->bias}};
     loops->widen(LWK_ROW_BF16, t->index + tile_out->at.cluster_spreads, t->cluster_count, work->spread);
     for (uint32_t i = 0; i < t->cluster_count; i++) {
         work->log_size[i] = log_size(t->sizes[i]);

@@ -1,18 +1,18 @@
-/* extend.c - exact attention of many query tokens: blocks of queries over blocks of rows. With many queries a block of rows is
- * widened to fp32 once and then read by all of them from the first caches. */
+/* extend.c - exact attention of many query tokens: blocks of queries over blocks of rows. With many queries a
+ * block of rows is widened to fp32 once and then read by all of them from the first caches. */
 #include <string.h>
 
 #include "kernels/cpu/cpu_private.h"
 
-#define EXTEND_ROWS 64u      /* rows of a block: 64 KiB of K or V at head_dim 256 */
-#define EXTEND_QUERIES 64u   /* queries of a block */
-#define WIDEN_FROM 5u        /* queries from which widening pays */
+#define EXTEND_ROWS 64u    /* rows of a block: 64 KiB of K or V at head_dim 256 */
+#define EXTEND_QUERIES 64u /* queries of a block */
+#define WIDEN_FROM 5u      /* queries from which widening pays */
 
 typedef struct block {
     const lwk_extend_t *args;
     lwk_cpu_run_t run;
-    uint32_t head;                          /* KV head, counted from head_first */
-    uint32_t token_first, token_count;      /* query tokens of this block */
+    uint32_t head;                     /* KV head, counted from head_first */
+    uint32_t token_first, token_count; /* query tokens of this block */
     float query[EXTEND_QUERIES][LW_HEAD_DIM_MAX];
     float dots[EXTEND_QUERIES][EXTEND_ROWS];
     float keys[EXTEND_ROWS][LW_HEAD_DIM_MAX], values[EXTEND_ROWS][LW_HEAD_DIM_MAX];
@@ -24,7 +24,8 @@ static lw_status_t check(const lwk_extend_t *args)
         return LW_ERR_INVALID;
     if (args->query.data == NULL || args->partial == NULL || args->partial_out == NULL)
         return LW_ERR_INVALID;
-    if (args->head_count > args->shape->kv_head_count || args->head_first > args->shape->kv_head_count - args->head_count)
+    if (args->head_count > args->shape->kv_head_count ||
+        args->head_first > args->shape->kv_head_count - args->head_count)
         return LW_ERR_INVALID;
     if (args->rows.row_count > 0 && (args->rows.keys == NULL || args->rows.values == NULL))
         return LW_ERR_INVALID;
@@ -51,7 +52,8 @@ static void open_block(block_t *block, const lwk_loops_t *loops)
         size_t from = lwk_tensor_at(&args->query, 0, block->token_first + q / shape->group,
                                     (args->head_first + block->head) * shape->group + q % shape->group);
         loops->widen(lwk_dtype_kind(shape->dtype),
-                     (const uint8_t *)args->query.data + from * lwk_dtype_bytes(shape->dtype), d, block->query[q]);
+                     (const uint8_t *)args->query.data + from * lwk_dtype_bytes(shape->dtype), d,
+                     block->query[q]);
         block->run.query[q] = block->query[q];
         block->run.dots[q] = block->dots[q];
         block->run.partial[q] = &args->partial[row];
@@ -84,7 +86,9 @@ static void attend_rows(block_t *block, uint32_t first, uint32_t count)
     const uint8_t *keys[EXTEND_ROWS], *values[EXTEND_ROWS];
     block->run.kind = widen ? LWK_ROW_FP32 : lwk_dtype_kind(shape->dtype);
     for (uint32_t i = 0; i < count; i++) {
-        size_t at = (size_t)(block->head * args->rows.head_stride + (int64_t)(first + i) * args->rows.row_stride) * element;
+        size_t at =
+            (size_t)(block->head * args->rows.head_stride + (int64_t)(first + i) * args->rows.row_stride) *
+            element;
         keys[i] = (const uint8_t *)args->rows.keys + at;
         values[i] = (const uint8_t *)args->rows.values + at;
         if (widen) {

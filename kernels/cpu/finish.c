@@ -4,7 +4,8 @@
 #include "kernels/cpu/cpu_private.h"
 #include "kernels/ref/ref.h"
 
-static void attend_arrivals(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void attend_arrivals(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                            const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
     size_t kv_row = lwk_kv_row(step, queries->s, queries->head);
@@ -12,7 +13,8 @@ static void attend_arrivals(const lwk_loops_t *loops, const lwk_cpu_work_t *work
     uint32_t count = step->scratch.item_count[kv_row];
     for (uint32_t first = 0; first < count; first += LWK_ITEM_TILE) {
         lwk_cpu_run_t run;
-        lwk_cpu_run_begin(&run, loops, work, queries, lwk_slot_arrivals(&step->scratch, first / LWK_ITEM_TILE));
+        lwk_cpu_run_begin(&run, loops, work, queries,
+                          lwk_slot_arrivals(&step->scratch, first / LWK_ITEM_TILE));
         lwk_cpu_batch_t batch;
         batch.run = &run;
         batch.count = 0;
@@ -40,13 +42,14 @@ static slots_t used_slots(const lwk_cpu_queries_t *queries)
     return (slots_t){
         .first = {0, lwk_slot_steady(scratch, 0), lwk_slot_hits(scratch, 0), lwk_slot_arrivals(scratch, 0)},
         .count = {queries->session->range_count,
-                  (lwk_steady_count(queries->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE, item_tiles, item_tiles},
+                  (lwk_steady_count(queries->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE, item_tiles,
+                  item_tiles},
     };
 }
 
 /* out = sum of e^(m - largest) o over the slots with any weight; z and t likewise. */
-static lwk_partial_t merge(const lwk_loops_t *loops, const slots_t *slots, const lwk_partial_t *partial, const float *value,
-                           uint32_t d, float *out)
+static lwk_partial_t merge(const lwk_loops_t *loops, const slots_t *slots, const lwk_partial_t *partial,
+                           const float *value, uint32_t d, float *out)
 {
     lwk_partial_t sum = {.m = -INFINITY};
     const uint8_t *rows[LWK_CPU_BLOCK];
@@ -80,7 +83,8 @@ static void write_out(const lwk_cpu_queries_t *queries, uint32_t q, const float 
     const lwk_step_t *step = queries->step;
     const lwk_shape_t *shape = &step->store->shape;
     uint32_t d = shape->head_dim;
-    size_t to = lwk_tensor_at(&step->out, queries->s, q / shape->group, queries->head * shape->group + q % shape->group);
+    size_t to = lwk_tensor_at(&step->out, queries->s, q / shape->group,
+                              queries->head * shape->group + q % shape->group);
     for (uint32_t j = 0; j < d && step->out.data != NULL; j++)
         lwk_store(step->out.data, shape->dtype, to + j, out[j]);
     if (step->out_fp32 != NULL)
@@ -89,7 +93,8 @@ static void write_out(const lwk_cpu_queries_t *queries, uint32_t q, const float 
         step->lse_out[queries->row[q]] = lse;
 }
 
-static void finish_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void finish_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                        const lwk_cpu_queries_t *queries)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     uint32_t d = queries->step->store->shape.head_dim;
@@ -99,7 +104,8 @@ static void finish_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, co
         size_t first = queries->row[q] * scratch->partial_capacity;
         float out[LW_HEAD_DIM_MAX];
         const float *shift = scratch->shift + queries->row[q] * d;
-        lwk_partial_t sum = merge(loops, &slots, scratch->partial + first, scratch->partial_out + first * d, d, out);
+        lwk_partial_t sum =
+            merge(loops, &slots, scratch->partial + first, scratch->partial_out + first * d, d, out);
         for (uint32_t j = 0; j < d; j++)
             out[j] = sum.z > 0 ? (out[j] + sum.t * shift[j]) / sum.z : 0;
         write_out(queries, q, out, sum.z > 0 ? sum.m + logf(sum.z) : -INFINITY);

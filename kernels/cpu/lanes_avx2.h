@@ -7,19 +7,43 @@
 typedef __m256 vf;
 typedef int32_t vi __attribute__((vector_size(32)));
 
-LANES_FN vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-LANES_FN void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
-LANES_FN vf v_set(float x) { return _mm256_set1_ps(x); }
-LANES_FN vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-LANES_FN vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-LANES_FN vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-LANES_FN vf v_sqrt(vf x) { return _mm256_sqrt_ps(x); }
+LANES_FN vf v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+LANES_FN void v_store(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x);
+}
+LANES_FN vf v_set(float x)
+{
+    return _mm256_set1_ps(x);
+}
+LANES_FN vf v_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+LANES_FN vf v_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+LANES_FN vf v_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+LANES_FN vf v_sqrt(vf x)
+{
+    return _mm256_sqrt_ps(x);
+}
 LANES_FN vf v_load_bf16(const uint8_t *p)
 {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-LANES_FN vf v_load_fp16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+LANES_FN vf v_load_fp16(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 LANES_FN vf v_load_int8(const uint8_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
@@ -30,7 +54,10 @@ LANES_FN void v_load_int4(const uint8_t *p, vf *even_out, vf *odd_out)
     *even_out = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 28), 28));
     *odd_out = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 4));
 }
-LANES_FN __m128 v_fold(vf x) { return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)); }
+LANES_FN __m128 v_fold(vf x)
+{
+    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
 LANES_FN float v_sum(vf x)
 {
     __m128 s = v_fold(x);

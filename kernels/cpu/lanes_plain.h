@@ -13,9 +13,18 @@ LANES_FN vf v_load(const float *p)
     memcpy(&x, p, sizeof x);
     return x;
 }
-LANES_FN void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
-LANES_FN vf v_set(float x) { return (vf){x, x, x, x}; }
-LANES_FN vf v_fma(vf a, vf b, vf c) { return a * b + c; }
+LANES_FN void v_store(float *p, vf x)
+{
+    memcpy(p, &x, sizeof x);
+}
+LANES_FN vf v_set(float x)
+{
+    return (vf){x, x, x, x};
+}
+LANES_FN vf v_fma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
 LANES_FN vf v_max(vf a, vf b)
 {
     vi more = a > b;
@@ -26,7 +35,10 @@ LANES_FN vf v_min(vf a, vf b)
     vi less = a < b;
     return (vf)(((vi)a & less) | ((vi)b & ~less));
 }
-LANES_FN vf v_sqrt(vf x) { return (vf){sqrtf(x[0]), sqrtf(x[1]), sqrtf(x[2]), sqrtf(x[3])}; }
+LANES_FN vf v_sqrt(vf x)
+{
+    return (vf){sqrtf(x[0]), sqrtf(x[1]), sqrtf(x[2]), sqrtf(x[3])};
+}
 LANES_FN vf v_load_bf16(const uint8_t *p)
 {
     uint16_t h[4];
@@ -50,8 +62,14 @@ LANES_FN void v_load_int4(const uint8_t *p, vf *even_out, vf *odd_out)
     *even_out = __builtin_convertvector(even, vf);
     *odd_out = __builtin_convertvector(odd, vf);
 }
-LANES_FN float v_sum(vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-LANES_FN float v_largest(vf x) { return fmaxf(fmaxf(x[0], x[2]), fmaxf(x[1], x[3])); }
+LANES_FN float v_sum(vf x)
+{
+    return (x[0] + x[2]) + (x[1] + x[3]);
+}
+LANES_FN float v_largest(vf x)
+{
+    return fmaxf(fmaxf(x[0], x[2]), fmaxf(x[1], x[3]));
+}
 /* to[i] = sum of lanes of x[i] */
 LANES_FN void v_sum4(const vf x[4], float *to)
 {

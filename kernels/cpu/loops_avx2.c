@@ -1,4 +1,5 @@
-/* loops_avx2.c - the loops of loops_body.h on lanes_avx2.h. Reached through the device only, which asks the processor. */
+/* loops_avx2.c - the loops of loops_body.h on lanes_avx2.h. Reached through the device only, which asks the
+ * processor. */
 #include <math.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-/* loops_avx512.c - the loops of loops_body.h on lanes_avx512.h. Reached through the device only, which asks the processor. */
+/* loops_avx512.c - the loops of loops_body.h on lanes_avx512.h. Reached through the device only, which asks
+ * the processor. */
 #include <math.h>
 #include <string.h>
 

@@ -1,16 +1,19 @@
-/* loops_body.h - the loops of loops.h, written once over the lanes that the including file brings: LANES, LANES_QUERIES,
- * LANES_FN, LANES_TARGET, LANES_NAME, vf, vi and the v_*() functions. No include guard: it is a function body.
+/* loops_body.h - the loops of loops.h, written once over the lanes that the including file brings: LANES,
+ * LANES_QUERIES, LANES_FN, LANES_TARGET, LANES_NAME, vf, vi and the v_*() functions. No include guard: it is
+ * a function body.
  *
- * Arguments that an always-inlined function takes as `const int` are literals in every call: each call is a loop of its own. */
+ * Arguments that an always-inlined function takes as `const int` are literals in every call: each call is a
+ * loop of its own. */
 
 #define LANES_LOOP LANES_TARGET static
 #define UNROLL _Pragma("GCC unroll 16")
-#define ROWS 4          /* rows of one block of dot */
-#define VECTORS 4       /* vectors of a row in one block of accumulate */
-#define ROW_BLOCK 64u   /* rows that stay in the first cache while all queries and chunks pass over them */
+#define ROWS 4        /* rows of one block of dot */
+#define VECTORS 4     /* vectors of a row in one block of accumulate */
+#define ROW_BLOCK 64u /* rows that stay in the first cache while all queries and chunks pass over them */
 #define HEAD_DIM_MAX 256
 
-/* ---- vectors at the end of an array ------------------------------------------------------------------------------ */
+/* ---- vectors at the end of an array
+ * ------------------------------------------------------------------------------ */
 
 LANES_FN vf v_load_n(const float *p, uint32_t left, float fill)
 {
@@ -34,8 +37,8 @@ LANES_FN void v_store_n(float *p, vf x, uint32_t left)
         p[i] = padded[i];
 }
 
-/* e^x for x <= 88; exactly 1 at 0 and exactly 0 below -87.3. Relative error below 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, a
- * polynomial in r, n added to the exponent. */
+/* e^x for x <= 88; exactly 1 at 0 and exactly 0 below -87.3. Relative error below 2e-7: x = n ln 2 + r, |r|
+ * <= ln 2 / 2, a polynomial in r, n added to the exponent. */
 LANES_FN vf v_exp(vf x)
 {
     const vf magic = v_set(12582912.0f), lowest = v_set(-87.3f);
@@ -55,7 +58,8 @@ LANES_FN vf v_exp(vf x)
     return (vf)(((vi)p + exponent) & inside);
 }
 
-/* ---- rows -------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* LANES elements of a row from element j on; not for INT4. */
 LANES_FN vf v_load_row(const int kind, const uint8_t *row, uint32_t j)
@@ -79,17 +83,18 @@ LANES_FN void split_even_odd(const float *from, uint32_t d, float *to)
 }
 
 /* ROWS rows by nq queries: dots to[q][row]. */
-LANES_FN void dot_block(const int kind, const int nq, const uint8_t *const *rows, const float *const *query, uint32_t d,
-                        float (*to)[ROWS])
+LANES_FN void dot_block(const int kind, const int nq, const uint8_t *const *rows, const float *const *query,
+                        uint32_t d, float (*to)[ROWS])
 {
     vf sum[LANES_QUERIES][ROWS];
     UNROLL
-    for (int q = 0; q < nq; q++)
+    for (int q = 0; q < nq; q++) {
         UNROLL
         for (int r = 0; r < ROWS; r++)
             sum[q][r] = v_set(0);
+    }
     if (kind == LWK_ROW_INT4) {
-        for (uint32_t j = 0; j < d; j += 2 * LANES)
+        for (uint32_t j = 0; j < d; j += 2 * LANES) {
             UNROLL
             for (int r = 0; r < ROWS; r++) {
                 vf even, odd;
@@ -100,6 +105,7 @@ LANES_FN void dot_block(const int kind, const int nq, const uint8_t *const *rows
                     sum[q][r] = v_fma(odd, v_load(query[q] + j + LANES), sum[q][r]);
                 }
             }
+        }
     } else {
         for (uint32_t j = 0; j < d; j += LANES) {
             vf x[ROWS];
@@ -120,8 +126,8 @@ LANES_FN void dot_block(const int kind, const int nq, const uint8_t *const *rows
         v_sum4(sum[q], to[q]);
 }
 
-LANES_FN void dot_queries(const int kind, const uint8_t *const *rows, const float *const *query, uint32_t count, uint32_t d,
-                          float (*to)[ROWS])
+LANES_FN void dot_queries(const int kind, const uint8_t *const *rows, const float *const *query,
+                          uint32_t count, uint32_t d, float (*to)[ROWS])
 {
     switch (count) {
 #if LANES_QUERIES == 4
@@ -133,8 +139,8 @@ LANES_FN void dot_queries(const int kind, const uint8_t *const *rows, const floa
     }
 }
 
-LANES_FN void dot_rows(const int kind, const uint8_t *const *rows, uint32_t row_count, const float *const *query,
-                       uint32_t query_count, uint32_t d, float *const *dots)
+LANES_FN void dot_rows(const int kind, const uint8_t *const *rows, uint32_t row_count,
+                       const float *const *query, uint32_t query_count, uint32_t d, float *const *dots)
 {
     for (uint32_t q = 0; q < query_count; q += LANES_QUERIES) {
         uint32_t nq = query_count - q < LANES_QUERIES ? query_count - q : LANES_QUERIES;
@@ -165,15 +171,16 @@ LANES_FN void dot_rows(const int kind, const uint8_t *const *rows, uint32_t row_
 }
 
 /* nv vectors of each row from element j on, nq queries. */
-LANES_FN void accumulate_block(const int kind, const int nq, const int nv, const uint8_t *const *rows, uint32_t row_count,
-                               const float *const *weight, uint32_t j, float *const *out)
+LANES_FN void accumulate_block(const int kind, const int nq, const int nv, const uint8_t *const *rows,
+                               uint32_t row_count, const float *const *weight, uint32_t j, float *const *out)
 {
     vf sum[LANES_QUERIES][VECTORS];
     UNROLL
-    for (int q = 0; q < nq; q++)
+    for (int q = 0; q < nq; q++) {
         UNROLL
         for (int v = 0; v < nv; v++)
             sum[q][v] = kind == LWK_ROW_INT4 ? v_set(0) : v_load(out[q] + j + v * LANES);
+    }
     for (uint32_t r = 0; r < row_count; r++) {
         vf x[VECTORS];
         if (kind == LWK_ROW_INT4) {
@@ -194,7 +201,7 @@ LANES_FN void accumulate_block(const int kind, const int nq, const int nv, const
         }
     }
     UNROLL
-    for (int q = 0; q < nq; q++)
+    for (int q = 0; q < nq; q++) {
         UNROLL
         for (int v = 0; v < nv; v++) {
             if (kind == LWK_ROW_INT4) {
@@ -206,6 +213,7 @@ LANES_FN void accumulate_block(const int kind, const int nq, const int nv, const
                 v_store(out[q] + j + v * LANES, sum[q][v]);
             }
         }
+    }
 }
 
 LANES_FN void accumulate_queries(const int kind, const int nv, const uint8_t *const *rows, uint32_t row_count,
@@ -221,10 +229,11 @@ LANES_FN void accumulate_queries(const int kind, const int nv, const uint8_t *co
     }
 }
 
-LANES_FN void accumulate_rows(const int kind, const uint8_t *const *rows, uint32_t row_count, const float *const *weight,
-                              uint32_t query_count, uint32_t d, float *const *out)
+LANES_FN void accumulate_rows(const int kind, const uint8_t *const *rows, uint32_t row_count,
+                              const float *const *weight, uint32_t query_count, uint32_t d, float *const *out)
 {
-    /* INT4 sums leave the registers in another order, which is dear: its rows are small, so all of them pass at once. */
+    /* INT4 sums leave the registers in another order, which is dear: its rows are small, so all of them pass
+     * at once. */
     uint32_t block = kind == LWK_ROW_INT4 ? row_count : ROW_BLOCK;
     for (uint32_t r = 0; r < row_count; r += block) {
         uint32_t nr = row_count - r < block ? row_count - r : block;
@@ -243,16 +252,17 @@ LANES_FN void accumulate_rows(const int kind, const uint8_t *const *rows, uint32
     }
 }
 
-#define ROW_LOOPS(name, kind)                                                                                              \
-    LANES_LOOP void dot_##name(const uint8_t *const *rows, uint32_t row_count, const float *const *query,                  \
-                               uint32_t query_count, uint32_t d, float *const *dots)                                       \
-    {                                                                                                                      \
-        dot_rows(kind, rows, row_count, query, query_count, d, dots);                                                      \
-    }                                                                                                                      \
-    LANES_LOOP void accumulate_##name(const uint8_t *const *rows, uint32_t row_count, const float *const *weight,          \
-                                      uint32_t query_count, uint32_t d, float *const *out)                                 \
-    {                                                                                                                      \
-        accumulate_rows(kind, rows, row_count, weight, query_count, d, out);                                               \
+#define ROW_LOOPS(name, kind)                                                                             \
+    LANES_LOOP void dot_##name(const uint8_t *const *rows, uint32_t row_count, const float *const *query, \
+                               uint32_t query_count, uint32_t d, float *const *dots)                      \
+    {                                                                                                     \
+        dot_rows(kind, rows, row_count, query, query_count, d, dots);                                     \
+    }                                                                                                     \
+    LANES_LOOP void accumulate_##name(const uint8_t *const *rows, uint32_t row_count,                     \
+                                      const float *const *weight, uint32_t query_count, uint32_t d,       \
+                                      float *const *out)                                                  \
+    {                                                                                                     \
+        accumulate_rows(kind, rows, row_count, weight, query_count, d, out);                              \
     }
 ROW_LOOPS(fp32, LWK_ROW_FP32)
 ROW_LOOPS(bf16, LWK_ROW_BF16)
@@ -279,7 +289,8 @@ LANES_LOOP void widen(lwk_row_kind_t kind, const void *from, uint32_t count, flo
     }
 }
 
-/* ---- arrays ------------------------------------------------------------------------------------------------------ */
+/* ---- arrays
+ * ------------------------------------------------------------------------------------------------------ */
 
 LANES_LOOP float cap(float *x, uint32_t count, float scale, float soft_cap)
 {
@@ -332,7 +343,8 @@ LANES_LOOP void decode(float *x, const float *scale, uint32_t count, float add)
     }
 }
 
-LANES_LOOP void decode_row(const float *code, const float *center, const float *channel, float weight, uint32_t d, float *out)
+LANES_LOOP void decode_row(const float *code, const float *center, const float *channel, float weight,
+                           uint32_t d, float *out)
 {
     for (uint32_t j = 0; j < d; j += LANES) {
         vf y = v_fma(v_load(center + j), v_set(weight), v_load(out + j));
@@ -346,7 +358,8 @@ LANES_LOOP void product(const float *x, const float *y, uint32_t count, float *o
         v_store_n(out + i, v_load_n(x + i, count - i, 0) * v_load_n(y + i, count - i, 0), count - i);
 }
 
-/* ---- entries ----------------------------------------------------------------------------------------------------- */
+/* ---- entries
+ * ----------------------------------------------------------------------------------------------------- */
 
 /* Slope of the soft cap. The logit of an entry of size 0 is -infinity; its slope only has to be a number. */
 LANES_FN vf v_slope(const lwk_lens_t *lens, vf logit)
@@ -361,13 +374,14 @@ LANES_FN vf v_spread(const lwk_columns_t *columns, const lwk_lens_t *lens, uint3
     return v_min(v_load_n(columns->spread + i, left, 0), v_set(limit));
 }
 
-LANES_FN vf v_variance(const lwk_columns_t *columns, const lwk_lens_t *lens, uint32_t i, uint32_t left, vf slope)
+LANES_FN vf v_variance(const lwk_columns_t *columns, const lwk_lens_t *lens, uint32_t i, uint32_t left,
+                       vf slope)
 {
     return v_spread(columns, lens, i, left) * v_set(lens->spread) * slope * slope;
 }
 
-LANES_LOOP float rank(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit, uint32_t count,
-                      float *rank_out)
+LANES_LOOP float rank(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit,
+                      uint32_t count, float *rank_out)
 {
     vf most = v_set(-INFINITY);
     for (uint32_t i = 0; i < count; i += LANES) {
@@ -393,8 +407,8 @@ LANES_LOOP void vote(const float *rank_in, uint32_t count, float largest, float 
     }
 }
 
-LANES_LOOP float mass(const lwk_columns_t *columns, const lwk_lens_t *lens, int with_variance, const float *logit,
-                      uint32_t count, float *mass_out)
+LANES_LOOP float mass(const lwk_columns_t *columns, const lwk_lens_t *lens, int with_variance,
+                      const float *logit, uint32_t count, float *mass_out)
 {
     vf most = v_set(-INFINITY);
     for (uint32_t i = 0; i < count; i += LANES) {
@@ -413,8 +427,8 @@ LANES_LOOP float mass(const lwk_columns_t *columns, const lwk_lens_t *lens, int 
     return v_largest(most);
 }
 
-LANES_LOOP float shift_weight(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit, const float *weight,
-                              uint32_t count)
+LANES_LOOP float shift_weight(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit,
+                              const float *weight, uint32_t count)
 {
     vf sum = v_set(0);
     for (uint32_t i = 0; i < count; i += LANES) {
@@ -425,8 +439,8 @@ LANES_LOOP float shift_weight(const lwk_columns_t *columns, const lwk_lens_t *le
     return v_sum(sum);
 }
 
-LANES_LOOP void contribution(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit, uint32_t clusters,
-                             uint32_t count, float factor, float *weight)
+LANES_LOOP void contribution(const lwk_columns_t *columns, const lwk_lens_t *lens, const float *logit,
+                             uint32_t clusters, uint32_t count, float factor, float *weight)
 {
     for (uint32_t i = 0; i < clusters; i += LANES) {
         uint32_t left = clusters - i;

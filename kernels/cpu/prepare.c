@@ -1,4 +1,5 @@
-/* prepare.c - as ref/prepare.c, with whole rows copied and the covariance read once for all queries of a KV head. */
+/* prepare.c - as ref/prepare.c, with whole rows copied and the covariance read once for all queries of a KV
+ * head. */
 #include <string.h>
 
 #include "kernels/cpu/cpu_private.h"
@@ -16,7 +17,8 @@ static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
             memcpy((uint8_t *)(sink ? session->sink_keys : session->steady_keys) + to,
                    (const uint8_t *)step->key.data + lwk_tensor_at(&step->key, s, t, head) * element, bytes);
             memcpy((uint8_t *)(sink ? session->sink_values : session->steady_values) + to,
-                   (const uint8_t *)step->value.data + lwk_tensor_at(&step->value, s, t, head) * element, bytes);
+                   (const uint8_t *)step->value.data + lwk_tensor_at(&step->value, s, t, head) * element,
+                   bytes);
         }
 }
 
@@ -28,14 +30,14 @@ static void load_queries(const lwk_loops_t *loops, const lwk_cpu_queries_t *quer
     for (uint32_t q = 0; q < queries->count; q++) {
         size_t at = lwk_tensor_at(&step->query, queries->s, q / shape->group,
                                   queries->head * shape->group + q % shape->group);
-        loops->widen(lwk_dtype_kind(shape->dtype), (const uint8_t *)step->query.data + at * element, shape->head_dim,
-                     step->scratch.query + queries->row[q] * shape->head_dim);
+        loops->widen(lwk_dtype_kind(shape->dtype), (const uint8_t *)step->query.data + at * element,
+                     shape->head_dim, step->scratch.query + queries->row[q] * shape->head_dim);
     }
 }
 
 /* out[q] = matrix * query[q] for a row-major matrix of [d][d]. */
-static void multiply_all(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries,
-                         const float *matrix, float *const *out)
+static void multiply_all(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                         const lwk_cpu_queries_t *queries, const float *matrix, float *const *out)
 {
     uint32_t d = queries->step->store->shape.head_dim;
     const uint8_t *rows[LW_HEAD_DIM_MAX];
@@ -44,13 +46,15 @@ static void multiply_all(const lwk_loops_t *loops, const lwk_cpu_work_t *work, c
     loops->dot[LWK_ROW_FP32](rows, d, queries->query, queries->count, d, out);
 }
 
-static void prepare_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void prepare_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                         const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
     const lwk_shape_t *shape = &step->store->shape;
     uint32_t d = shape->head_dim;
-    const uint8_t *moments = queries->session->moments +
-                             ((size_t)step->layer * shape->kv_head_count + queries->head) * lwk_moments_bytes(d);
+    const uint8_t *moments =
+        queries->session->moments +
+        ((size_t)step->layer * shape->kv_head_count + queries->head) * lwk_moments_bytes(d);
     const lwk_moments_header_t *header = (const void *)moments;
     const float *covariance = (const void *)(moments + sizeof *header), *cross = covariance + (size_t)d * d;
     bool known = header->token_count > 0;

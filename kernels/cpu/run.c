@@ -43,8 +43,8 @@ void lwk_cpu_run_sum(const lwk_cpu_run_t *run, const uint8_t *const *values, uin
         /* Nothing visible so far: any finite reference makes weights of 0 from logits of -infinity. */
         partial->z += run->loops->exp_sum(run->dots[q], count, partial->m > -INFINITY ? partial->m : 0);
     }
-    run->loops->accumulate[run->kind](values, count, (const float *const *)run->dots, run->query_count, run->shape->head_dim,
-                                      run->out);
+    run->loops->accumulate[run->kind](values, count, (const float *const *)run->dots, run->query_count,
+                                      run->shape->head_dim, run->out);
 }
 
 void lwk_cpu_batch_flush(lwk_cpu_batch_t *batch)

@@ -1,6 +1,7 @@
-/* select.c - as ref/select.c, without sorting: votes are ordered by the bits of their fp32 numbers (none is negative), and a
- * radix descent over histograms of entries and tokens finds where the budget is filled. Entries of equal votes are taken in
- * slot order. Only the error budget sorts, and only what its cap can take. */
+/* select.c - as ref/select.c, without sorting: votes are ordered by the bits of their fp32 numbers (none is
+ * negative), and a radix descent over histograms of entries and tokens finds where the budget is filled.
+ * Entries of equal votes are taken in slot order. Only the error budget sorts, and only what its cap can
+ * take. */
 #include <string.h>
 
 #include "kernels/build_args.h"
@@ -17,9 +18,9 @@ typedef struct selection {
     const lwk_cpu_work_t *work;
     const lwk_cpu_queries_t *queries;
     const lwk_policy_t *policy;
-    uint64_t n;                   /* of the budgets */
+    uint64_t n; /* of the budgets */
     uint8_t *mark;
-    uint32_t count;               /* entries of size > 0: work->list, in slot order */
+    uint32_t count; /* entries of size > 0: work->list, in slot order */
 } selection_t;
 
 /* An entry is taken while this holds for what was taken before it; once it is false it stays so. */
@@ -30,10 +31,12 @@ typedef struct limit {
 
 static bool wants_more(const limit_t *limit, uint64_t entries, uint64_t tokens)
 {
-    return entries < limit->entries_most && (entries < limit->entries_least || tokens * 1000000 < limit->tokens_ppm);
+    return entries < limit->entries_most &&
+           (entries < limit->entries_least || tokens * 1000000 < limit->tokens_ppm);
 }
 
-/* ---- votes -------------------------------------------------------------------------------------------------------- */
+/* ---- votes
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void open_entries(selection_t *sel, const lwk_cpu_tile_t *tile)
 {
@@ -100,13 +103,15 @@ static void vote_all(selection_t *sel)
             lwk_lens_t lens = lwk_cpu_lens(queries, q, &tile);
             if (!(factor[q] > 0))
                 continue;
-            (void)sel->loops->rank(&tile.columns, &lens, logits_of(sel, q, tile.base), tile.count, sel->work->rank);
+            (void)sel->loops->rank(&tile.columns, &lens, logits_of(sel, q, tile.base), tile.count,
+                                   sel->work->rank);
             sel->loops->vote(sel->work->rank, tile.count, largest[q], factor[q], sel->work->vote + tile.base);
         }
     }
 }
 
-/* ---- taking in order ---------------------------------------------------------------------------------------------- */
+/* ---- taking in order
+ * ---------------------------------------------------------------------------------------------- */
 
 typedef struct histogram {
     uint32_t entries[BINS];
@@ -119,8 +124,10 @@ static uint32_t bin_of(const selection_t *sel, uint32_t slot, int level)
     return level == 0 ? bits : bits & (level == 1 ? 2047u : 1023u);
 }
 
-/* The bin in which the limit is reached, or BINS: all of them are taken. entries and tokens grow by the bins above it. */
-static uint32_t find_bin(const histogram_t *histogram, const limit_t *limit, uint64_t *entries, uint64_t *tokens)
+/* The bin in which the limit is reached, or BINS: all of them are taken. entries and tokens grow by the bins
+ * above it. */
+static uint32_t find_bin(const histogram_t *histogram, const limit_t *limit, uint64_t *entries,
+                         uint64_t *tokens)
 {
     for (uint32_t bin = BINS; bin-- > 0;) {
         if (histogram->entries[bin] == 0)
@@ -144,9 +151,11 @@ static void sort_few(const selection_t *sel, uint32_t *slots, uint32_t count)
     }
 }
 
-/* Marks entries of the list in the order of ops.h while the limit lets it; returns how many. Candidates of the last level have
- * equal votes and lie in slot order; when few are left before that, sorting them is cheaper than another histogram. */
-static uint32_t take(const selection_t *sel, const uint32_t *list, uint32_t count, const limit_t *limit, uint8_t mark)
+/* Marks entries of the list in the order of ops.h while the limit lets it; returns how many. Candidates of
+ * the last level have equal votes and lie in slot order; when few are left before that, sorting them is
+ * cheaper than another histogram. */
+static uint32_t take(const selection_t *sel, const uint32_t *list, uint32_t count, const limit_t *limit,
+                     uint8_t mark)
 {
     uint32_t *candidates = sel->work->candidates;
     uint64_t entries = 0, tokens = 0;
@@ -179,7 +188,8 @@ static uint32_t take(const selection_t *sel, const uint32_t *list, uint32_t coun
     return (uint32_t)entries;
 }
 
-/* ---- budgets ------------------------------------------------------------------------------------------------------ */
+/* ---- budgets
+ * ------------------------------------------------------------------------------------------------------ */
 
 static limit_t retrieve_limit(const selection_t *sel)
 {
@@ -193,8 +203,8 @@ static limit_t retrieve_limit(const selection_t *sel)
     } else if (policy->budget == LWK_BUDGET_TOKENS) {
         limit.tokens_ppm = policy->retrieve_ppm * sel->n;
     } else {
-        limit.entries_most = lw_min_u64(limit.entries_most,
-                                        lwk_budget_clusters(policy->retrieve_ppm, sel->n, policy->cluster_tokens));
+        limit.entries_most = lw_min_u64(
+            limit.entries_most, lwk_budget_clusters(policy->retrieve_ppm, sel->n, policy->cluster_tokens));
     }
     return limit;
 }
@@ -203,7 +213,8 @@ static limit_t estimate_limit(const selection_t *sel)
 {
     const lwk_policy_t *policy = sel->policy;
     if (policy->budget == LWK_BUDGET_CLUSTERS)
-        return (limit_t){.entries_most = lwk_budget_clusters(policy->estimate_ppm, sel->n, policy->cluster_tokens),
+        return (limit_t){.entries_most =
+                             lwk_budget_clusters(policy->estimate_ppm, sel->n, policy->cluster_tokens),
                          .tokens_ppm = UINT64_MAX};
     return (limit_t){.entries_most = UINT64_MAX, .tokens_ppm = policy->estimate_ppm * sel->n};
 }
@@ -217,22 +228,28 @@ static bool was_cut(const selection_t *sel, const limit_t *limit, uint32_t taken
         return taken < lwk_budget_clusters(sel->policy->retrieve_ppm, sel->n, sel->policy->cluster_tokens);
     uint64_t tokens = 0;
     for (uint32_t i = 0; i < sel->count; i++)
-        tokens += sel->mark[sel->work->list[i]] == LWK_MARK_RETRIEVE ? sel->work->size[sel->work->list[i]] : 0;
+        tokens +=
+            sel->mark[sel->work->list[i]] == LWK_MARK_RETRIEVE ? sel->work->size[sel->work->list[i]] : 0;
     limit_t open = *limit;
     open.entries_most = UINT64_MAX;
     return wants_more(&open, taken, tokens);
 }
 
-/* ---- the error budget (ALGORITHM.md section 6) -------------------------------------------------------------------- */
+/* ---- the error budget (ALGORITHM.md section 6)
+ * -------------------------------------------------------------------- */
 
-static uint64_t fixed_point(float x) { return (uint64_t)((double)x * 0x1p40 + 0.5); }
+static uint64_t fixed_point(float x)
+{
+    return (uint64_t)((double)x * 0x1p40 + 0.5);
+}
 
 static float *shares_of(const selection_t *sel, uint32_t q, uint32_t base)
 {
     return sel->work->weight + (size_t)q * sel->queries->step->scratch.entry_capacity + base;
 }
 
-/* Leaves each query's contributions in work->weight and the largest of them in work->vote; rest: their sums. */
+/* Leaves each query's contributions in work->weight and the largest of them in work->vote; rest: their sums.
+ */
 static void contributions(selection_t *sel, uint64_t *rest)
 {
     const lwk_cpu_queries_t *queries = sel->queries;
@@ -271,8 +288,8 @@ static void contributions(selection_t *sel, uint64_t *rest)
                 continue;
             lwk_lens_t lens = lwk_cpu_lens(queries, q, &tile);
             float *share = shares_of(sel, q, tile.base), *vote = sel->work->vote + tile.base;
-            sel->loops->contribution(&tile.columns, &lens, logits_of(sel, q, tile.base), tile.tile->cluster_count, tile.count,
-                                     1 / sum[q], share);
+            sel->loops->contribution(&tile.columns, &lens, logits_of(sel, q, tile.base),
+                                     tile.tile->cluster_count, tile.count, 1 / sum[q], share);
             for (uint32_t i = 0; i < tile.count; i++) {
                 rest[q] += fixed_point(share[i]);
                 vote[i] = fmaxf(vote[i], share[i] / (float)sel->work->size[tile.base + i]);
@@ -291,7 +308,8 @@ static bool error_is_small(const selection_t *sel, const uint64_t *rest)
     return true;
 }
 
-/* Of the `taken` marked entries, which are all that cap and floor allow, keeps those that the target asks for. */
+/* Of the `taken` marked entries, which are all that cap and floor allow, keeps those that the target asks
+ * for. */
 static uint32_t keep_until_small(const selection_t *sel, uint64_t *rest, uint32_t taken, uint8_t other)
 {
     lwk_ranked_t *order = sel->work->ranked;
@@ -310,7 +328,8 @@ static uint32_t keep_until_small(const selection_t *sel, uint64_t *rest, uint32_
     return kept;
 }
 
-/* ---- the op ------------------------------------------------------------------------------------------------------- */
+/* ---- the op
+ * ------------------------------------------------------------------------------------------------------- */
 
 static uint32_t mark_entries(selection_t *sel)
 {
@@ -341,13 +360,18 @@ static uint32_t mark_entries(selection_t *sel)
     return take(sel, sel->work->list, left, &limit, LWK_MARK_ESTIMATE);
 }
 
-static void select_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void select_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                        const lwk_cpu_queries_t *queries)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     selection_t sel = {
-        .loops = loops, .work = work, .queries = queries, .policy = &queries->session->policy,
+        .loops = loops,
+        .work = work,
+        .queries = queries,
+        .policy = &queries->session->policy,
         .n = lwk_indexed_tokens(queries->session),
-        .mark = scratch->mark + lwk_kv_row(queries->step, queries->s, queries->head) * scratch->entry_capacity,
+        .mark =
+            scratch->mark + lwk_kv_row(queries->step, queries->s, queries->head) * scratch->entry_capacity,
     };
     uint32_t estimated = 0;
     if (queries->session->policy.steady_only)

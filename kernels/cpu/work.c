@@ -8,7 +8,8 @@ static void *take(uint8_t *memory, uint64_t *at, uint64_t bytes)
     return memory != NULL ? memory + offset : NULL;
 }
 
-static uint64_t lay_out(uint64_t n, uint64_t queries, uint64_t head_dim, uint8_t *memory, lwk_cpu_work_t *work)
+static uint64_t lay_out(uint64_t n, uint64_t queries, uint64_t head_dim, uint8_t *memory,
+                        lwk_cpu_work_t *work)
 {
     uint64_t at = 0;
     work->weight = take(memory, &at, queries * n * sizeof(float));
@@ -33,19 +34,21 @@ static uint64_t lay_out(uint64_t n, uint64_t queries, uint64_t head_dim, uint8_t
 uint64_t lwk_cpu_workspace_bytes(const lwk_dims_t *dims)
 {
     lwk_cpu_work_t work;
-    return lay_out(dims->entry_capacity, (uint64_t)dims->query_tokens * dims->shape.group, dims->shape.head_dim, NULL, &work);
+    return lay_out(dims->entry_capacity, (uint64_t)dims->query_tokens * dims->shape.group,
+                   dims->shape.head_dim, NULL, &work);
 }
 
 lw_status_t lwk_cpu_work(const lwk_step_t *step, lwk_cpu_work_t *work_out)
 {
     const lwk_scratch_t *scratch = &step->scratch;
     const lwk_shape_t *shape = &step->store->shape;
-    uint64_t used = lay_out(scratch->entry_capacity, (uint64_t)step->query_tokens * shape->group, shape->head_dim,
-                            scratch->workspace, work_out);
+    uint64_t used = lay_out(scratch->entry_capacity, (uint64_t)step->query_tokens * shape->group,
+                            shape->head_dim, scratch->workspace, work_out);
     return scratch->workspace != NULL && used <= scratch->workspace_bytes ? LW_OK : LW_ERR_INVALID;
 }
 
-void lwk_cpu_queries(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head, lwk_cpu_queries_t *queries_out)
+void lwk_cpu_queries(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head,
+                     lwk_cpu_queries_t *queries_out)
 {
     const lwk_shape_t *shape = &step->store->shape;
     queries_out->step = step;
@@ -54,7 +57,8 @@ void lwk_cpu_queries(const lwk_step_t *step, uint32_t s, lwk_session_t *session,
     queries_out->head = head;
     queries_out->count = step->query_tokens * shape->group;
     for (uint32_t q = 0; q < queries_out->count; q++) {
-        queries_out->row[q] = lwk_query_row(step, s, q / shape->group, head * shape->group + q % shape->group);
+        queries_out->row[q] =
+            lwk_query_row(step, s, q / shape->group, head * shape->group + q % shape->group);
         queries_out->query[q] = step->scratch.query + queries_out->row[q] * shape->head_dim;
     }
 }

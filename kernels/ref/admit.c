@@ -1,14 +1,14 @@
-/* admit.c - once a step, after its last layer: releases the step's tickets in order, keeps what deserves a place in the cache,
- * and makes room for it. The only op besides publish and retire that changes a placement other than REMOTE to PENDING.
- * Serves every backend whose memory is host memory. */
+/* admit.c - once a step, after its last layer: releases the step's tickets in order, keeps what deserves a
+ * place in the cache, and makes room for it. The only op besides publish and retire that changes a placement
+ * other than REMOTE to PENDING. Serves every backend whose memory is host memory. */
 #include <stdbool.h>
 #include <string.h>
 
 #include "kernels/ref/ref.h"
 #include "kernels/view.h"
 
-/* Victims are sought among so many pages from the hand on: the one whose entry was wanted longest ago goes. Close to LRU, and
- * the work for one page is bounded. */
+/* Victims are sought among so many pages from the hand on: the one whose entry was wanted longest ago goes.
+ * Close to LRU, and the work for one page is bounded. */
 #define EVICT_LOOK 32u
 
 static lwk_page_class_t *class_of(lwk_store_t *store, const lwk_tile_t *tile, uint32_t entry)
@@ -81,7 +81,8 @@ static bool keep(lwk_store_t *store, uint32_t number, uint32_t entry, const uint
     uint64_t row_bytes = lwk_row_bytes(&store->shape), page_bytes = lwk_page_bytes(&store->shape, pages);
     uint32_t page = 0;
     for (uint32_t i = 0; i < wanted; i++) {
-        uint32_t first = i * pages->tokens, count = size - first < pages->tokens ? size - first : pages->tokens;
+        uint32_t first = i * pages->tokens,
+                 count = size - first < pages->tokens ? size - first : pages->tokens;
         page = take_page(pages, number, entry);
         uint8_t *to = pages->bytes + page * page_bytes;
         memcpy(to, record + first * row_bytes, count * row_bytes);
@@ -121,7 +122,8 @@ lw_status_t lwk_ref_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
     lwk_store_t *store = step->store;
     uint64_t tail = *store->ticket_tail, head = *store->ticket_head;
     while (tail < head) {
-        uint64_t arrival = __atomic_load_n(&store->arrivals[tail & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
+        uint64_t arrival =
+            __atomic_load_n(&store->arrivals[tail & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
         if (!lwk_has_arrived(arrival, tail))
             break; /* a prefetch that is still under way: released by a later step */
         release(store, tail, arrival);

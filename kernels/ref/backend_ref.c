@@ -23,7 +23,10 @@ static lw_status_t ref_open(unsigned ordinal, lwk_dev_t **dev_out, lw_error_t *e
 
 static void ref_close(lwk_dev_t *dev) {}
 
-static const char *ref_describe(lwk_dev_t *dev) { return "reference, one thread"; }
+static const char *ref_describe(lwk_dev_t *dev)
+{
+    return "reference, one thread";
+}
 
 static const lwk_backend_t ref_table = {
     .size = sizeof(lwk_backend_t),
@@ -79,4 +82,7 @@ static const lwk_backend_t ref_table = {
     .gather = lwk_ref_gather,
 };
 
-const lwk_backend_t *lwk_ref_backend(void) { return &ref_table; }
+const lwk_backend_t *lwk_ref_backend(void)
+{
+    return &ref_table;
+}

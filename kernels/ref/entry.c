@@ -1,4 +1,5 @@
-/* entry.c - decodes index entries (index_fmt.h) and evaluates ALGORITHM.md sections 4, 5 and 7 for one of them. */
+/* entry.c - decodes index entries (index_fmt.h) and evaluates ALGORITHM.md sections 4, 5 and 7 for one of
+ * them. */
 #include "kernels/ref/entry.h"
 
 ref_tile_t ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim)
@@ -31,8 +32,8 @@ static real element(const uint8_t *row, uint32_t encoding, uint32_t j)
 }
 
 /* x = center + channel * code * scale; plain rows have scale 1 and neither center nor channel. */
-static void decode_row(const ref_tile_t *tile, const uint8_t *row, uint32_t encoding, uint32_t center, uint32_t channel,
-                       real scale, real *row_out)
+static void decode_row(const ref_tile_t *tile, const uint8_t *row, uint32_t encoding, uint32_t center,
+                       uint32_t channel, real scale, real *row_out)
 {
     for (uint32_t j = 0; j < tile->head_dim; j++) {
         real x = element(row, encoding, j);
@@ -47,9 +48,11 @@ static real key_scale(const ref_tile_t *tile, uint32_t entry)
     const lwk_tile_t *t = tile->tile;
     if (entry < t->cluster_count)
         return lwk_encoding_is_coded(t->cluster_encoding)
-                   ? lwk_f16_to_f32(halves_at(tile, tile->at.cluster_key_scales)[entry]) : 0;
+                   ? lwk_f16_to_f32(halves_at(tile, tile->at.cluster_key_scales)[entry])
+                   : 0;
     return lwk_encoding_is_coded(t->outlier_encoding)
-               ? lwk_f16_to_f32(halves_at(tile, tile->at.outlier_key_scales)[entry - t->cluster_count]) : 0;
+               ? lwk_f16_to_f32(halves_at(tile, tile->at.outlier_key_scales)[entry - t->cluster_count])
+               : 0;
 }
 
 void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out)
@@ -60,7 +63,8 @@ void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out)
     uint32_t first = cluster ? tile->at.cluster_keys : tile->at.outlier_keys;
     uint32_t number = cluster ? entry : entry - t->cluster_count;
     const uint8_t *row = t->index + first + (size_t)number * lwk_encoded_row_bytes(encoding, tile->head_dim);
-    decode_row(tile, row, encoding, tile->at.key_center, tile->at.key_channel, key_scale(tile, entry), row_out);
+    decode_row(tile, row, encoding, tile->at.key_center, tile->at.key_channel, key_scale(tile, entry),
+               row_out);
 }
 
 void ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out)
@@ -69,7 +73,8 @@ void ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out)
     const uint8_t *row = tile->tile->index + tile->at.cluster_values +
                          (size_t)cluster * lwk_encoded_row_bytes(encoding, tile->head_dim);
     real scale = lwk_encoding_is_coded(encoding)
-                     ? lwk_f16_to_f32(halves_at(tile, tile->at.cluster_value_scales)[cluster]) : 1;
+                     ? lwk_f16_to_f32(halves_at(tile, tile->at.cluster_value_scales)[cluster])
+                     : 1;
     decode_row(tile, row, encoding, tile->at.value_center, tile->at.value_channel, scale, row_out);
 }
 
@@ -78,7 +83,8 @@ uint32_t ref_outlier_parent(const ref_tile_t *tile, uint32_t entry)
     return halves_at(tile, tile->at.outlier_parents)[entry - tile->tile->cluster_count];
 }
 
-ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile, size_t query_row)
+ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
+                           size_t query_row)
 {
     const lwk_shape_t *shape = &step->store->shape;
     ref_query_t q = {
@@ -97,7 +103,10 @@ ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session,
     return q;
 }
 
-real ref_soft_cap(real x, real soft_cap) { return soft_cap > 0 ? soft_cap * tanh(x / soft_cap) : x; }
+real ref_soft_cap(real x, real soft_cap)
+{
+    return soft_cap > 0 ? soft_cap * tanh(x / soft_cap) : x;
+}
 
 ref_terms_t ref_entry_terms(const ref_tile_t *tile, const ref_query_t *query, uint32_t entry, real logit)
 {

@@ -1,5 +1,5 @@
-/* entry.h - one index entry as numbers: its key, its value mean, its spread, and what they say about one query head.
- * Private to kernels/ref. */
+/* entry.h - one index entry as numbers: its key, its value mean, its spread, and what they say about one
+ * query head. Private to kernels/ref. */
 #ifndef LWK_REF_ENTRY_H
 #define LWK_REF_ENTRY_H
 
@@ -19,10 +19,10 @@ typedef struct ref_tile {
 /* What does not change from entry to entry of a tile, for one (query token, query head). */
 typedef struct ref_query {
     const lwk_policy_t *policy;
-    const float *query;  /* [d], fp32, not scaled */
+    const float *query; /* [d], fp32, not scaled */
     real scale, soft_cap;
-    real spread;         /* variance of the logit for spread 1 */
-    real noise;          /* scale^2 |channel * q|^2 / 24 of this tile */
+    real spread; /* variance of the logit for spread 1 */
+    real noise;  /* scale^2 |channel * q|^2 / 24 of this tile */
 } ref_query_t;
 
 /* ops.h names them: spread', variance, A, R. */
@@ -32,7 +32,8 @@ typedef struct ref_terms {
 } ref_terms_t;
 
 ref_tile_t ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim);
-ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile, size_t query_row);
+ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
+                           size_t query_row);
 
 /* Adds the key, or the value mean of a cluster, to row_out[head_dim]. */
 void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out);

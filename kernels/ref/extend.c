@@ -8,7 +8,8 @@ static lw_status_t check(const lwk_extend_t *args)
         return LW_ERR_INVALID;
     if (args->query.data == NULL || args->partial == NULL || args->partial_out == NULL)
         return LW_ERR_INVALID;
-    if (args->head_count > args->shape->kv_head_count || args->head_first > args->shape->kv_head_count - args->head_count)
+    if (args->head_count > args->shape->kv_head_count ||
+        args->head_first > args->shape->kv_head_count - args->head_count)
         return LW_ERR_INVALID;
     if (args->rows.row_count > 0 && (args->rows.keys == NULL || args->rows.values == NULL))
         return LW_ERR_INVALID;
@@ -19,7 +20,8 @@ static void add_rows(ref_sum_t *sum, const lwk_extend_t *args, uint32_t t, uint3
 {
     const lwk_shape_t *shape = args->shape;
     float query[LW_HEAD_DIM_MAX];
-    lwk_load_row(args->query.data, shape->dtype, lwk_tensor_at(&args->query, 0, t, query_head), shape->head_dim, query);
+    lwk_load_row(args->query.data, shape->dtype, lwk_tensor_at(&args->query, 0, t, query_head),
+                 shape->head_dim, query);
     uint32_t head = query_head / shape->group - args->head_first;
     for (uint32_t r = 0; r < args->rows.row_count; r++) {
         if (args->causal && args->rows.first_row_position + r > args->first_position + t)
@@ -29,7 +31,8 @@ static void add_rows(ref_sum_t *sum, const lwk_extend_t *args, uint32_t t, uint3
     }
 }
 
-static void write_out(const ref_sum_t *sum, const lwk_extend_t *args, uint32_t t, uint32_t query_head, size_t row)
+static void write_out(const ref_sum_t *sum, const lwk_extend_t *args, uint32_t t, uint32_t query_head,
+                      size_t row)
 {
     const lwk_shape_t *shape = args->shape;
     real out[LW_HEAD_DIM_MAX];

@@ -1,8 +1,10 @@
-/* finish.c - attends the arrived records where they landed, then merges all partials in slot order into the output. */
+/* finish.c - attends the arrived records where they landed, then merges all partials in slot order into the
+ * output. */
 #include "kernels/ref/ref.h"
 #include "kernels/ref/sum.h"
 
-static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head, size_t row)
+static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head,
+                            size_t row)
 {
     const lwk_shape_t *shape = &step->store->shape;
     const float *query = step->scratch.query + row * shape->head_dim;
@@ -19,7 +21,8 @@ static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *s
             if (record != NULL)
                 ref_sum_add_rows(&sum, shape, query, record, items[i].size, items[i].size);
         }
-        size_t at = row * step->scratch.partial_capacity + lwk_slot_arrivals(&step->scratch, first / LWK_ITEM_TILE);
+        size_t at =
+            row * step->scratch.partial_capacity + lwk_slot_arrivals(&step->scratch, first / LWK_ITEM_TILE);
         ref_sum_store(&sum, &step->scratch.partial[at], step->scratch.partial_out + at * shape->head_dim);
     }
 }
@@ -34,13 +37,15 @@ static void merge_slots(ref_sum_t *sum, const lwk_step_t *step, size_t row, uint
     }
 }
 
-static void finish_row(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t t, uint32_t query_head)
+static void finish_row(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t t,
+                       uint32_t query_head)
 {
     const lwk_shape_t *shape = &step->store->shape;
     const lwk_scratch_t *scratch = &step->scratch;
     uint32_t head = query_head / shape->group, d = shape->head_dim;
     size_t row = lwk_query_row(step, s, t, query_head);
-    uint32_t item_tiles = (scratch->item_count[lwk_kv_row(step, s, head)] + LWK_ITEM_TILE - 1) / LWK_ITEM_TILE;
+    uint32_t item_tiles =
+        (scratch->item_count[lwk_kv_row(step, s, head)] + LWK_ITEM_TILE - 1) / LWK_ITEM_TILE;
     uint32_t steady_tiles = (lwk_steady_count(session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE;
     attend_arrivals(step, s, session, head, row);
 

@@ -1,6 +1,6 @@
-/* lookup.c - from marks to items: where each chosen entry lies now, when it was last wanted, and a ticket for each that is
- * remote; and later, where a ticket's record landed. Serves every backend whose memory is host memory. The only place that
- * issues tickets. */
+/* lookup.c - from marks to items: where each chosen entry lies now, when it was last wanted, and a ticket for
+ * each that is remote; and later, where a ticket's record landed. Serves every backend whose memory is host
+ * memory. The only place that issues tickets. */
 #include <string.h>
 
 #include "kernels/ref/ref.h"
@@ -10,12 +10,13 @@ typedef struct lookup {
     const lwk_step_t *step;
     lwk_store_t *store;
     lwk_session_t *session;
-    uint32_t head, row;      /* KV head; range row */
+    uint32_t head, row; /* KV head; range row */
     lwk_tile_t *tile;
     uint64_t issued, released;
 } lookup_t;
 
-/* Second touch within the window. A touch by another session in this very step counts: the record is shared. */
+/* Second touch within the window. A touch by another session in this very step counts: the record is shared.
+ */
 static uint32_t admit_flag(const lookup_t *look, uint32_t entry)
 {
     uint32_t stamp = look->tile->stamp[entry], window = look->store->admit_window;
@@ -91,7 +92,8 @@ static void add_counters(lwk_counters_t *to, const lwk_counters_t *from)
 }
 
 /* Looks up every entry of one range that is marked; returns how many items it added. */
-static uint32_t look_up_range(lookup_t *look, uint32_t range, uint8_t *mark, lwk_item_t *items, lwk_counters_t *counted)
+static uint32_t look_up_range(lookup_t *look, uint32_t range, uint8_t *mark, lwk_item_t *items,
+                              lwk_counters_t *counted)
 {
     uint32_t entries = lwk_tile_entries(look->tile), count = 0;
     for (uint32_t e = 0; e < entries; e++) {
@@ -105,8 +107,8 @@ static uint32_t look_up_range(lookup_t *look, uint32_t range, uint8_t *mark, lwk
             continue;
         }
         uint32_t size = lwk_entry_size(look->tile, e);
-        items[count++] = (lwk_item_t){.range = range, .entry = (uint16_t)e, .size = (uint16_t)size,
-                                      .place = look->tile->place[e]};
+        items[count++] = (lwk_item_t){
+            .range = range, .entry = (uint16_t)e, .size = (uint16_t)size, .place = look->tile->place[e]};
         counted->tokens_retrieved += size;
     }
     return count;
@@ -117,8 +119,12 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t 
     const lwk_scratch_t *scratch = &step->scratch;
     lwk_store_t *store = step->store;
     lookup_t look = {
-        .step = step, .store = store, .session = lwk_step_session(step, s), .head = head,
-        .issued = *store->ticket_head, .released = *store->ticket_tail,
+        .step = step,
+        .store = store,
+        .session = lwk_step_session(step, s),
+        .head = head,
+        .issued = *store->ticket_head,
+        .released = *store->ticket_tail,
     };
     size_t kv_row = lwk_kv_row(step, s, head);
     uint8_t *mark = scratch->mark + kv_row * scratch->entry_capacity;
@@ -145,12 +151,14 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t 
         __atomic_store_n(store->ticket_head, look.issued, __ATOMIC_RELEASE);
 }
 
-/* The caller of a host backend enters finish when all arrivals are written, so what is missing now is late. */
+/* The caller of a host backend enters finish when all arrivals are written, so what is missing now is late.
+ */
 const uint8_t *lwk_ref_landed(const lwk_step_t *step, lwk_session_t *session, const lwk_item_t *item)
 {
     const lwk_store_t *store = step->store;
     uint64_t ticket = lwk_ticket_number(*store->ticket_tail, lwk_place_number(item->place));
-    uint64_t arrival = __atomic_load_n(&store->arrivals[ticket & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
+    uint64_t arrival =
+        __atomic_load_n(&store->arrivals[ticket & (store->ticket_capacity - 1)], __ATOMIC_ACQUIRE);
     if (!lwk_has_arrived(arrival, ticket)) {
         lwk_session_fail(session, LW_ERR_TIMEOUT);
         return NULL;

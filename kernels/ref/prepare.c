@@ -12,7 +12,8 @@ static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
             uint32_t position = first_new + t;
             bool sink = position < LW_SINK_TOKENS;
             size_t to = lwk_steady_at(session, shape, step->layer, head, position);
-            size_t key = lwk_tensor_at(&step->key, s, t, head), value = lwk_tensor_at(&step->value, s, t, head);
+            size_t key = lwk_tensor_at(&step->key, s, t, head),
+                   value = lwk_tensor_at(&step->value, s, t, head);
             for (uint32_t j = 0; j < shape->head_dim; j++) {
                 lwk_store(sink ? session->sink_keys : session->steady_keys, shape->dtype, to + j,
                           lwk_load(step->key.data, shape->dtype, key + j));
@@ -23,7 +24,8 @@ static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
 }
 
 /* scale^2 q'Sq and scale S_vk q (ALGORITHM.md section 5). */
-static void prepare_query(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t, uint32_t query_head)
+static void prepare_query(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t,
+                          uint32_t query_head)
 {
     const lwk_shape_t *shape = &step->store->shape;
     uint32_t d = shape->head_dim;

@@ -1,5 +1,5 @@
-/* publish.c - a committed range becomes part of a session's index, in all layers at once. Runs between steps. Serves every
- * backend whose memory is host memory. */
+/* publish.c - a committed range becomes part of a session's index, in all layers at once. Runs between steps.
+ * Serves every backend whose memory is host memory. */
 #include <string.h>
 
 #include "kernels/ref/ref.h"
@@ -12,7 +12,8 @@ static lw_status_t check(const lwk_publish_t *args)
     if (args->session->sealed_count + args->token_count > args->session->token_count)
         return LW_ERR_INVALID; /* tokens that do not exist yet */
     uint32_t per_row = args->store->shape.layer_count * args->store->shape.kv_head_count;
-    const lwk_tile_t *tiles = args->tiles != NULL ? args->tiles : &args->store->tiles[(size_t)args->row * per_row];
+    const lwk_tile_t *tiles =
+        args->tiles != NULL ? args->tiles : &args->store->tiles[(size_t)args->row * per_row];
     for (uint32_t i = 0; i < per_row; i++)
         if (tiles[i].index == NULL || lwk_tile_entries(&tiles[i]) > args->entry_slots)
             return LW_ERR_INVALID;

@@ -33,8 +33,8 @@ void ref_sum_add(ref_sum_t *sum, real exponent, real shift, const real *value)
         sum->o[j] += weight * value[j];
 }
 
-void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys, size_t key,
-                     const void *values, size_t value)
+void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys,
+                     size_t key, const void *values, size_t value)
 {
     real dot = 0, row[LW_HEAD_DIM_MAX];
     for (uint32_t j = 0; j < shape->head_dim; j++) {
@@ -44,8 +44,8 @@ void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *quer
     ref_sum_add(sum, ref_soft_cap(shape->scale * dot, shape->soft_cap), 0, row);
 }
 
-void ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows, uint32_t count,
-                      uint32_t stride)
+void ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows,
+                      uint32_t count, uint32_t stride)
 {
     for (uint32_t i = 0; i < count; i++)
         ref_sum_add_row(sum, shape, query, rows, (size_t)i * shape->head_dim, rows,

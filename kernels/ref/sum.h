@@ -14,11 +14,11 @@ typedef struct ref_sum {
 void ref_sum_init(ref_sum_t *sum, uint32_t head_dim);
 void ref_sum_add(ref_sum_t *sum, real exponent, real shift, const real *value);
 /* One row of K and V in the session's dtype; element numbers of their first elements. */
-void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys, size_t key,
-                     const void *values, size_t value);
+void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys,
+                     size_t key, const void *values, size_t value);
 /* A record or a page part: rows of K, then (`stride` rows further) rows of V. */
-void ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows, uint32_t count,
-                      uint32_t stride);
+void ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows,
+                      uint32_t count, uint32_t stride);
 void ref_sum_store(const ref_sum_t *sum, lwk_partial_t *partial_out, float *value_out);
 /* Adds a stored partial; the value correction t * shift goes into o. shift may be NULL. */
 void ref_sum_merge(ref_sum_t *sum, const lwk_partial_t *partial, const float *value, const float *shift);

@@ -21,7 +21,8 @@ bool ops_gate_zero_query(ops_rig_t *rig, bool check_value)
             /* The last query token of a causal step sees all of them. */
             for (uint32_t h = 0; h < lwk_query_heads(shape) && rig->tree_mask == NULL; h++) {
                 size_t row = ((size_t)s * rig->config.query_tokens + rig->config.query_tokens - 1) *
-                                 lwk_query_heads(shape) + h;
+                                 lwk_query_heads(shape) +
+                             h;
                 double expected = log(session.token_count);
                 if (!(fabs(rig->lse_host[row] - expected) <= 1e-6 * fmax(expected, 1)))
                     return false;

@@ -1,4 +1,5 @@
-/* gates_alloc.c - no op of the step path allocates. The C library's allocator is wrapped for the whole program and counted. */
+/* gates_alloc.c - no op of the step path allocates. The C library's allocator is wrapped for the whole
+ * program and counted. */
 #include "ops/gates_private.h"
 
 #include <stdlib.h>

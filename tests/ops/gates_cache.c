@@ -1,5 +1,5 @@
-/* gates_cache.c - placement: who is admitted, who is evicted, what happens when tickets or pages run out, when a fetch fails or
- * is late, with prefetch, and after a retire. */
+/* gates_cache.c - placement: who is admitted, who is evicted, what happens when tickets or pages run out,
+ * when a fetch fails or is late, with prefetch, and after a retire. */
 #include "ops/gates_private.h"
 
 #include <stdlib.h>
@@ -33,7 +33,8 @@ static void check_pages(ops_rig_t *rig)
     uint32_t owned[2] = {0, 0};
     for (uint32_t i = 0; i < rig->range_count * per_row; i++) {
         const ops_part_t *part = &rig->ranges[i / per_row].parts[i % per_row];
-        uint32_t entries = part->cluster_count + part->outlier_count, *place = malloc(entries * sizeof *place);
+        uint32_t entries = part->cluster_count + part->outlier_count,
+                 *place = malloc(entries * sizeof *place);
         ops_get(rig, place, part->tile.place, entries * sizeof *place);
         for (uint32_t e = 0; e < entries; e++) {
             assert_int_not_equal(lwk_place_kind(place[e]), LWK_PLACE_PENDING);

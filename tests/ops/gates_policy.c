@@ -7,7 +7,8 @@
 
 #include "kernels/view.h"
 
-/* What select said about (session 0, head): marks of all entries, retrieved and estimated entries and tokens. */
+/* What select said about (session 0, head): marks of all entries, retrieved and estimated entries and tokens.
+ */
 typedef struct chosen {
     uint32_t retrieved, estimated, dropped;
     uint64_t retrieved_tokens, estimated_tokens, largest_size;
@@ -22,7 +23,8 @@ static chosen_t count_marks(ops_rig_t *rig, uint32_t layer, uint32_t head)
     ops_get(rig, refs, session.ranges, session.range_count * sizeof *refs);
     chosen_t c = {0};
     for (uint32_t r = 0; r < session.range_count; r++) {
-        const ops_part_t *part = &rig->ranges[refs[r].row].parts[layer * rig->config.shape.kv_head_count + head];
+        const ops_part_t *part =
+            &rig->ranges[refs[r].row].parts[layer * rig->config.shape.kv_head_count + head];
         for (uint32_t e = 0; e < part->cluster_count + part->outlier_count; e++) {
             uint32_t size = e < part->cluster_count ? part->sizes[e] : 1, m = mark[refs[r].entry_base + e];
             c.retrieved += m == LWK_MARK_RETRIEVE;
@@ -75,8 +77,11 @@ static void test_a_cluster_budget_counts_clusters_whatever_their_size(void **sta
 {
     ops_config_t config = policy_config();
     config.outlier_ppm = 0;
-    config.policy = (lwk_policy_t){.rank = LWK_RANK_MEAN, .budget = LWK_BUDGET_CLUSTERS, .cluster_tokens = 16,
-                                   .retrieve_ppm = 18000, .estimate_ppm = 232000};
+    config.policy = (lwk_policy_t){.rank = LWK_RANK_MEAN,
+                                   .budget = LWK_BUDGET_CLUSTERS,
+                                   .cluster_tokens = 16,
+                                   .retrieve_ppm = 18000,
+                                   .estimate_ppm = 232000};
     ops_rig_t *rig = gates_rig(&config, 2000, 80);
     one_step(rig);
     chosen_t c = count_marks(rig, 0, 1);
@@ -108,7 +113,8 @@ static void test_nothing_and_everything_mean_just_that(void **state)
     }
 }
 
-/* A control: ranges get no weight, so a session whose ranges are ignored is one that never had those tokens. */
+/* A control: ranges get no weight, so a session whose ranges are ignored is one that never had those tokens.
+ */
 static void test_steady_only_ignores_the_ranges(void **state)
 {
     ops_config_t config = policy_config();
@@ -132,7 +138,8 @@ static void test_items_lie_in_slot_order_without_gaps(void **state)
         ops_get(rig, &count, rig->scratch.item_count + head, sizeof count);
         assert_int_equal(count, count_marks(rig, 0, head).retrieved);
         lwk_item_t *items = malloc(count * sizeof *items);
-        ops_get(rig, items, rig->scratch.items + (size_t)head * rig->dims.item_capacity, count * sizeof *items);
+        ops_get(rig, items, rig->scratch.items + (size_t)head * rig->dims.item_capacity,
+                count * sizeof *items);
         for (uint32_t i = 1; i < count; i++)
             assert_true(items[i - 1].range < items[i].range ||
                         (items[i - 1].range == items[i].range && items[i - 1].entry < items[i].entry));
@@ -155,7 +162,8 @@ static void test_a_selection_ends_at_the_item_capacity(void **state)
     ops_rig_destroy(rig);
 }
 
-/* ---- the error budget -------------------------------------------------------------------------------------------- */
+/* ---- the error budget
+ * -------------------------------------------------------------------------------------------- */
 
 static void test_a_smaller_error_target_retrieves_more(void **state)
 {
@@ -191,7 +199,8 @@ static void test_the_error_budget_keeps_its_cap(void **state)
     ops_rig_destroy(rig);
 }
 
-/* A query whose best token is an outlier retrieves it at every target: its key is exact but its value is not known. */
+/* A query whose best token is an outlier retrieves it at every target: its key is exact but its value is not
+ * known. */
 static void test_an_outlier_on_top_is_retrieved_at_every_error_target(void **state)
 {
     uint32_t targets[] = {900000, 500000, 10000};
@@ -206,7 +215,8 @@ static void test_an_outlier_on_top_is_retrieved_at_every_error_target(void **sta
     }
 }
 
-/* Corrections that help: with clusters of similar keys, estimating with them is closer to the truth than without. */
+/* Corrections that help: with clusters of similar keys, estimating with them is closer to the truth than
+ * without. */
 static void test_corrections_shrink_the_error_of_the_estimate(void **state)
 {
     double error[2] = {0, 0}, lse[2] = {0, 0};

@@ -15,9 +15,11 @@
 extern const lwk_backend_t *gates_backend;
 extern uint64_t gates_seed;
 
-/* d 64, 2 layers, 2 KV heads of 3 query heads, fp32 everywhere, gaussian rows, random clusters, the default policy. */
+/* d 64, 2 layers, 2 KV heads of 3 query heads, fp32 everywhere, gaussian rows, random clusters, the default
+ * policy. */
 ops_config_t gates_config(void);
-/* A rig with one session: `sealed` tokens in ranges of at most 700 tokens, and `open` more in the steady zone. */
+/* A rig with one session: `sealed` tokens in ranges of at most 700 tokens, and `open` more in the steady
+ * zone. */
 ops_rig_t *gates_rig(const ops_config_t *config, uint32_t sealed, uint32_t open);
 /* Puts sessions `token_count` back, as lw_session_truncate does. */
 void gates_truncate(ops_rig_t *rig, uint32_t s, uint32_t token_count);

@@ -1,4 +1,5 @@
-/* harness.c - the handle in miniature: buffers, steps, tickets, exact attention. Ranges are cut in harness_range.c. */
+/* harness.c - the handle in miniature: buffers, steps, tickets, exact attention. Ranges are cut in
+ * harness_range.c. */
 #include "ops/harness.h"
 
 #include <math.h>
@@ -77,10 +78,16 @@ void ops_set_policy(ops_rig_t *rig, uint32_t s, const lwk_policy_t *policy)
 
 lwk_policy_t ops_policy(void)
 {
-    return (lwk_policy_t){.rank = LWK_RANK_EXPECTED_MAX, .budget = LWK_BUDGET_TOKENS,
-                          .correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE, .cluster_tokens = 16,
-                          .retrieve_ppm = 18000, .estimate_ppm = 1000000, .accuracy_ppm = 100000,
-                          .floor_entries = 8, .cap_ppm = 50000, .z = 1.5f};
+    return (lwk_policy_t){.rank = LWK_RANK_EXPECTED_MAX,
+                          .budget = LWK_BUDGET_TOKENS,
+                          .correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE,
+                          .cluster_tokens = 16,
+                          .retrieve_ppm = 18000,
+                          .estimate_ppm = 1000000,
+                          .accuracy_ppm = 100000,
+                          .floor_entries = 8,
+                          .cap_ppm = 50000,
+                          .z = 1.5f};
 }
 
 lwk_policy_t ops_policy_full(void)
@@ -97,11 +104,14 @@ const char *ops_dtype_name(uint32_t dtype)
 
 const char *ops_encoding_name(uint32_t encoding)
 {
-    return encoding == LW_ENCODING_BF16 ? "bf16" : encoding == LW_ENCODING_INT8 ? "int8"
-         : encoding == LW_ENCODING_INT4 ? "int4" : "fp32";
+    return encoding == LW_ENCODING_BF16   ? "bf16"
+           : encoding == LW_ENCODING_INT8 ? "int8"
+           : encoding == LW_ENCODING_INT4 ? "int4"
+                                          : "fp32";
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------------- */
+/* ---- data
+ * ------------------------------------------------------------------------------------------------------- */
 
 float ops_gauss(lw_prng_t *prng)
 {
@@ -130,7 +140,8 @@ static void make_row(ops_rig_t *rig, uint32_t layer, uint32_t head, uint32_t tok
         return;
     }
     for (uint32_t j = 0; j < d; j++) {
-        key[j] = rig->config.data == OPS_DATA_EQUAL ? 0.25f * (float)((j * 7 + head) % 5) : ops_gauss(&rig->prng);
+        key[j] =
+            rig->config.data == OPS_DATA_EQUAL ? 0.25f * (float)((j * 7 + head) % 5) : ops_gauss(&rig->prng);
         value[j] = ops_gauss(&rig->prng);
         if (rig->config.data == OPS_DATA_SINKS && token < LW_SINK_TOKENS)
             key[j] = j % 2 == 0 ? 4.0f : -4.0f;
@@ -140,7 +151,8 @@ static void make_row(ops_rig_t *rig, uint32_t layer, uint32_t head, uint32_t tok
 static void make_stream(ops_rig_t *rig, uint32_t stream)
 {
     const lwk_shape_t *shape = &rig->config.shape;
-    size_t floats = (size_t)shape->layer_count * shape->kv_head_count * rig->config.token_count * shape->head_dim;
+    size_t floats =
+        (size_t)shape->layer_count * shape->kv_head_count * rig->config.token_count * shape->head_dim;
     rig->keys[stream] = ops_host(floats * sizeof(float));
     rig->values[stream] = ops_host(floats * sizeof(float));
     for (uint32_t layer = 0; layer < shape->layer_count; layer++)
@@ -155,7 +167,8 @@ static void make_stream(ops_rig_t *rig, uint32_t stream)
     }
 }
 
-static void make_query(ops_rig_t *rig, uint32_t layer, uint32_t s, uint32_t t, uint32_t query_head, float *query)
+static void make_query(ops_rig_t *rig, uint32_t layer, uint32_t s, uint32_t t, uint32_t query_head,
+                       float *query)
 {
     uint32_t d = rig->config.shape.head_dim;
     uint32_t position = ops_session(rig, s).token_count + (layer == 0 ? t : t - rig->config.query_tokens);
@@ -174,7 +187,10 @@ static void make_query(ops_rig_t *rig, uint32_t layer, uint32_t s, uint32_t t, u
     }
 }
 
-static uint32_t query_heads(const ops_rig_t *rig) { return lwk_query_heads(&rig->config.shape); }
+static uint32_t query_heads(const ops_rig_t *rig)
+{
+    return lwk_query_heads(&rig->config.shape);
+}
 
 static size_t query_rows(const ops_rig_t *rig)
 {
@@ -187,7 +203,8 @@ void ops_query(ops_rig_t *rig, uint32_t layer)
     for (uint32_t s = 0; s < rig->config.session_count; s++)
         for (uint32_t t = 0; t < rig->config.query_tokens; t++)
             for (uint32_t h = 0; h < query_heads(rig); h++) {
-                float *query = rig->query_host + (((size_t)s * rig->config.query_tokens + t) * query_heads(rig) + h) * d;
+                float *query =
+                    rig->query_host + (((size_t)s * rig->config.query_tokens + t) * query_heads(rig) + h) * d;
                 make_query(rig, layer, s, t, h, query);
                 for (uint32_t j = 0; j < d; j++)
                     query[j] = rounded(rig->config.shape.dtype, query[j]);
@@ -199,7 +216,8 @@ void ops_query_zero(ops_rig_t *rig)
     memset(rig->query_host, 0, query_rows(rig) * rig->config.shape.head_dim * sizeof(float));
 }
 
-/* ---- create and destroy ----------------------------------------------------------------------------------------- */
+/* ---- create and destroy
+ * ----------------------------------------------------------------------------------------- */
 
 static void fill_defaults(ops_config_t *c)
 {
@@ -225,8 +243,11 @@ static lwk_dims_t dims_of(const ops_config_t *c)
                            ? (c->token_count / LW_UNIT_TOKENS + OPS_RANGES_MAX) *
                                  (LW_CLUSTERS_PER_UNIT_MAX + LW_OUTLIERS_PER_UNIT_MAX)
                            : c->token_count + OPS_RANGES_MAX;
-    return (lwk_dims_t){.shape = c->shape, .session_count = c->session_count, .query_tokens = c->query_tokens,
-                        .entry_capacity = entries, .range_list_capacity = OPS_RANGES_MAX,
+    return (lwk_dims_t){.shape = c->shape,
+                        .session_count = c->session_count,
+                        .query_tokens = c->query_tokens,
+                        .entry_capacity = entries,
+                        .range_list_capacity = OPS_RANGES_MAX,
                         .item_capacity = c->item_capacity > 0 ? c->item_capacity : entries,
                         .steady_rows = c->steady_rows};
 }
@@ -236,7 +257,8 @@ static void create_pages(ops_rig_t *rig, uint32_t which, uint32_t tokens, uint32
     lwk_page_class_t *pages = &rig->store_host.pages[which];
     pages->tokens = tokens;
     pages->count = wanted == UINT32_MAX ? 0 : wanted > 0 ? wanted : enough;
-    pages->bytes = ops_device(rig, LWK_MEMORY_DEVICE, pages->count * lwk_page_bytes(&rig->config.shape, pages));
+    pages->bytes =
+        ops_device(rig, LWK_MEMORY_DEVICE, pages->count * lwk_page_bytes(&rig->config.shape, pages));
     pages->owner = ops_device(rig, LWK_MEMORY_DEVICE, pages->count * sizeof *pages->owner);
     pages->free_list = ops_device(rig, LWK_MEMORY_DEVICE, pages->count * sizeof *pages->free_list);
     lwk_page_owner_t *owner = ops_host(pages->count * sizeof *owner);
@@ -271,9 +293,11 @@ static void create_store(ops_rig_t *rig)
     st->tiles = ops_device(rig, LWK_MEMORY_DEVICE, (size_t)OPS_RANGES_MAX * per_row * sizeof(lwk_tile_t));
     st->admit_window = c->admit_window;
     st->ticket_capacity = c->ticket_capacity > 0 ? c->ticket_capacity : power_of_two(everything);
-    create_pages(rig, 0, LWK_PAGE_TOKENS, c->page_count[0],
-                 (uint32_t)(everything + (uint64_t)c->token_count * per_row * c->session_count / LWK_PAGE_TOKENS));
-    create_pages(rig, 1, 1, c->page_count[1], (uint32_t)((uint64_t)c->token_count * per_row * c->session_count));
+    create_pages(
+        rig, 0, LWK_PAGE_TOKENS, c->page_count[0],
+        (uint32_t)(everything + (uint64_t)c->token_count * per_row * c->session_count / LWK_PAGE_TOKENS));
+    create_pages(rig, 1, 1, c->page_count[1],
+                 (uint32_t)((uint64_t)c->token_count * per_row * c->session_count));
     rig->tickets = ops_device(rig, LWK_MEMORY_PINNED, st->ticket_capacity * sizeof(lwk_ticket_t));
     rig->arrivals = ops_device(rig, LWK_MEMORY_PINNED, st->ticket_capacity * sizeof(uint64_t));
     rig->ticket_head = ops_device(rig, LWK_MEMORY_PINNED, 64);
@@ -304,7 +328,8 @@ static void create_sessions(ops_rig_t *rig)
     rig->values = ops_host(c->session_count * sizeof *rig->values);
     for (uint32_t s = 0; s < c->session_count; s++) {
         lwk_session_t session = {.steady_rows = c->steady_rows, .policy = c->policy};
-        size_t sinks = heads * LW_SINK_TOKENS * lwk_row_bytes(shape), ring = heads * c->steady_rows * lwk_row_bytes(shape);
+        size_t sinks = heads * LW_SINK_TOKENS * lwk_row_bytes(shape),
+               ring = heads * c->steady_rows * lwk_row_bytes(shape);
         session.ranges = ops_device(rig, LWK_MEMORY_DEVICE, OPS_RANGES_MAX * sizeof(lwk_range_ref_t));
         session.sink_keys = ops_device(rig, LWK_MEMORY_DEVICE, sinks);
         session.sink_values = ops_device(rig, LWK_MEMORY_DEVICE, sinks);
@@ -321,7 +346,8 @@ static void create_sessions(ops_rig_t *rig)
 static void create_step(ops_rig_t *rig)
 {
     const lwk_shape_t *shape = &rig->config.shape;
-    size_t rows = query_rows(rig), kv = rows / shape->group, d = shape->head_dim, e = lwk_dtype_bytes(shape->dtype);
+    size_t rows = query_rows(rig), kv = rows / shape->group, d = shape->head_dim,
+           e = lwk_dtype_bytes(shape->dtype);
     uint64_t workspace = rig->backend->workspace_bytes(&rig->dims);
     rig->scratch_memory = ops_device(rig, LWK_MEMORY_DEVICE, lwk_scratch_bytes(&rig->dims, workspace));
     rig->scratch = lwk_scratch_carve(&rig->dims, rig->scratch_memory, workspace);
@@ -347,8 +373,10 @@ ops_rig_t *ops_rig_create(const ops_config_t *config)
     rig->fail_ticket = rig->drop_ticket = UINT64_MAX;
     lw_prng_seed(&rig->prng, config->seed);
     if (config->data == OPS_DATA_SYNTH) {
-        lw_synth_config_t synth = {.seed = config->seed, .layer_count = config->shape.layer_count,
-                                   .kv_head_count = config->shape.kv_head_count, .group = config->shape.group,
+        lw_synth_config_t synth = {.seed = config->seed,
+                                   .layer_count = config->shape.layer_count,
+                                   .kv_head_count = config->shape.kv_head_count,
+                                   .group = config->shape.group,
                                    .head_dim = config->shape.head_dim,
                                    .token_count = config->token_count + LW_QUERY_TOKENS_MAX};
         rig->synth = lw_synth_create(&synth);
@@ -362,7 +390,10 @@ ops_rig_t *ops_rig_create(const ops_config_t *config)
     return rig;
 }
 
-static void drop(ops_rig_t *rig, lwk_memory_t kind, void *ptr) { rig->backend->free(rig->dev, kind, ptr); }
+static void drop(ops_rig_t *rig, lwk_memory_t kind, void *ptr)
+{
+    rig->backend->free(rig->dev, kind, ptr);
+}
 
 void ops_rig_destroy(ops_rig_t *rig)
 {
@@ -370,8 +401,8 @@ void ops_rig_destroy(ops_rig_t *rig)
         return;
     for (uint32_t s = 0; s < rig->config.session_count; s++) {
         lwk_session_t session = ops_session(rig, s);
-        void *parts[] = {session.ranges, session.sink_keys, session.sink_values, session.steady_keys,
-                         session.steady_values, session.moments};
+        void *parts[] = {session.ranges,      session.sink_keys,     session.sink_values,
+                         session.steady_keys, session.steady_values, session.moments};
         for (size_t i = 0; i < LW_ARRAY_SIZE(parts); i++)
             drop(rig, LWK_MEMORY_DEVICE, parts[i]);
         free(rig->keys[s]);
@@ -380,25 +411,41 @@ void ops_rig_destroy(ops_rig_t *rig)
     for (uint32_t i = 0; i < rig->range_count; i++)
         ops_range_free(rig, &rig->ranges[i]);
     lwk_store_t *st = &rig->store_host;
-    void *device[] = {st->tiles, st->pages[0].bytes, st->pages[0].owner, st->pages[0].free_list, st->pages[1].bytes,
-                      st->pages[1].owner, st->pages[1].free_list, rig->store, rig->sessions, rig->slots,
-                      rig->scratch_memory, rig->query, rig->key, rig->value, rig->out, rig->out_fp32, rig->lse,
+    void *device[] = {st->tiles,
+                      st->pages[0].bytes,
+                      st->pages[0].owner,
+                      st->pages[0].free_list,
+                      st->pages[1].bytes,
+                      st->pages[1].owner,
+                      st->pages[1].free_list,
+                      rig->store,
+                      rig->sessions,
+                      rig->slots,
+                      rig->scratch_memory,
+                      rig->query,
+                      rig->key,
+                      rig->value,
+                      rig->out,
+                      rig->out_fp32,
+                      rig->lse,
                       (void *)(uintptr_t)rig->tree_mask};
     for (size_t i = 0; i < LW_ARRAY_SIZE(device); i++)
         drop(rig, LWK_MEMORY_DEVICE, device[i]);
-    void *pinned[] = {rig->tickets, rig->arrivals, rig->ticket_head, rig->ticket_tail, rig->counters, rig->landing};
+    void *pinned[] = {rig->tickets,     rig->arrivals, rig->ticket_head,
+                      rig->ticket_tail, rig->counters, rig->landing};
     for (size_t i = 0; i < LW_ARRAY_SIZE(pinned); i++)
         drop(rig, LWK_MEMORY_PINNED, pinned[i]);
     rig->backend->close(rig->dev);
     lw_synth_destroy(rig->synth);
-    void *host[] = {rig->keys, rig->values, rig->session_stream, rig->query_host, rig->out_host, rig->lse_host,
-                    rig->out_dtype_host};
+    void *host[] = {rig->keys,     rig->values,   rig->session_stream, rig->query_host,
+                    rig->out_host, rig->lse_host, rig->out_dtype_host};
     for (size_t i = 0; i < LW_ARRAY_SIZE(host); i++)
         free(host[i]);
     free(rig);
 }
 
-/* ---- tokens ----------------------------------------------------------------------------------------------------- */
+/* ---- tokens
+ * ----------------------------------------------------------------------------------------------------- */
 
 void ops_to_dtype(const ops_rig_t *rig, const float *from, void *to, size_t to_at, uint32_t count)
 {
@@ -424,25 +471,39 @@ void ops_fill(ops_rig_t *rig, uint32_t s, uint32_t token_count)
                 bool sink = p < LW_SINK_TOKENS;
                 size_t at = lwk_steady_at(&session, shape, layer, head, p) / d * row_bytes;
                 ops_to_dtype(rig, rig->keys[stream] + ops_row_at(rig, layer, head, p), row, 0, d);
-                ops_put(rig, (uint8_t *)(sink ? session.sink_keys : session.steady_keys) + at, row, row_bytes);
+                ops_put(rig, (uint8_t *)(sink ? session.sink_keys : session.steady_keys) + at, row,
+                        row_bytes);
                 ops_to_dtype(rig, rig->values[stream] + ops_row_at(rig, layer, head, p), row, 0, d);
-                ops_put(rig, (uint8_t *)(sink ? session.sink_values : session.steady_values) + at, row, row_bytes);
+                ops_put(rig, (uint8_t *)(sink ? session.sink_values : session.steady_values) + at, row,
+                        row_bytes);
             }
     free(row);
 }
 
-/* ---- steps ------------------------------------------------------------------------------------------------------ */
+/* ---- steps
+ * ------------------------------------------------------------------------------------------------------ */
 
 lwk_step_t ops_step_args(ops_rig_t *rig, uint32_t layer)
 {
     const lwk_shape_t *shape = &rig->config.shape;
-    int64_t d = shape->head_dim, q = query_heads(rig) * d, k = shape->kv_head_count * d, tokens = rig->config.query_tokens;
+    int64_t d = shape->head_dim, q = query_heads(rig) * d, k = shape->kv_head_count * d,
+            tokens = rig->config.query_tokens;
     return (lwk_step_t){
-        .layer = layer, .session_count = rig->config.session_count, .query_tokens = rig->config.query_tokens,
-        .store = rig->store, .sessions = rig->sessions, .slots = rig->slots, .scratch = rig->scratch,
-        .query = {rig->query, tokens * q, q, d}, .key = {rig->key, tokens * k, k, d},
-        .value = {rig->value, tokens * k, k, d}, .out = {rig->out, tokens * q, q, d},
-        .out_fp32 = rig->out_fp32, .lse_out = rig->lse, .tree_mask = rig->tree_mask, .wait_us = 1000000,
+        .layer = layer,
+        .session_count = rig->config.session_count,
+        .query_tokens = rig->config.query_tokens,
+        .store = rig->store,
+        .sessions = rig->sessions,
+        .slots = rig->slots,
+        .scratch = rig->scratch,
+        .query = {rig->query, tokens * q, q, d},
+        .key = {rig->key, tokens * k, k, d},
+        .value = {rig->value, tokens * k, k, d},
+        .out = {rig->out, tokens * q, q, d},
+        .out_fp32 = rig->out_fp32,
+        .lse_out = rig->lse,
+        .tree_mask = rig->tree_mask,
+        .wait_us = 1000000,
     };
 }
 
@@ -488,7 +549,8 @@ void ops_answer(ops_rig_t *rig)
     uint32_t mask = rig->store_host.ticket_capacity - 1;
     for (; rig->answered < head; rig->answered++) {
         const lwk_ticket_t *ticket = &rig->tickets[rig->answered & mask];
-        if (rig->answered == rig->drop_ticket || (rig->hold_prefetch && (ticket->flags & LWK_TICKET_PREFETCH)))
+        if (rig->answered == rig->drop_ticket ||
+            (rig->hold_prefetch && (ticket->flags & LWK_TICKET_PREFETCH)))
             continue;
         uint64_t *arrival = &rig->arrivals[rig->answered & mask];
         if (rig->answered == rig->fail_ticket) {
@@ -548,7 +610,8 @@ lw_status_t ops_step(ops_rig_t *rig, uint32_t layer)
     return status;
 }
 
-/* ---- the truth -------------------------------------------------------------------------------------------------- */
+/* ---- the truth
+ * -------------------------------------------------------------------------------------------------- */
 
 static bool sees(const ops_rig_t *rig, uint32_t first_new, uint32_t t, uint32_t position)
 {
@@ -558,11 +621,13 @@ static bool sees(const ops_rig_t *rig, uint32_t first_new, uint32_t t, uint32_t 
     return rig->tree_mask != NULL ? (rig->tree_mask_host[t] >> u & 1u) != 0 : u <= t;
 }
 
-void ops_exact(ops_rig_t *rig, uint32_t s, uint32_t layer, uint32_t t, uint32_t query_head, double *out, double *lse)
+void ops_exact(ops_rig_t *rig, uint32_t s, uint32_t layer, uint32_t t, uint32_t query_head, double *out,
+               double *lse)
 {
     const lwk_shape_t *shape = &rig->config.shape;
     uint32_t d = shape->head_dim, n = ops_session(rig, s).token_count, stream = rig->session_stream[s];
-    const float *query = rig->query_host + (((size_t)s * rig->config.query_tokens + t) * query_heads(rig) + query_head) * d;
+    const float *query =
+        rig->query_host + (((size_t)s * rig->config.query_tokens + t) * query_heads(rig) + query_head) * d;
     double *logits = ops_host(n * sizeof *logits), largest = -INFINITY, sum = 0;
     for (uint32_t p = 0; p < n; p++) {
         const float *key = rig->keys[stream] + ops_row_at(rig, layer, query_head / shape->group, p);

@@ -1,5 +1,5 @@
-/* harness_range.c - cuts tokens into a range: any clustering that a test asks for, exact means, encoded by the build ops of
- * `ref`, published to a session. */
+/* harness_range.c - cuts tokens into a range: any clustering that a test asks for, exact means, encoded by
+ * the build ops of `ref`, published to a session. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,8 @@
 #include "kernels/view.h"
 #include "ops/harness_private.h"
 
-/* ---- who belongs where ------------------------------------------------------------------------------------------ */
+/* ---- who belongs where
+ * ------------------------------------------------------------------------------------------ */
 
 /* assign[i]: cluster of token i; returns how many clusters there are. */
 static uint32_t assign_contiguous(const ops_rig_t *rig, uint32_t n, uint16_t *assign)
@@ -43,7 +44,8 @@ static uint32_t assign_half(const ops_rig_t *rig, uint32_t n, uint16_t *assign)
     return n == 0 ? 2 : 3 + (n - 1) / (2 * rig->config.cluster_tokens);
 }
 
-/* ---- from there to a finished build ----------------------------------------------------------------------------- */
+/* ---- from there to a finished build
+ * ----------------------------------------------------------------------------- */
 
 static void choose_outliers(ops_rig_t *rig, lwk_build_t *build, uint8_t *outlier)
 {
@@ -106,7 +108,9 @@ static void cluster_by_hand(ops_rig_t *rig, lwk_build_t *build)
 {
     uint8_t *outlier = ops_host(build->token_count);
     switch (rig->config.clustering) {
-    case OPS_CLUSTER_RANDOM: *build->cluster_count = assign_random(rig, build->token_count, build->assign); break;
+    case OPS_CLUSTER_RANDOM:
+        *build->cluster_count = assign_random(rig, build->token_count, build->assign);
+        break;
     case OPS_CLUSTER_HALF: *build->cluster_count = assign_half(rig, build->token_count, build->assign); break;
     default: *build->cluster_count = assign_contiguous(rig, build->token_count, build->assign);
     }
@@ -127,7 +131,8 @@ static void cluster(ops_rig_t *rig, lwk_build_t *build)
     ops_must(cpu->outliers(NULL, build, NULL) == LW_OK, "outliers");
 }
 
-/* ---- one (layer, head) ------------------------------------------------------------------------------------------ */
+/* ---- one (layer, head)
+ * ------------------------------------------------------------------------------------------ */
 
 static void make_build(ops_rig_t *rig, lwk_build_t *build, const float *keys, const float *values, uint32_t n)
 {
@@ -135,9 +140,15 @@ static void make_build(ops_rig_t *rig, lwk_build_t *build, const float *keys, co
     size_t d = c->shape.head_dim, e = lwk_dtype_bytes(c->shape.dtype);
     uint32_t units = (n + LW_UNIT_TOKENS - 1) / LW_UNIT_TOKENS;
     bool kmeans = c->clustering == OPS_CLUSTER_KMEANS;
-    *build = (lwk_build_t){.job_count = 1, .token_count = n, .head_dim = c->shape.head_dim, .dtype = c->shape.dtype,
-                           .ring_rows = n, .cluster_tokens = c->cluster_tokens, .outlier_ppm = c->outlier_ppm,
-                           .iterations = 5, .cluster_encoding = c->cluster_encoding,
+    *build = (lwk_build_t){.job_count = 1,
+                           .token_count = n,
+                           .head_dim = c->shape.head_dim,
+                           .dtype = c->shape.dtype,
+                           .ring_rows = n,
+                           .cluster_tokens = c->cluster_tokens,
+                           .outlier_ppm = c->outlier_ppm,
+                           .iterations = 5,
+                           .cluster_encoding = c->cluster_encoding,
                            .outlier_encoding = c->outlier_encoding,
                            .cluster_capacity = kmeans ? units * LW_CLUSTERS_PER_UNIT_MAX : n + 4,
                            .outlier_capacity = kmeans ? units * LW_OUTLIERS_PER_UNIT_MAX : n};
@@ -164,8 +175,15 @@ static void make_build(ops_rig_t *rig, lwk_build_t *build, const float *keys, co
 
 static void free_build(lwk_build_t *build)
 {
-    void *parts[] = {(void *)(uintptr_t)build->keys, (void *)(uintptr_t)build->values, build->assign, build->parents,
-                     build->cluster_count, build->outlier_count, build->centroids, build->value_means, build->spreads,
+    void *parts[] = {(void *)(uintptr_t)build->keys,
+                     (void *)(uintptr_t)build->values,
+                     build->assign,
+                     build->parents,
+                     build->cluster_count,
+                     build->outlier_count,
+                     build->centroids,
+                     build->value_means,
+                     build->spreads,
                      build->workspace};
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts); i++)
         free(parts[i]);
@@ -198,7 +216,8 @@ static void make_tile(ops_rig_t *rig, ops_part_t *part)
         .place = to_device(rig, NULL, entries * sizeof(uint32_t)),
         .stamp = to_device(rig, NULL, entries * sizeof(uint32_t)),
         .page_base = to_device(rig, NULL, part->cluster_count * sizeof(uint16_t)),
-        .pages = to_device(rig, NULL, lwk_page_refs_max(part->cluster_count, part->row_count) * sizeof(uint32_t)),
+        .pages =
+            to_device(rig, NULL, lwk_page_refs_max(part->cluster_count, part->row_count) * sizeof(uint32_t)),
         .cluster_count = (uint16_t)part->cluster_count,
         .outlier_count = (uint16_t)part->outlier_count,
         .cluster_encoding = (uint8_t)rig->config.cluster_encoding,
@@ -206,7 +225,8 @@ static void make_tile(ops_rig_t *rig, ops_part_t *part)
     };
 }
 
-static void make_part(ops_rig_t *rig, const ops_range_t *range, uint32_t layer, uint32_t head, ops_part_t *part)
+static void make_part(ops_rig_t *rig, const ops_range_t *range, uint32_t layer, uint32_t head,
+                      ops_part_t *part)
 {
     const lwk_backend_t *ref = lwk_ref_backend();
     uint32_t n = range->token_first + range->token_count - range->stored_first;
@@ -221,14 +241,16 @@ static void make_part(ops_rig_t *rig, const ops_range_t *range, uint32_t layer, 
     part->order = build.order;
     part->moment_sums = build.moment_sums;
     part->index_bytes = lwk_index_layout(build.cluster_encoding, build.outlier_encoding, part->cluster_count,
-                                         part->outlier_count, build.head_dim).bytes;
+                                         part->outlier_count, build.head_dim)
+                            .bytes;
     part->index = ops_host(part->index_bytes);
     build.index = part->index;
     build.index_stride = part->index_bytes;
     part->records = ops_host(2 * n * lwk_row_bytes(&rig->config.shape));
     uint8_t *records[1] = {part->records};
     build.records = records;
-    const lwk_backend_t *builder = rig->config.clustering == OPS_CLUSTER_KMEANS ? lwk_backend_find("cpu") : ref;
+    const lwk_backend_t *builder =
+        rig->config.clustering == OPS_CLUSTER_KMEANS ? lwk_backend_find("cpu") : ref;
     ops_must(builder->moments(NULL, &build, NULL) == LW_OK, "moments");
     ops_must(ref->encode(NULL, &build, NULL) == LW_OK, "encode");
     ops_must(ref->pack(NULL, &build, NULL) == LW_OK, "pack");
@@ -242,18 +264,24 @@ void ops_range_free(ops_rig_t *rig, ops_range_t *range)
     uint32_t per_row = rig->config.shape.layer_count * rig->config.shape.kv_head_count;
     for (uint32_t i = 0; i < per_row; i++) {
         ops_part_t *part = &range->parts[i];
-        void *device[] = {(void *)(uintptr_t)part->tile.index, (void *)(uintptr_t)part->tile.sizes, part->tile.place,
-                          part->tile.stamp, part->tile.page_base, part->tile.pages};
+        void *device[] = {(void *)(uintptr_t)part->tile.index,
+                          (void *)(uintptr_t)part->tile.sizes,
+                          part->tile.place,
+                          part->tile.stamp,
+                          part->tile.page_base,
+                          part->tile.pages};
         for (size_t k = 0; k < LW_ARRAY_SIZE(device); k++)
             rig->backend->free(rig->dev, LWK_MEMORY_DEVICE, device[k]);
-        void *host[] = {part->sizes, part->order, part->offsets, part->records, part->index, part->moment_sums};
+        void *host[] = {part->sizes,   part->order, part->offsets,
+                        part->records, part->index, part->moment_sums};
         for (size_t k = 0; k < LW_ARRAY_SIZE(host); k++)
             free(host[k]);
     }
     free(range->parts);
 }
 
-/* ---- publish ---------------------------------------------------------------------------------------------------- */
+/* ---- publish
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Moments over all ranges that the session has, the new one included. */
 static uint8_t *sum_moments(ops_rig_t *rig, const lwk_session_t *session, const ops_range_t *added)
@@ -291,10 +319,15 @@ static void publish(ops_rig_t *rig, uint32_t s, const ops_range_t *range, bool f
     lwk_session_t session = ops_session(rig, s);
     lwk_tile_t *tiles = ops_device(rig, LWK_MEMORY_PINNED, per_row * sizeof *tiles);
     size_t moments_bytes = per_row * lwk_moments_bytes(rig->config.shape.head_dim);
-    uint8_t *pinned = ops_device(rig, LWK_MEMORY_PINNED, moments_bytes), *moments = sum_moments(rig, &session, range);
+    uint8_t *pinned = ops_device(rig, LWK_MEMORY_PINNED, moments_bytes),
+            *moments = sum_moments(rig, &session, range);
     memcpy(pinned, moments, moments_bytes);
-    lwk_publish_t args = {.store = rig->store, .session = &rig->sessions[s], .row = range->row,
-                          .tiles = fresh ? tiles : NULL, .token_count = range->token_count, .moments = pinned};
+    lwk_publish_t args = {.store = rig->store,
+                          .session = &rig->sessions[s],
+                          .row = range->row,
+                          .tiles = fresh ? tiles : NULL,
+                          .token_count = range->token_count,
+                          .moments = pinned};
     for (uint32_t i = 0; i < per_row; i++) {
         tiles[i] = range->parts[i].tile;
         if (lwk_tile_entries(&tiles[i]) > args.entry_slots)
@@ -310,17 +343,25 @@ static void publish(ops_rig_t *rig, uint32_t s, const ops_range_t *range, bool f
 
 uint32_t ops_seal(ops_rig_t *rig, uint32_t s, uint32_t count)
 {
-    uint32_t per_row = rig->config.shape.layer_count * rig->config.shape.kv_head_count, number = rig->range_count++;
+    uint32_t per_row = rig->config.shape.layer_count * rig->config.shape.kv_head_count,
+             number = rig->range_count++;
     ops_must(number < OPS_RANGES_MAX, "range");
     ops_range_t *range = &rig->ranges[number];
     uint32_t first = ops_session(rig, s).sealed_count;
-    *range = (ops_range_t){.row = number, .stream = rig->session_stream[s], .token_first = first, .token_count = count,
+    *range = (ops_range_t){.row = number,
+                           .stream = rig->session_stream[s],
+                           .token_first = first,
+                           .token_count = count,
                            .stored_first = first < LW_SINK_TOKENS ? LW_SINK_TOKENS : first};
     range->parts = ops_host(per_row * sizeof *range->parts);
     for (uint32_t i = 0; i < per_row; i++)
-        make_part(rig, range, i / rig->config.shape.kv_head_count, i % rig->config.shape.kv_head_count, &range->parts[i]);
+        make_part(rig, range, i / rig->config.shape.kv_head_count, i % rig->config.shape.kv_head_count,
+                  &range->parts[i]);
     publish(rig, s, range, true);
     return number;
 }
 
-void ops_share(ops_rig_t *rig, uint32_t s, uint32_t range) { publish(rig, s, &rig->ranges[range], false); }
+void ops_share(ops_rig_t *rig, uint32_t s, uint32_t range)
+{
+    publish(rig, s, &rig->ranges[range], false);
+}

@@ -1,5 +1,5 @@
-/* matrix.c - the rows of test_ops: one step op after the other on the variant and on `ref`, from the same input, each result
- * compared before the next op runs. Tolerances are in the rows. */
+/* matrix.c - the rows of test_ops: one step op after the other on the variant and on `ref`, from the same
+ * input, each result compared before the next op runs. Tolerances are in the rows. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,9 +14,9 @@ typedef struct row_shape {
 } row_shape_t;
 
 static const row_shape_t shapes[] = {
-    {64, 1, 1, 1},  {64, 3, 1, 3},  {64, 3, 4, 2},   {64, 16, 8, 1}, {128, 1, 8, 2}, {128, 4, 1, 2},
-    {128, 8, 4, 1}, {256, 1, 1, 3}, {256, 4, 4, 1},  {256, 16, 1, 1}, {8, 2, 1, 1},   {72, 3, 2, 1},
-    {80, 4, 1, 2},  {96, 3, 3, 1},  {128, 16, 1, 1},
+    {64, 1, 1, 1},  {64, 3, 1, 3},  {64, 3, 4, 2},  {64, 16, 8, 1}, {128, 1, 8, 2},
+    {128, 4, 1, 2}, {128, 8, 4, 1}, {256, 1, 1, 3}, {256, 4, 4, 1}, {256, 16, 1, 1},
+    {8, 2, 1, 1},   {72, 3, 2, 1},  {80, 4, 1, 2},  {96, 3, 3, 1},  {128, 16, 1, 1},
 };
 
 static const uint32_t dtypes[] = {LW_DTYPE_FP32, LW_DTYPE_BF16, LW_DTYPE_FP16};
@@ -68,8 +68,8 @@ static void fail(compared_t *c, const char *op, const char *what, double error, 
 }
 
 /* Largest |a - b| / (scale + |b|); infinities must be equal, NaN never is. */
-static void compare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, const char *op, const char *what, const float *a,
-                    const float *b, size_t count, double scale, double tolerance)
+static void compare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, const char *op, const char *what,
+                    const float *a, const float *b, size_t count, double scale, double tolerance)
 {
     float *x = ops_host(count * sizeof *x), *y = ops_host(count * sizeof *y);
     ops_get(rig, x, a, count * sizeof *x);
@@ -110,7 +110,8 @@ static void compare_score(compared_t *c, ops_rig_t *rig, ops_rig_t *ref)
         for (uint32_t r = 0; r < session.range_count; r++) {
             const ops_part_t *part = &ref->ranges[refs[r].row].parts[head];
             compare(c, rig, ref, "score", "logit", rig->scratch.logit + first + refs[r].entry_base,
-                    ref->scratch.logit + first + refs[r].entry_base, part->cluster_count + part->outlier_count, 4, 2e-5);
+                    ref->scratch.logit + first + refs[r].entry_base,
+                    part->cluster_count + part->outlier_count, 4, 2e-5);
         }
         compare(c, rig, ref, "score", "tile_max", rig->scratch.tile_max + tile, ref->scratch.tile_max + tile,
                 session.range_count, 4, 2e-5);
@@ -152,7 +153,9 @@ static void compare_finish(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, uint32
 {
     bool same = c->marks_differ == differed_before;
     size_t rows = rows_of(rig), d = rig->config.shape.head_dim;
-    double dtype_step = rig->config.shape.dtype == LW_DTYPE_FP32 ? 0 : rig->config.shape.dtype == LW_DTYPE_BF16 ? 8e-3 : 1e-3;
+    double dtype_step = rig->config.shape.dtype == LW_DTYPE_FP32   ? 0
+                        : rig->config.shape.dtype == LW_DTYPE_BF16 ? 8e-3
+                                                                   : 1e-3;
     for (size_t row = 0; row < rows; row++) {
         double difference = 0, norm = 0, coarse = 0;
         for (size_t j = row * d; j < (row + 1) * d; j++) {
@@ -247,15 +250,22 @@ static int step_row(const char *name, ops_config_t *config, const lwk_backend_t 
     return c.failures;
 }
 
-/* ---- extend ------------------------------------------------------------------------------------------------------ */
+/* ---- extend
+ * ------------------------------------------------------------------------------------------------------ */
 
-/* T query tokens over n rows in three calls of unequal length, causal or not; against exact attention in double. */
-static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, bool causal, const lwk_backend_t *backend,
-                      uint64_t seed)
+/* T query tokens over n rows in three calls of unequal length, causal or not; against exact attention in
+ * double. */
+static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, bool causal,
+                      const lwk_backend_t *backend, uint64_t seed)
 {
     uint32_t d = row->head_dim, tokens = 13 * row->query_tokens, n = 200, e = lwk_dtype_bytes(dtype);
-    lwk_shape_t shape = {.layer_count = 1, .kv_head_count = row->kv_heads, .group = row->group, .head_dim = d, .dtype = dtype,
-                         .scale = 1.0f / sqrtf((float)d), .soft_cap = causal ? 0 : 20.0f};
+    lwk_shape_t shape = {.layer_count = 1,
+                         .kv_head_count = row->kv_heads,
+                         .group = row->group,
+                         .head_dim = d,
+                         .dtype = dtype,
+                         .scale = 1.0f / sqrtf((float)d),
+                         .soft_cap = causal ? 0 : 20.0f};
     uint32_t heads = lwk_query_heads(&shape), first_position = n - tokens;
     size_t rows = (size_t)row->kv_heads * n * d, queries = (size_t)tokens * heads * d;
     lwk_dev_t *dev = NULL;
@@ -278,18 +288,29 @@ static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, 
     ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, queries * e, &out) == LW_OK, "alloc");
     ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, queries * sizeof(float), &partial_out) == LW_OK, "alloc");
     ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, queries * sizeof(float), &out_fp32) == LW_OK, "alloc");
-    ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, tokens * heads * sizeof(lwk_partial_t), &partial) == LW_OK, "alloc");
+    ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, tokens * heads * sizeof(lwk_partial_t), &partial) ==
+                 LW_OK,
+             "alloc");
     ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, tokens * heads * sizeof(float), &lse) == LW_OK, "alloc");
     compared_t c = {.name = name};
     uint32_t cuts[] = {0, 37, 38, n};
     for (int call = 0; call < 3; call++) {
-        lwk_extend_t args = {.shape = &shape, .query_tokens = tokens, .first_position = first_position,
+        lwk_extend_t args = {.shape = &shape,
+                             .query_tokens = tokens,
+                             .first_position = first_position,
                              .query = {device[0], 0, (int64_t)heads * d, d},
-                             .rows = {device[1] + (size_t)cuts[call] * d * e, device[2] + (size_t)cuts[call] * d * e,
-                                      (int64_t)n * d, d, cuts[call + 1] - cuts[call], cuts[call]},
-                             .head_first = 0, .head_count = row->kv_heads, .causal = causal, .first = call == 0,
-                             .partial = partial, .partial_out = partial_out,
-                             .out = {call == 2 ? out : NULL, 0, (int64_t)heads * d, d}, .out_fp32 = out_fp32, .lse_out = lse};
+                             .rows = {device[1] + (size_t)cuts[call] * d * e,
+                                      device[2] + (size_t)cuts[call] * d * e, (int64_t)n * d, d,
+                                      cuts[call + 1] - cuts[call], cuts[call]},
+                             .head_first = 0,
+                             .head_count = row->kv_heads,
+                             .causal = causal,
+                             .first = call == 0,
+                             .partial = partial,
+                             .partial_out = partial_out,
+                             .out = {call == 2 ? out : NULL, 0, (int64_t)heads * d, d},
+                             .out_fp32 = out_fp32,
+                             .lse_out = lse};
         lw_status_t status = backend->extend(dev, &args, NULL);
         if (status != LW_OK)
             fail(&c, "extend", "status", status, LW_OK);
@@ -336,9 +357,11 @@ static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, 
     return c.failures;
 }
 
-/* ---- all rows ---------------------------------------------------------------------------------------------------- */
+/* ---- all rows
+ * ---------------------------------------------------------------------------------------------------- */
 
-int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint64_t seed, const char *filter, int *rows_out)
+int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint64_t seed, const char *filter,
+               int *rows_out)
 {
     int failures = 0;
     uint32_t number = 0;
@@ -347,26 +370,35 @@ int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint6
         for (uint32_t t = 0; t < LW_ARRAY_SIZE(dtypes); t++) {
             const row_shape_t *row = &shapes[s];
             for (uint32_t k = 0; k < ENCODINGS_A_ROW; k++, number++) {
-                uint32_t e = (ENCODINGS_A_ROW * (LW_ARRAY_SIZE(dtypes) * s + t) + k) % LW_ARRAY_SIZE(encodings);
-                snprintf(name, sizeof name, "%s step d=%u G=%u T=%u J=%u %s index=%s+%s policy=%u", variant->name, row->head_dim,
-                         row->group, row->query_tokens, row->kv_heads, ops_dtype_name(dtypes[t]),
-                         ops_encoding_name(encodings[e].cluster), ops_encoding_name(encodings[e].outlier), number % 5);
+                uint32_t e =
+                    (ENCODINGS_A_ROW * (LW_ARRAY_SIZE(dtypes) * s + t) + k) % LW_ARRAY_SIZE(encodings);
+                snprintf(name, sizeof name, "%s step d=%u G=%u T=%u J=%u %s index=%s+%s policy=%u",
+                         variant->name, row->head_dim, row->group, row->query_tokens, row->kv_heads,
+                         ops_dtype_name(dtypes[t]), ops_encoding_name(encodings[e].cluster),
+                         ops_encoding_name(encodings[e].outlier), number % 5);
                 if (strstr(name, filter) == NULL)
                     continue;
                 ops_config_t config = {.seed = seed + number,
-                                       .shape = {.layer_count = 1, .kv_head_count = row->kv_heads, .group = row->group,
-                                                 .head_dim = row->head_dim, .dtype = dtypes[t],
+                                       .shape = {.layer_count = 1,
+                                                 .kv_head_count = row->kv_heads,
+                                                 .group = row->group,
+                                                 .head_dim = row->head_dim,
+                                                 .dtype = dtypes[t],
                                                  .soft_cap = number % 3 == 0 ? 25.0f : 0.0f},
-                                       .query_tokens = row->query_tokens, .token_count = 480 + 4 * LW_QUERY_TOKENS_MAX,
-                                       .cluster_encoding = encodings[e].cluster, .outlier_encoding = encodings[e].outlier,
-                                       .outlier_ppm = encodings[e].outlier_ppm, .data = OPS_DATA_GAUSS,
+                                       .query_tokens = row->query_tokens,
+                                       .token_count = 480 + 4 * LW_QUERY_TOKENS_MAX,
+                                       .cluster_encoding = encodings[e].cluster,
+                                       .outlier_encoding = encodings[e].outlier,
+                                       .outlier_ppm = encodings[e].outlier_ppm,
+                                       .data = OPS_DATA_GAUSS,
                                        .policy = row_policy(number)};
                 failures += step_row(name, &config, backend) > 0;
                 ++*rows_out;
             }
             for (int causal = 0; causal < 2; causal++) {
-                snprintf(name, sizeof name, "%s extend d=%u G=%u T=%u J=%u %s%s", variant->name, row->head_dim, row->group,
-                         13 * row->query_tokens, row->kv_heads, ops_dtype_name(dtypes[t]), causal ? " causal" : "");
+                snprintf(name, sizeof name, "%s extend d=%u G=%u T=%u J=%u %s%s", variant->name,
+                         row->head_dim, row->group, 13 * row->query_tokens, row->kv_heads,
+                         ops_dtype_name(dtypes[t]), causal ? " causal" : "");
                 if (strstr(name, filter) == NULL)
                     continue;
                 failures += extend_row(name, row, dtypes[t], causal, backend, seed + number) > 0;

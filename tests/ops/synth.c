@@ -19,7 +19,8 @@ struct lw_synth {
     float mix_topic[TOPICS][DIRECTIONS], mix_type[TYPES][DIRECTIONS];
     uint8_t *topic, *type; /* [token_count] */
     uint32_t *target;      /* [token_count] */
-    float *tables;         /* [layer][head] of table_floats(): key directions, value directions, key mean, sink direction */
+    float *tables; /* [layer][head] of table_floats(): key directions, value directions, key mean, sink
+                      direction */
 };
 
 static float gauss(lw_prng_t *prng)
@@ -28,11 +29,15 @@ static float gauss(lw_prng_t *prng)
     return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
 }
 
-static size_t table_floats(uint32_t d) { return (2 * (size_t)DIRECTIONS + 2) * d; }
+static size_t table_floats(uint32_t d)
+{
+    return (2 * (size_t)DIRECTIONS + 2) * d;
+}
 
 static const float *table_of(const lw_synth_t *synth, uint32_t layer, uint32_t head)
 {
-    return synth->tables + ((size_t)layer * synth->config.kv_head_count + head) * table_floats(synth->config.head_dim);
+    return synth->tables +
+           ((size_t)layer * synth->config.kv_head_count + head) * table_floats(synth->config.head_dim);
 }
 
 /* Pair p of a rotary embedding is (p, p + d/2); a larger p turns slower and carries more of the content. */
@@ -135,18 +140,21 @@ static void content(const lw_synth_t *synth, const float *directions, uint32_t t
     uint32_t d = synth->config.head_dim;
     memset(row_out, 0, d * sizeof *row_out);
     for (uint32_t k = 0; k < DIRECTIONS; k++) {
-        float weight = 0.8f * synth->mix_topic[synth->topic[token]][k] + 0.7f * synth->mix_type[synth->type[token]][k];
+        float weight =
+            0.8f * synth->mix_topic[synth->topic[token]][k] + 0.7f * synth->mix_type[synth->type[token]][k];
         for (uint32_t j = 0; j < d; j++)
             row_out[j] += weight * directions[k * d + j];
     }
 }
 
-void lw_synth_row(const lw_synth_t *synth, uint32_t layer, uint32_t head, uint32_t token, float *key_out, float *value_out)
+void lw_synth_row(const lw_synth_t *synth, uint32_t layer, uint32_t head, uint32_t token, float *key_out,
+                  float *value_out)
 {
     uint32_t d = synth->config.head_dim;
     const float *table = table_of(synth, layer, head), *mean = table + 2 * DIRECTIONS * d, *sink = mean + d;
     lw_prng_t prng;
-    lw_prng_seed(&prng, synth->config.seed ^ ((uint64_t)layer << 48 | (uint64_t)head << 40 | token) * 0x9E3779B97F4A7C15ull);
+    lw_prng_seed(&prng, synth->config.seed ^
+                            ((uint64_t)layer << 48 | (uint64_t)head << 40 | token) * 0x9E3779B97F4A7C15ull);
     content(synth, table, token, key_out);
     content(synth, table + DIRECTIONS * d, token, value_out);
     for (uint32_t j = 0; j < d; j++) {
@@ -160,13 +168,14 @@ void lw_synth_row(const lw_synth_t *synth, uint32_t layer, uint32_t head, uint32
     rotate(key_out, d, token);
 }
 
-void lw_synth_query(const lw_synth_t *synth, uint32_t layer, uint32_t query_head, uint32_t position, uint32_t target,
-                    float *query_out)
+void lw_synth_query(const lw_synth_t *synth, uint32_t layer, uint32_t query_head, uint32_t position,
+                    uint32_t target, float *query_out)
 {
     uint32_t d = synth->config.head_dim, group = synth->config.group;
     const float *table = table_of(synth, layer, query_head / group), *sink = table + (2 * DIRECTIONS + 1) * d;
     lw_prng_t prng;
-    lw_prng_seed(&prng, synth->config.seed ^ ((uint64_t)layer << 48 | (uint64_t)query_head << 40) * 0xD1B54A32D192ED03ull);
+    lw_prng_seed(&prng, synth->config.seed ^
+                            ((uint64_t)layer << 48 | (uint64_t)query_head << 40) * 0xD1B54A32D192ED03ull);
     /* Each query head sees the target through gates of its own, and with a sharpness of its own. */
     float sharpness = 0.8f + 1.6f * (float)lw_prng_unit(&prng);
     content(synth, table, target, query_out);
@@ -175,4 +184,7 @@ void lw_synth_query(const lw_synth_t *synth, uint32_t layer, uint32_t query_head
     rotate(query_out, d, position);
 }
 
-uint32_t lw_synth_target(const lw_synth_t *synth, uint32_t position) { return synth->target[position]; }
+uint32_t lw_synth_target(const lw_synth_t *synth, uint32_t position)
+{
+    return synth->target[position];
+}

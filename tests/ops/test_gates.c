@@ -1,5 +1,6 @@
-/* test_gates.c - the claims of ALGORITHM.md section 9, for every backend that runs here: conservation, exactness, planted
- * faults, adversarial input, failures. The cache and the policies have files of their own. */
+/* test_gates.c - the claims of ALGORITHM.md section 9, for every backend that runs here: conservation,
+ * exactness, planted faults, adversarial input, failures. The cache and the policies have files of their own.
+ */
 #include "ops/gates_private.h"
 
 #include <math.h>
@@ -15,10 +16,13 @@ uint64_t gates_seed;
 
 ops_config_t gates_config(void)
 {
-    return (ops_config_t){.backend = gates_backend, .seed = gates_seed,
-                          .shape = {.layer_count = 2, .kv_head_count = 2, .group = 3, .head_dim = 64,
-                                    .dtype = LW_DTYPE_FP32},
-                          .token_count = 2600, .data = OPS_DATA_GAUSS, .policy = ops_policy()};
+    return (ops_config_t){
+        .backend = gates_backend,
+        .seed = gates_seed,
+        .shape = {.layer_count = 2, .kv_head_count = 2, .group = 3, .head_dim = 64, .dtype = LW_DTYPE_FP32},
+        .token_count = 2600,
+        .data = OPS_DATA_GAUSS,
+        .policy = ops_policy()};
 }
 
 ops_rig_t *gates_rig(const ops_config_t *config, uint32_t sealed, uint32_t open)
@@ -42,7 +46,8 @@ void gates_truncate(ops_rig_t *rig, uint32_t s, uint32_t token_count)
     ops_set_session(rig, s, &session);
 }
 
-/* ---- conservation ------------------------------------------------------------------------------------------------ */
+/* ---- conservation
+ * ------------------------------------------------------------------------------------------------ */
 
 static void test_zero_query_sees_every_token_once_in_every_policy(void **state)
 {
@@ -158,7 +163,8 @@ static void test_an_empty_batch_slot_is_left_alone(void **state)
     ops_rig_destroy(rig);
 }
 
-/* ---- exactness --------------------------------------------------------------------------------------------------- */
+/* ---- exactness
+ * --------------------------------------------------------------------------------------------------- */
 
 static void test_full_retrieval_is_exact_for_any_partition(void **state)
 {
@@ -184,7 +190,8 @@ static void test_a_tree_of_query_tokens_sees_what_its_mask_says(void **state)
     for (uint32_t t = 0; t < 8; t++)
         rig->tree_mask_host[t] = 1u << t | (t > 0 ? rig->tree_mask_host[(t - 1) / 2] : 0); /* a binary tree */
     void *mask = NULL;
-    assert_int_equal(rig->backend->alloc(rig->dev, LWK_MEMORY_DEVICE, sizeof rig->tree_mask_host, &mask), LW_OK);
+    assert_int_equal(rig->backend->alloc(rig->dev, LWK_MEMORY_DEVICE, sizeof rig->tree_mask_host, &mask),
+                     LW_OK);
     ops_put(rig, mask, rig->tree_mask_host, sizeof rig->tree_mask_host);
     rig->tree_mask = mask;
     assert_true(ops_gate_exact(rig, 1e-5, 1e-5));
@@ -268,7 +275,8 @@ static void test_two_runs_give_the_same_bits(void **state)
     ops_rig_destroy(b);
 }
 
-/* ---- planted faults ---------------------------------------------------------------------------------------------- */
+/* ---- planted faults
+ * ---------------------------------------------------------------------------------------------- */
 
 static ops_rig_t *mutation_rig(void)
 {
@@ -310,7 +318,8 @@ static void test_a_range_published_twice_is_noticed(void **state)
 {
     ops_rig_t *rig = mutation_rig();
     lwk_session_t session = ops_session(rig, 0);
-    session.sealed_count -= rig->ranges[0].token_count; /* else publish refuses: more sealed tokens than tokens */
+    session.sealed_count -=
+        rig->ranges[0].token_count; /* else publish refuses: more sealed tokens than tokens */
     ops_set_session(rig, 0, &session);
     ops_share(rig, 0, 0);
     assert_false(ops_gate_zero_query(rig, false));
@@ -327,7 +336,8 @@ static void test_swapped_values_are_noticed(void **state)
     while (part->sizes[entry] < 2)
         entry++;
     size_t row = lwk_row_bytes(&rig->config.shape);
-    uint8_t *values = part->records + part->offsets[entry] + part->sizes[entry] * row, kept[64 * sizeof(float)];
+    uint8_t *values = part->records + part->offsets[entry] + part->sizes[entry] * row,
+            kept[64 * sizeof(float)];
     memcpy(kept, values, row);
     memcpy(values, values + row, row);
     memcpy(values + row, kept, row);
@@ -372,7 +382,8 @@ static void test_a_token_off_by_one_is_noticed(void **state)
     }
 }
 
-/* ---- adversarial input ------------------------------------------------------------------------------------------- */
+/* ---- adversarial input
+ * ------------------------------------------------------------------------------------------- */
 
 static void test_equal_keys_are_estimated_exactly(void **state)
 {
@@ -458,7 +469,8 @@ static void test_soft_caps_are_exact_under_full_retrieval(void **state)
     ops_rig_destroy(rig);
 }
 
-/* ---- bad arguments ----------------------------------------------------------------------------------------------- */
+/* ---- bad arguments
+ * ----------------------------------------------------------------------------------------------- */
 
 static void test_bad_shapes_are_refused(void **state)
 {
@@ -527,7 +539,8 @@ int main(int argc, char **argv)
         failures += _cmocka_run_group_tests("gates", gates_tests, LW_ARRAY_SIZE(gates_tests), NULL, NULL);
         failures += _cmocka_run_group_tests("gates_alloc", gates_alloc_tests, gates_alloc_count, NULL, NULL);
         failures += _cmocka_run_group_tests("gates_cache", gates_cache_tests, gates_cache_count, NULL, NULL);
-        failures += _cmocka_run_group_tests("gates_policy", gates_policy_tests, gates_policy_count, NULL, NULL);
+        failures +=
+            _cmocka_run_group_tests("gates_policy", gates_policy_tests, gates_policy_count, NULL, NULL);
     }
     return failures > 0 ? 1 : ran > 0 ? 0 : 77;
 }

@@ -17,14 +17,22 @@ static void print_support(const lwk_backend_t *b, const char *name)
         const char *op;
         bool served;
     } ops[] = {
-        {"prepare", b->prepare != lwk_no_step},   {"score", b->score != lwk_no_step},
-        {"select", b->select != lwk_no_step},     {"attend", b->attend != lwk_no_step},
-        {"finish", b->finish != lwk_no_step},     {"admit", b->admit != lwk_no_step},
-        {"publish", b->publish != lwk_no_publish}, {"retire", b->retire != lwk_no_retire},
-        {"extend", b->extend != lwk_no_extend},   {"kmeans", b->kmeans != lwk_no_build},
-        {"outliers", b->outliers != lwk_no_build}, {"moments", b->moments != lwk_no_build},
-        {"encode", b->encode != lwk_no_build},    {"pack", b->pack != lwk_no_build},
-        {"unpack", b->unpack != lwk_no_unpack},   {"gather", b->gather != lwk_no_gather},
+        {"prepare", b->prepare != lwk_no_step},
+        {"score", b->score != lwk_no_step},
+        {"select", b->select != lwk_no_step},
+        {"attend", b->attend != lwk_no_step},
+        {"finish", b->finish != lwk_no_step},
+        {"admit", b->admit != lwk_no_step},
+        {"publish", b->publish != lwk_no_publish},
+        {"retire", b->retire != lwk_no_retire},
+        {"extend", b->extend != lwk_no_extend},
+        {"kmeans", b->kmeans != lwk_no_build},
+        {"outliers", b->outliers != lwk_no_build},
+        {"moments", b->moments != lwk_no_build},
+        {"encode", b->encode != lwk_no_build},
+        {"pack", b->pack != lwk_no_build},
+        {"unpack", b->unpack != lwk_no_unpack},
+        {"gather", b->gather != lwk_no_gather},
         {"capture", b->capture_begin != lwk_no_capture_begin},
     };
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)

@@ -7,10 +7,8 @@
 #include <time.h>
 
 const ops_variant_t ops_variants[OPS_VARIANTS] = {
-    {"ref", "ref", NULL},
-    {"cpu-plain", "cpu", "plain"},
-    {"cpu-avx2", "cpu", "avx2"},
-    {"cpu-avx512", "cpu", "avx512"},
+    {"ref", "ref", NULL},        {"cpu-plain", "cpu", "plain"},
+    {"cpu-avx2", "cpu", "avx2"}, {"cpu-avx512", "cpu", "avx512"},
     {"cuda", "cuda", NULL},
 };
 

@@ -1,4 +1,5 @@
-/* variants.h - the backends under test: `ref`, and `cpu` once for each instruction set that this processor has. */
+/* variants.h - the backends under test: `ref`, and `cpu` once for each instruction set that this processor
+ * has. */
 #ifndef OPS_VARIANTS_H
 #define OPS_VARIANTS_H
 
@@ -16,7 +17,8 @@ typedef struct ops_variant {
 #define OPS_VARIANTS 5u
 extern const ops_variant_t ops_variants[OPS_VARIANTS];
 
-/* Makes the environment such that opening the backend gives this variant; NULL when this machine cannot run it. */
+/* Makes the environment such that opening the backend gives this variant; NULL when this machine cannot run
+ * it. */
 const lwk_backend_t *ops_variant_use(const ops_variant_t *variant);
 
 /* LW_SEED from the environment, or a new one; printed. */

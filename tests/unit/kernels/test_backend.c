@@ -1,4 +1,5 @@
-/* test_backend.c - finding a backend, and what every table promises: no empty slot, honest errors, zeroed aligned memory. */
+/* test_backend.c - finding a backend, and what every table promises: no empty slot, honest errors, zeroed
+ * aligned memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* test_loops.c - the cpu backend's inner loops, each instruction set that runs here, against plain double arithmetic: every
- * kind of row, every count of rows and queries around the sizes of the blocks. */
+/* test_loops.c - the cpu backend's inner loops, each instruction set that runs here, against plain double
+ * arithmetic: every kind of row, every count of rows and queries around the sizes of the blocks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,12 +18,16 @@
 
 static lw_prng_t prng;
 
-static float uniform(void) { return (float)(2 * lw_prng_unit(&prng) - 1); }
+static float uniform(void)
+{
+    return (float)(2 * lw_prng_unit(&prng) - 1);
+}
 
 static const lwk_loops_t *loops_at(int level)
 {
 #if defined(__x86_64__)
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (level == 1)
         return avx2 ? &lwk_loops_avx2 : NULL;
     if (level == 2)
@@ -58,7 +62,9 @@ static void fill_row(fixture_t *f, lwk_row_kind_t kind, uint32_t r)
             f->row[r][j] = nibble;
             break;
         default: {
-            uint32_t dtype = kind == LWK_ROW_FP32 ? LW_DTYPE_FP32 : kind == LWK_ROW_BF16 ? LW_DTYPE_BF16 : LW_DTYPE_FP16;
+            uint32_t dtype = kind == LWK_ROW_FP32   ? LW_DTYPE_FP32
+                             : kind == LWK_ROW_BF16 ? LW_DTYPE_BF16
+                                                    : LW_DTYPE_FP16;
             lwk_store(f->rows[r], dtype, j, uniform());
             f->row[r][j] = lwk_load(f->rows[r], dtype, j);
         }
@@ -159,7 +165,10 @@ static void test_exponentials_are_exact_at_zero_and_zero_below(void **state)
             continue;
         float x[37], y[37];
         for (int i = 0; i < 37; i++)
-            x[i] = y[i] = i < 3 ? 0 : i < 6 ? -INFINITY : i < 9 ? -88.0f - (float)i : -86.0f * (float)lw_prng_unit(&prng);
+            x[i] = y[i] = i < 3   ? 0
+                          : i < 6 ? -INFINITY
+                          : i < 9 ? -88.0f - (float)i
+                                  : -86.0f * (float)lw_prng_unit(&prng);
         float sum = loops->exp_sum(x, 37, 0);
         double exact = 0;
         for (int i = 0; i < 37; i++) {

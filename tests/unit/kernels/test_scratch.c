@@ -1,4 +1,5 @@
-/* test_scratch.c - the layout of a step's scratch memory: parts that are large enough, aligned, and nobody else's. */
+/* test_scratch.c - the layout of a step's scratch memory: parts that are large enough, aligned, and nobody
+ * else's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,9 +14,14 @@
 
 static lwk_dims_t some_dims(void)
 {
-    return (lwk_dims_t){.shape = {.layer_count = 3, .kv_head_count = 2, .group = 3, .head_dim = 72, .dtype = LW_DTYPE_BF16},
-                        .session_count = 5, .query_tokens = 4, .entry_capacity = 1001, .range_list_capacity = 7,
-                        .item_capacity = 33, .steady_rows = 3072};
+    return (lwk_dims_t){
+        .shape = {.layer_count = 3, .kv_head_count = 2, .group = 3, .head_dim = 72, .dtype = LW_DTYPE_BF16},
+        .session_count = 5,
+        .query_tokens = 4,
+        .entry_capacity = 1001,
+        .range_list_capacity = 7,
+        .item_capacity = 33,
+        .steady_rows = 3072};
 }
 
 typedef struct part {
@@ -32,10 +38,17 @@ static void test_parts_are_aligned_large_enough_and_apart(void **state)
     lwk_scratch_t s = lwk_scratch_carve(&dims, memory, 12345);
     uint64_t rows = 5 * 4 * 6, kv = 5 * 2, slots = s.partial_capacity;
     part_t parts[] = {
-        {s.query, rows * 72 * 4},      {s.spread, rows * 4},           {s.shift, rows * 72 * 4},
-        {s.logit, rows * 1001 * 4},    {s.tile_max, rows * 7 * 4},     {s.tile_sum, rows * 7 * 4},
-        {s.mark, kv * 1001},           {s.items, kv * 33 * sizeof(lwk_item_t)}, {s.item_count, kv * 4},
-        {s.partial, rows * slots * sizeof(lwk_partial_t)},             {s.partial_out, rows * slots * 72 * 4},
+        {s.query, rows * 72 * 4},
+        {s.spread, rows * 4},
+        {s.shift, rows * 72 * 4},
+        {s.logit, rows * 1001 * 4},
+        {s.tile_max, rows * 7 * 4},
+        {s.tile_sum, rows * 7 * 4},
+        {s.mark, kv * 1001},
+        {s.items, kv * 33 * sizeof(lwk_item_t)},
+        {s.item_count, kv * 4},
+        {s.partial, rows * slots * sizeof(lwk_partial_t)},
+        {s.partial_out, rows * slots * 72 * 4},
         {s.workspace, 12345},
     };
     const uint8_t *end = memory;
@@ -49,7 +62,8 @@ static void test_parts_are_aligned_large_enough_and_apart(void **state)
     free(memory);
 }
 
-/* Ranges, steady tiles, tiles of hits and tiles of arrivals never share a partial slot, at the largest of each. */
+/* Ranges, steady tiles, tiles of hits and tiles of arrivals never share a partial slot, at the largest of
+ * each. */
 static void test_partial_slots_of_different_kinds_never_meet(void **state)
 {
     for (uint32_t items = 1; items < 200; items += 31)
