@@ -6,21 +6,21 @@
 typedef struct named_policy {
     const char *name;
     uint32_t rank, budget, retrieve_ppm, estimate_ppm, outlier_ppm, correct, cluster_encoding, outlier_encoding;
-    uint32_t steady_only;
+    uint32_t steady_only, accuracy_ppm, cluster_tokens;
 } named_policy_t;
 
 #define BOTH (LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE)
 static const named_policy_t named[] = {
-    [LW_POLICY_EXPECTED_MAX] = {"expected-max", LWK_RANK_EXPECTED_MAX, LWK_BUDGET_TOKENS, LWC_RETRIEVE_PPM, 1000000,
-                                LWC_OUTLIER_PPM, BOTH, LW_ENCODING_INT8, LW_ENCODING_INT4, 0},
+    [LW_POLICY_EXPECTED_MAX] = {"expected-max", LWK_RANK_EXPECTED_MAX, LWK_BUDGET_TOKENS, 0, 1000000, LWC_OUTLIER_PPM,
+                                BOTH, LW_ENCODING_INT8, LW_ENCODING_INT4, 0, LWC_ACCURACY_PPM, LWC_CLUSTER_TOKENS},
     [LW_POLICY_PAPER] = {"paper", LWK_RANK_MEAN, LWK_BUDGET_CLUSTERS, LWC_RETRIEVE_PPM, LWC_PAPER_ESTIMATE_PPM, 0, 0,
-                         LW_ENCODING_BF16, LW_ENCODING_BF16, 0},
+                         LW_ENCODING_BF16, LW_ENCODING_BF16, 0, 0, LWC_PAPER_CLUSTER_TOKENS},
     [LW_POLICY_FULL] = {"full", LWK_RANK_EXPECTED_MAX, LWK_BUDGET_TOKENS, 1000000, 1000000, LWC_OUTLIER_PPM, BOTH,
-                        LW_ENCODING_INT8, LW_ENCODING_INT4, 0},
+                        LW_ENCODING_INT8, LW_ENCODING_INT4, 0, 0, LWC_CLUSTER_TOKENS},
     [LW_POLICY_NOTHING] = {"nothing", LWK_RANK_EXPECTED_MAX, LWK_BUDGET_TOKENS, 0, 1000000, LWC_OUTLIER_PPM, BOTH,
-                           LW_ENCODING_INT8, LW_ENCODING_INT4, 0},
+                           LW_ENCODING_INT8, LW_ENCODING_INT4, 0, 0, LWC_CLUSTER_TOKENS},
     [LW_POLICY_STEADY] = {"steady", LWK_RANK_EXPECTED_MAX, LWK_BUDGET_TOKENS, 0, 1000000, LWC_OUTLIER_PPM, BOTH,
-                          LW_ENCODING_INT8, LW_ENCODING_INT4, 1},
+                          LW_ENCODING_INT8, LW_ENCODING_INT4, 1, 0, LWC_CLUSTER_TOKENS},
 };
 
 static lw_status_t find_policy(uint32_t policy, const named_policy_t **row_out, lw_error_t *error)
@@ -70,7 +70,8 @@ lw_status_t lwc_policy_make(const lw_session_params_t *params, uint32_t cluster_
     if (status == LW_OK)
         status = share("estimate_ppm", params->estimate_ppm, row->estimate_ppm, 1000000, &policy.estimate_ppm, error);
     if (status == LW_OK)
-        status = share("accuracy_ppm", params->accuracy_ppm, 0, 1000000, &policy.accuracy_ppm, error);
+        status = share("accuracy_ppm", params->accuracy_ppm, params->retrieve_ppm ? 0 : row->accuracy_ppm, 1000000,
+                       &policy.accuracy_ppm, error); /* a fixed budget replaces the target */
     if (status == LW_OK)
         status = correction(params->correct, row->correct, &policy.correct, error);
     if (status == LW_OK && params->rank_mean > 1)
@@ -97,20 +98,22 @@ static lw_status_t encoding(const char *field, uint32_t value, uint32_t otherwis
 lw_status_t lwc_index_shape_make(const lw_session_params_t *params, lwc_index_shape_t *shape_out, lw_error_t *error)
 {
     const named_policy_t *row = NULL;
-    lwc_index_shape_t shape = {.cluster_tokens = params->cluster_tokens ? params->cluster_tokens : LWC_CLUSTER_TOKENS,
+    lwc_index_shape_t shape = {.cluster_tokens = params->cluster_tokens,
                                .segment_tokens = params->segment_tokens ? params->segment_tokens : LW_SEGMENT_TOKENS_MAX};
     lw_status_t status = find_policy(params->policy, &row, error);
     uint32_t outliers_max = LW_OUTLIERS_PER_UNIT_MAX * 1000000u / LW_UNIT_TOKENS;
 
+    if (status == LW_OK && shape.cluster_tokens == 0)
+        shape.cluster_tokens = row->cluster_tokens;
     if (status == LW_OK)
         status = share("outlier_ppm", params->outlier_ppm, row->outlier_ppm, outliers_max, &shape.outlier_ppm, error);
     if (status == LW_OK)
         status = encoding("cluster_encoding", params->cluster_encoding, row->cluster_encoding, &shape.cluster_encoding, error);
     if (status == LW_OK)
         status = encoding("outlier_encoding", params->outlier_encoding, row->outlier_encoding, &shape.outlier_encoding, error);
-    if (status == LW_OK && (shape.cluster_tokens < LWC_CLUSTER_TOKENS || shape.cluster_tokens > 256))
+    if (status == LW_OK && (shape.cluster_tokens < LWC_CLUSTER_TOKENS_MIN || shape.cluster_tokens > 256))
         status = lw_fail(error, LW_ERR_INVALID, "cluster_tokens is %u, must be %u..256", shape.cluster_tokens,
-                         LWC_CLUSTER_TOKENS);
+                         LWC_CLUSTER_TOKENS_MIN);
     if (status == LW_OK && (shape.segment_tokens % LW_UNIT_TOKENS != 0 || shape.segment_tokens > LW_SEGMENT_TOKENS_MAX))
         status = lw_fail(error, LW_ERR_INVALID, "segment_tokens is %u, must be a multiple of %u up to %u",
                          shape.segment_tokens, LW_UNIT_TOKENS, LW_SEGMENT_TOKENS_MAX);

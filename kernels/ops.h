@@ -3,7 +3,7 @@
  * Device memory is the backend's (host memory for `ref` and `cpu`). The client sizes and owns every buffer and never reads
  * device memory on the host. Pinned memory is read by both sides: the ticket ring, the arrivals, the counters.
  *
- * The step path, for each layer: prepare, score, select, attend, finish; after the last layer, admit. All are enqueued on
+ * The step path, for each layer: prepare, score (which also attends the steady zone), select, attend, finish; after the last layer, admit. All are enqueued on
  * one stream in that order and read the same lwk_step_t. publish runs between steps.
  *
  * Shapes: S sessions in the batch, T query tokens (1..8), H query heads, J KV heads, G = H / J query heads a KV head
@@ -38,7 +38,10 @@ typedef enum lwk_budget {
     LWK_BUDGET_TOKENS = 0,   /* entries in vote order while the tokens taken so far are < retrieve_ppm * n / 1e6 */
     LWK_BUDGET_CLUSTERS = 1, /* the paper's: round(retrieve_ppm * n / cluster_tokens / 1e6) entries, whatever their size;
                                 then round(estimate_ppm * n / cluster_tokens / 1e6) more are estimated */
-    LWK_BUDGET_ERROR = 2,    /* ALGORITHM section 6: until the rest of every head's contribution is < accuracy_ppm / 1e6 */
+    LWK_BUDGET_ERROR = 2,    /* entries by expected squared error for each token that they cost, until what is left of it is
+                                < (accuracy_ppm / 1e6)^2 for every query head. Of an entry with share p = e^A / Z (Z: the
+                                steady zone included): p^2 (e^variance - 1) / size for a cluster, p^2 for an outlier; taken
+                                over the group's heads by the largest */
 } lwk_budget_t;
 
 #define LWK_CORRECT_VARIANCE 1u

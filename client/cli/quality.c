@@ -24,8 +24,8 @@ typedef struct {
 #define ENC(clusters, outliers) .cluster_encoding = (clusters), .outlier_encoding = (outliers)
 #define ROW(name, what, ...) {name, what, {.size = sizeof(lw_session_params_t), __VA_ARGS__}}
 
-/* Around the default: expected maximum, 12.5% outliers, int8 clusters and int4 outlier keys, everything estimated with both
- * corrections. Rows name what differs. */
+/* Around the default: an error target, 8-token clusters, 12.5% outliers, int8 clusters and int4 outlier keys, everything estimated
+ * with both corrections; rows with a fixed budget rank by the expected maximum. Rows name what differs. */
 static const row_t rows[] = {
     ROW("default", "the library's default", .policy = LW_POLICY_DEFAULT),
     ROW("paper", "1.8% of clusters by centroid, 23.2% estimated", .policy = LW_POLICY_PAPER),
@@ -45,12 +45,16 @@ static const row_t rows[] = {
     ROW("estimate-all", "all estimated, no corrections", .correct = LW_CORRECT_NONE),
     ROW("variance", "all, variance correction", .correct = LW_CORRECT_VARIANCE),
     ROW("value", "all, both corrections", .correct = LW_CORRECT_VARIANCE | LW_CORRECT_VALUE),
-    ROW("rank-mean", "ranked by centroid", .rank_mean = 1),
+    ROW("rank-mean-3.2", "3.2%, ranked by centroid", EXACT(32000), .rank_mean = 1),
     ROW("bf16", "bf16 index", ENC(LW_ENCODING_BF16, LW_ENCODING_BF16)),
     ROW("int8", "int8 clusters, int8 outliers", ENC(LW_ENCODING_INT8, LW_ENCODING_INT8)),
     ROW("int4", "int4 clusters, int4 outliers", ENC(LW_ENCODING_INT4, LW_ENCODING_INT4)),
-    ROW("adaptive-0.5", "error target 0.5", .accuracy_ppm = 500000),
-    ROW("adaptive-0.2", "error target 0.2", .accuracy_ppm = 200000),
+    ROW("target-0.1", "error target 0.1", .accuracy_ppm = 100000),
+    ROW("target-0.05", "error target 0.05", .accuracy_ppm = 50000),
+    ROW("target-0.02", "error target 0.02", .accuracy_ppm = 20000),
+    ROW("target-0.01", "error target 0.01", .accuracy_ppm = 10000),
+    ROW("target-0.005", "error target 0.005", .accuracy_ppm = 5000),
+    ROW("clusters-16", "16-token clusters", .cluster_tokens = 16),
     ROW("full", "everything retrieved", .policy = LW_POLICY_FULL),
 };
 

@@ -92,11 +92,11 @@ typedef struct lw_session_params {
     uint32_t read_only;      /* reopen without taking the write lease */
     uint32_t policy;         /* lw_policy_t */
     uint64_t ttl_us;         /* 0: lives until dropped or evicted */
-    uint32_t accuracy_ppm;   /* error target of adaptive retrieval; 0: fixed budget */
-    uint32_t retrieve_ppm;   /* share of tokens attended exactly */
+    uint32_t accuracy_ppm;   /* target for the expected error of a head's output; 0: the policy's, or the fixed budget */
+    uint32_t retrieve_ppm;   /* fixed budget: share of tokens retrieved; 0: adaptive, where the policy has a target */
     uint32_t estimate_ppm;   /* share of the others estimated; 0: all */
     uint32_t outlier_ppm;    /* share of tokens with an index entry of their own */
-    uint32_t cluster_tokens; /* 0: 16 */
+    uint32_t cluster_tokens; /* average size, 8..256; 0: the policy's */
     uint32_t segment_tokens; /* prefill segment: a multiple of 1,024 up to 8,192; 0: 8,192 */
     uint32_t cluster_encoding, outlier_encoding; /* lw_encoding_t of index entries */
     uint32_t correct;        /* 0: both corrections; else LW_CORRECT_* */

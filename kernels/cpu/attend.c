@@ -1,9 +1,11 @@
-/* attend.c - everything that needs no fetch, as in ref/attend.c: estimates, the steady zone, cached entries in their pages. */
+/* attend.c - what needs the selection but no fetch, as in ref/attend.c: estimates, and cached entries in
+ * their pages. */
 #include <string.h>
 
 #include "kernels/cpu/cpu_private.h"
 
-/* ---- the estimate ------------------------------------------------------------------------------------------------- */
+/* ---- the estimate
+ * ------------------------------------------------------------------------------------------------- */
 
 /* An outlier's weight goes to its parent's value mean. */
 static void fold_outliers(const lwk_cpu_tile_t *tile, float *weight)
@@ -15,14 +17,15 @@ static void fold_outliers(const lwk_cpu_tile_t *tile, float *weight)
 }
 
 /* Weights of what is estimated, relative to the partial's m; the value half of the tile comes later. */
-static void weigh_tile(const lwk_loops_t *loops, const lwk_cpu_queries_t *queries, const lwk_cpu_tile_t *tile, uint32_t q,
-                       float *weight, lwk_partial_t *partial_out)
+static void weigh_tile(const lwk_loops_t *loops, const lwk_cpu_queries_t *queries, const lwk_cpu_tile_t *tile,
+                       uint32_t q, float *weight, lwk_partial_t *partial_out)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     uint32_t correct = queries->session->policy.correct;
     const float *logit = scratch->logit + queries->row[q] * scratch->entry_capacity + tile->base;
     lwk_lens_t lens = lwk_cpu_lens(queries, q, tile);
-    float largest = loops->mass(&tile->columns, &lens, (correct & LWK_CORRECT_VARIANCE) != 0, logit, tile->count, weight);
+    float largest =
+        loops->mass(&tile->columns, &lens, (correct & LWK_CORRECT_VARIANCE) != 0, logit, tile->count, weight);
     *partial_out = (lwk_partial_t){.m = largest};
     if (largest == -INFINITY)
         return;
@@ -32,8 +35,9 @@ static void weigh_tile(const lwk_loops_t *loops, const lwk_cpu_queries_t *querie
     fold_outliers(tile, weight);
 }
 
-static void add_values(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_tile_t *tile, uint32_t count,
-                       float *const *weight, const float *const *sum, uint32_t d, float *const *out)
+static void add_values(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_tile_t *tile,
+                       uint32_t count, float *const *weight, const float *const *sum, uint32_t d,
+                       float *const *out)
 {
     const lwk_tile_t *t = tile->tile;
     bool coded = lwk_encoding_is_coded(t->cluster_encoding);
@@ -44,23 +48,24 @@ static void add_values(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
         if (coded)
             loops->product(weight[q], tile->value_scale, t->cluster_count, weight[q]);
     }
-    lwk_cpu_index_rows(work, t->index + tile->at.cluster_values, lwk_encoded_row_bytes(t->cluster_encoding, d),
-                       t->cluster_count);
-    loops->accumulate[lwk_encoding_kind(t->cluster_encoding)](work->rows, t->cluster_count, (const float *const *)weight,
-                                                              count, d, to);
+    lwk_cpu_index_rows(work, t->index + tile->at.cluster_values,
+                       lwk_encoded_row_bytes(t->cluster_encoding, d), t->cluster_count);
+    loops->accumulate[lwk_encoding_kind(t->cluster_encoding)](work->rows, t->cluster_count,
+                                                              (const float *const *)weight, count, d, to);
     for (uint32_t q = 0; q < count && coded; q++) {
         memset(out[q], 0, d * sizeof(float));
-        loops->decode_row(to[q], lwk_cpu_floats(tile, tile->at.value_center), lwk_cpu_floats(tile, tile->at.value_channel),
-                          *sum[q], d, out[q]);
+        loops->decode_row(to[q], lwk_cpu_floats(tile, tile->at.value_center),
+                          lwk_cpu_floats(tile, tile->at.value_channel), *sum[q], d, out[q]);
     }
 }
 
-static void estimate_range(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries,
-                           uint32_t range)
+static void estimate_range(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                           const lwk_cpu_queries_t *queries, uint32_t range)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     uint32_t d = queries->step->store->shape.head_dim, weighed = 0;
-    const uint8_t *mark = scratch->mark + lwk_kv_row(queries->step, queries->s, queries->head) * scratch->entry_capacity;
+    const uint8_t *mark =
+        scratch->mark + lwk_kv_row(queries->step, queries->s, queries->head) * scratch->entry_capacity;
     float *weight[LWK_CPU_QUERIES_MAX], *out[LWK_CPU_QUERIES_MAX];
     const float *sum[LWK_CPU_QUERIES_MAX];
     lwk_cpu_tile_t tile;
@@ -78,56 +83,17 @@ static void estimate_range(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
         add_values(loops, work, &tile, weighed, weight, sum, d, out);
 }
 
-/* ---- the steady zone ---------------------------------------------------------------------------------------------- */
+/* ---- cached entries
+ * ----------------------------------------------------------------------------------------------- */
 
-/* Tokens of this very step that a query may not see. */
-static void hide(const lwk_cpu_run_t *run, const lwk_cpu_queries_t *queries, uint32_t first, uint32_t count)
-{
-    const lwk_step_t *step = queries->step;
-    uint32_t first_new = queries->session->token_count - step->query_tokens;
-    for (uint32_t i = count; i-- > 0;) {
-        uint32_t position = lwk_steady_position(queries->session, first + i);
-        if (position < first_new)
-            return; /* positions ascend: everything before is older */
-        for (uint32_t q = 0; q < queries->count; q++)
-            if (!lwk_visible(step, queries->session, q / step->store->shape.group, position))
-                run->dots[q][i] = -INFINITY;
-    }
-}
-
-static void attend_steady(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
-{
-    const lwk_step_t *step = queries->step;
-    const lwk_shape_t *shape = &step->store->shape;
-    const lwk_session_t *session = queries->session;
-    size_t element = lwk_dtype_bytes(shape->dtype);
-    uint32_t total = lwk_steady_count(session);
-    for (uint32_t first = 0; first < total; first += LWK_STEADY_TILE) {
-        uint32_t count = total - first < LWK_STEADY_TILE ? total - first : LWK_STEADY_TILE;
-        const uint8_t *keys[LWK_STEADY_TILE], *values[LWK_STEADY_TILE];
-        for (uint32_t i = 0; i < count; i++) {
-            uint32_t position = lwk_steady_position(session, first + i);
-            size_t at = lwk_steady_at(session, shape, step->layer, queries->head, position) * element;
-            bool sink = position < LW_SINK_TOKENS;
-            keys[i] = (const uint8_t *)(sink ? session->sink_keys : session->steady_keys) + at;
-            values[i] = (const uint8_t *)(sink ? session->sink_values : session->steady_values) + at;
-        }
-        lwk_cpu_run_t run;
-        lwk_cpu_run_begin(&run, loops, work, queries, lwk_slot_steady(&step->scratch, first / LWK_STEADY_TILE));
-        lwk_cpu_run_dots(&run, keys, count);
-        hide(&run, queries, first, count);
-        lwk_cpu_run_sum(&run, values, count);
-    }
-}
-
-/* ---- cached entries ----------------------------------------------------------------------------------------------- */
-
-static void add_cached(lwk_cpu_batch_t *batch, const lwk_store_t *store, const lwk_tile_t *tile, const lwk_item_t *item)
+static void add_cached(lwk_cpu_batch_t *batch, const lwk_store_t *store, const lwk_tile_t *tile,
+                       const lwk_item_t *item)
 {
     const lwk_shape_t *shape = &store->shape;
     if (item->entry >= tile->cluster_count) {
         uint64_t page = lwk_place_number(item->place);
-        lwk_cpu_batch_add(batch, store->pages[1].bytes + page * lwk_page_bytes(shape, &store->pages[1]), 1, 1);
+        lwk_cpu_batch_add(batch, store->pages[1].bytes + page * lwk_page_bytes(shape, &store->pages[1]), 1,
+                          1);
         return;
     }
     const uint32_t *pages = tile->pages + tile->page_base[item->entry];
@@ -139,7 +105,8 @@ static void add_cached(lwk_cpu_batch_t *batch, const lwk_store_t *store, const l
     }
 }
 
-static void attend_hits(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void attend_hits(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                        const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
     const lwk_store_t *store = step->store;
@@ -156,17 +123,18 @@ static void attend_hits(const lwk_loops_t *loops, const lwk_cpu_work_t *work, co
             if (lwk_place_kind(items[i].place) != LWK_PLACE_CACHED)
                 continue;
             uint32_t row = queries->session->ranges[items[i].range].row;
-            add_cached(&batch, store, &store->tiles[lwk_tile_number(store, row, step->layer, queries->head)], &items[i]);
+            add_cached(&batch, store, &store->tiles[lwk_tile_number(store, row, step->layer, queries->head)],
+                       &items[i]);
         }
         lwk_cpu_batch_flush(&batch);
     }
 }
 
-static void attend_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
+static void attend_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
+                        const lwk_cpu_queries_t *queries)
 {
     for (uint32_t range = 0; range < queries->session->range_count; range++)
         estimate_range(loops, work, queries, range);
-    attend_steady(loops, work, queries);
     attend_hits(loops, work, queries);
 }
 

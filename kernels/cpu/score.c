@@ -1,10 +1,11 @@
-/* score.c - logits of every entry of every tile, and what the vote needs of them: see ref/score.c for the formulas. */
+/* score.c - logits of every entry of every tile, and what the vote needs of them: see ref/score.c for the
+ * formulas. */
 #include "kernels/cpu/cpu_private.h"
 
 /* Logits of `count` rows of one encoding: for coded rows  q.key = q.center + scale (channel q).code. */
 static void dot_keys(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries,
-                     const lwk_cpu_tile_t *tile, uint32_t encoding, uint32_t keys, uint32_t first, uint32_t count,
-                     float *const *logits)
+                     const lwk_cpu_tile_t *tile, uint32_t encoding, uint32_t keys, uint32_t first,
+                     uint32_t count, float *const *logits)
 {
     uint32_t d = queries->step->store->shape.head_dim;
     bool coded = lwk_encoding_is_coded(encoding);
@@ -40,9 +41,10 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
     for (uint32_t q = 0; q < queries->count; q++)
         logits[q] = scratch->logit + queries->row[q] * scratch->entry_capacity + tile.base;
     const lwk_tile_t *t = tile.tile;
-    dot_keys(loops, work, queries, &tile, t->cluster_encoding, tile.at.cluster_keys, 0, t->cluster_count, logits);
-    dot_keys(loops, work, queries, &tile, t->outlier_encoding, tile.at.outlier_keys, t->cluster_count, t->outlier_count,
+    dot_keys(loops, work, queries, &tile, t->cluster_encoding, tile.at.cluster_keys, 0, t->cluster_count,
              logits);
+    dot_keys(loops, work, queries, &tile, t->outlier_encoding, tile.at.outlier_keys, t->cluster_count,
+             t->outlier_count, logits);
     for (uint32_t q = 0; q < queries->count; q++) {
         size_t at = queries->row[q] * scratch->range_list_capacity + range;
         lwk_lens_t lens = lwk_cpu_lens(queries, q, &tile);
@@ -58,6 +60,7 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
 
 static void score_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
 {
+    lwk_cpu_steady(loops, work, queries);
     if (queries->session->policy.steady_only)
         return;
     for (uint32_t range = 0; range < queries->session->range_count; range++)

@@ -1,5 +1,5 @@
-/* attend.c - everything that needs no fetch: the estimate of what was not chosen, the steady zone, and cached entries in place
- * in their pages. Each part goes to a partial slot of its own (ops.h). */
+/* attend.c - everything that needs no fetch: the estimate of what was not chosen, the steady zone, and cached
+ * entries in place in their pages. Each part goes to a partial slot of its own (ops.h). */
 #include "kernels/ref/ref.h"
 #include "kernels/ref/sum.h"
 
@@ -9,10 +9,10 @@ static void store(const lwk_step_t *step, size_t row, uint32_t slot, const ref_s
     ref_sum_store(sum, &step->scratch.partial[at], step->scratch.partial_out + at * sum->head_dim);
 }
 
-/* Section 5 over the entries of one tile that are marked so. An outlier that is estimated has its own key's weight and the
- * value mean of its parent, whatever happens to the parent itself. */
-static void estimate_range(const lwk_step_t *step, const lwk_session_t *session, const uint8_t *mark, size_t row,
-                           uint32_t range, const ref_tile_t *tile)
+/* Section 5 over the entries of one tile that are marked so. An outlier that is estimated has its own key's
+ * weight and the value mean of its parent, whatever happens to the parent itself. */
+static void estimate_range(const lwk_step_t *step, const lwk_session_t *session, const uint8_t *mark,
+                           size_t row, uint32_t range, const ref_tile_t *tile)
 {
     ref_query_t query = ref_query_open(step, session, tile, row);
     uint32_t base = session->ranges[range].entry_base, clusters = tile->tile->cluster_count;
@@ -31,47 +31,28 @@ static void estimate_range(const lwk_step_t *step, const lwk_session_t *session,
     store(step, row, range, &sum);
 }
 
-static void attend_steady(const lwk_step_t *step, const lwk_session_t *session, uint32_t head, uint32_t t, size_t row)
-{
-    const lwk_shape_t *shape = &step->store->shape;
-    const float *query = step->scratch.query + row * shape->head_dim;
-    uint32_t count = lwk_steady_count(session);
-    for (uint32_t first = 0; first < count; first += LWK_STEADY_TILE) {
-        ref_sum_t sum;
-        ref_sum_init(&sum, shape->head_dim);
-        for (uint32_t i = first; i < count && i < first + LWK_STEADY_TILE; i++) {
-            uint32_t position = lwk_steady_position(session, i);
-            if (!lwk_visible(step, session, t, position))
-                continue;
-            bool sink = position < LW_SINK_TOKENS;
-            size_t at = lwk_steady_at(session, shape, step->layer, head, position);
-            ref_sum_add_row(&sum, shape, query, sink ? session->sink_keys : session->steady_keys, at,
-                            sink ? session->sink_values : session->steady_values, at);
-        }
-        store(step, row, lwk_slot_steady(&step->scratch, first / LWK_STEADY_TILE), &sum);
-    }
-}
-
 static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *query, const lwk_tile_t *tile,
                        const lwk_item_t *item)
 {
     const lwk_store_t *st = step->store;
     if (item->entry >= tile->cluster_count) {
         uint64_t page = lwk_place_number(item->place);
-        ref_sum_add_rows(sum, &st->shape, query, st->pages[1].bytes + page * lwk_page_bytes(&st->shape, &st->pages[1]), 1,
-                         1);
+        ref_sum_add_rows(sum, &st->shape, query,
+                         st->pages[1].bytes + page * lwk_page_bytes(&st->shape, &st->pages[1]), 1, 1);
         return;
     }
     const uint32_t *pages = tile->pages + tile->page_base[item->entry];
     for (uint32_t first = 0; first < item->size; first += LWK_PAGE_TOKENS) {
         uint32_t count = item->size - first < LWK_PAGE_TOKENS ? item->size - first : LWK_PAGE_TOKENS;
         uint64_t page = pages[first / LWK_PAGE_TOKENS];
-        ref_sum_add_rows(sum, &st->shape, query, st->pages[0].bytes + page * lwk_page_bytes(&st->shape, &st->pages[0]),
-                         count, LWK_PAGE_TOKENS);
+        ref_sum_add_rows(sum, &st->shape, query,
+                         st->pages[0].bytes + page * lwk_page_bytes(&st->shape, &st->pages[0]), count,
+                         LWK_PAGE_TOKENS);
     }
 }
 
-static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t head, size_t row)
+static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t head,
+                        size_t row)
 {
     const lwk_shape_t *shape = &step->store->shape;
     const float *query = step->scratch.query + row * shape->head_dim;
@@ -92,7 +73,8 @@ static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t 
     }
 }
 
-static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t, uint32_t query_head)
+static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t,
+                       uint32_t query_head)
 {
     const lwk_shape_t *shape = &step->store->shape;
     uint32_t head = query_head / shape->group;
@@ -103,7 +85,6 @@ static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *
         ref_tile_t tile = ref_tile_open(&step->store->tiles[number], shape->head_dim);
         estimate_range(step, session, mark, row, range, &tile);
     }
-    attend_steady(step, session, head, t, row);
     attend_hits(step, s, session, head, row);
 }
 

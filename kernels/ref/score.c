@@ -1,4 +1,5 @@
-/* score.c - reads the keys of every entry: logits, and per tile the largest R and the sum of e^R (ALGORITHM.md section 4). */
+/* score.c - reads the keys of every entry: logits, and per tile the largest R and the sum of e^R
+ * (ALGORITHM.md section 4). */
 #include "kernels/ref/entry.h"
 #include "kernels/ref/ref.h"
 
@@ -39,7 +40,12 @@ lw_status_t lwk_ref_score(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
     const lwk_store_t *store = step->store;
     for (uint32_t s = 0; s < step->session_count; s++) {
         const lwk_session_t *session = lwk_step_session(step, s);
-        if (session == NULL || session->policy.steady_only)
+        if (session == NULL)
+            continue;
+        for (uint32_t h = 0; h < lwk_query_heads(&store->shape); h++)
+            for (uint32_t t = 0; t < step->query_tokens; t++)
+                lwk_ref_steady(step, session, h / store->shape.group, t, lwk_query_row(step, s, t, h));
+        if (session->policy.steady_only)
             continue;
         for (uint32_t range = 0; range < session->range_count; range++)
             for (uint32_t h = 0; h < lwk_query_heads(&store->shape); h++) {

@@ -1,5 +1,6 @@
-/* select.c - which entries are attended exactly: ranks them, fills the budget, marks every entry, then looks the chosen ones up
- * (ALGORITHM.md sections 4 and 6; the exact order is in ops.h). The ranking is a full sort: slow and easy to believe. */
+/* select.c - which entries are attended exactly: ranks them, fills the budget, marks every entry, then looks
+ * the chosen ones up (ALGORITHM.md sections 4 and 6; the exact order is in ops.h). The ranking is a full
+ * sort: slow and easy to believe. */
 #include <string.h>
 
 #include "kernels/build_args.h"
@@ -13,17 +14,20 @@ typedef struct selection {
     const lwk_step_t *step;
     lwk_session_t *session;
     uint32_t s, head;
-    uint32_t query_count;             /* T * G, in the order (token, head of the group) */
-    size_t row[QUERIES_MAX];          /* scratch row of each */
-    real largest[QUERIES_MAX];        /* of R, or of A under LWK_BUDGET_ERROR */
-    real sum[QUERIES_MAX];            /* of e^(R - largest) or e^(A - largest) over all entries */
-    uint64_t rest[QUERIES_MAX];       /* LWK_BUDGET_ERROR: contributions not yet taken, in units of 2^-40 */
-    lwk_ranked_t *order;              /* key: minus the vote or contribution; token: entry slot */
-    uint32_t count, estimated;        /* entries of size > 0; of those, marked LWK_MARK_ESTIMATE */
+    uint32_t query_count;       /* T * G, in the order (token, head of the group) */
+    size_t row[QUERIES_MAX];    /* scratch row of each */
+    real largest[QUERIES_MAX];  /* of R, or of A under LWK_BUDGET_ERROR */
+    real sum[QUERIES_MAX];      /* of e^(R - largest) or e^(A - largest) over all entries */
+    uint64_t rest[QUERIES_MAX]; /* LWK_BUDGET_ERROR: contributions not yet taken, in units of 2^-40 */
+    lwk_ranked_t *order;        /* key: minus the vote or contribution; token: entry slot */
+    uint32_t count, estimated;  /* entries of size > 0; of those, marked LWK_MARK_ESTIMATE */
     uint8_t *mark;
 } selection_t;
 
-uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims) { return (uint64_t)dims->entry_capacity * sizeof(lwk_ranked_t); }
+uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims)
+{
+    return (uint64_t)dims->entry_capacity * sizeof(lwk_ranked_t);
+}
 
 static ref_tile_t tile_of(const selection_t *sel, uint32_t range)
 {
@@ -46,7 +50,8 @@ static uint32_t range_of(const selection_t *sel, uint32_t slot)
     return low;
 }
 
-static ref_terms_t terms_of(const selection_t *sel, const ref_tile_t *tile, uint32_t entry, uint32_t slot, uint32_t q)
+static ref_terms_t terms_of(const selection_t *sel, const ref_tile_t *tile, uint32_t entry, uint32_t slot,
+                            uint32_t q)
 {
     const lwk_scratch_t *scratch = &sel->step->scratch;
     ref_query_t query = ref_query_open(sel->step, sel->session, tile, sel->row[q]);
@@ -71,7 +76,8 @@ static void sum_ranks(selection_t *sel)
 }
 
 /* Calls `visit` for every entry of size > 0, in slot order. */
-static void each_entry(selection_t *sel, void (*visit)(selection_t *, const ref_tile_t *, uint32_t entry, uint32_t slot))
+static void each_entry(selection_t *sel,
+                       void (*visit)(selection_t *, const ref_tile_t *, uint32_t entry, uint32_t slot))
 {
     for (uint32_t range = 0; range < sel->session->range_count; range++) {
         ref_tile_t tile = tile_of(sel, range);
@@ -101,15 +107,35 @@ static void sum_mass(selection_t *sel, const ref_tile_t *tile, uint32_t entry, u
         sel->sum[q] += exp(terms_of(sel, tile, entry, slot, q).mass - sel->largest[q]);
 }
 
-/* Section 6: e^A / Z * nu. */
-static real contribution(const selection_t *sel, const ref_tile_t *tile, uint32_t entry, uint32_t slot, uint32_t q)
+/* The steady zone's weight belongs to the whole that shares are taken of: score has left its partials. */
+static void sum_steady(selection_t *sel)
+{
+    const lwk_scratch_t *scratch = &sel->step->scratch;
+    uint32_t tiles = (lwk_steady_count(sel->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE;
+    for (uint32_t q = 0; q < sel->query_count; q++) {
+        const lwk_partial_t *partial =
+            scratch->partial + sel->row[q] * scratch->partial_capacity + lwk_slot_steady(scratch, 0);
+        for (uint32_t i = 0; i < tiles; i++)
+            if (partial[i].z > 0)
+                sel->sum[q] += partial[i].z * exp(partial[i].m - sel->largest[q]);
+    }
+}
+
+/* Expected squared error of estimating an entry (ops.h, LWK_BUDGET_ERROR): share^2 (e^variance - 1) / s of a
+ * cluster, share^2 of an outlier, whose value is its parent's. */
+static real contribution(const selection_t *sel, const ref_tile_t *tile, uint32_t entry, uint32_t slot,
+                         uint32_t q)
 {
     ref_terms_t t = terms_of(sel, tile, entry, slot, q);
     real share = exp(t.mass - sel->largest[q]) / sel->sum[q];
-    return entry < tile->tile->cluster_count ? share * -expm1(-t.variance / 2) : share;
+    real size = lwk_entry_size(tile->tile, entry);
+    return entry < tile->tile->cluster_count ? share * share * expm1(t.variance) / size : share * share;
 }
 
-static uint64_t fixed_point(real x) { return (uint64_t)(x * 0x1p40 + 0.5); }
+static uint64_t fixed_point(real x)
+{
+    return (uint64_t)(x * 0x1p40 + 0.5);
+}
 
 static void rank_by_contribution(selection_t *sel, const ref_tile_t *tile, uint32_t entry, uint32_t slot)
 {
@@ -119,6 +145,7 @@ static void rank_by_contribution(selection_t *sel, const ref_tile_t *tile, uint3
         sel->rest[q] += fixed_point(x);
         largest = fmaxf(largest, (float)x);
     }
+    largest /= (float)lwk_entry_size(tile->tile, entry); /* what a token of the budget buys */
     sel->order[sel->count++] = (lwk_ranked_t){.key = -(double)largest, .token = slot};
 }
 
@@ -129,6 +156,7 @@ static void rank_entries(selection_t *sel)
             sel->largest[q] = -INFINITY;
         each_entry(sel, largest_mass);
         each_entry(sel, sum_mass);
+        sum_steady(sel);
         each_entry(sel, rank_by_contribution);
     } else {
         sum_ranks(sel);
@@ -146,8 +174,9 @@ static uint32_t size_of(const selection_t *sel, uint32_t slot)
 
 static bool error_is_small(const selection_t *sel)
 {
+    real accuracy = sel->session->policy.accuracy_ppm / 1e6;
     for (uint32_t q = 0; q < sel->query_count; q++)
-        if (sel->rest[q] >= fixed_point(sel->session->policy.accuracy_ppm / 1e6))
+        if (sel->rest[q] >= fixed_point(accuracy * accuracy))
             return false;
     return true;
 }
@@ -157,7 +186,8 @@ static void take_from_rest(selection_t *sel, uint32_t slot)
     uint32_t range = range_of(sel, slot);
     ref_tile_t tile = tile_of(sel, range);
     for (uint32_t q = 0; q < sel->query_count; q++)
-        sel->rest[q] -= fixed_point(contribution(sel, &tile, slot - sel->session->ranges[range].entry_base, slot, q));
+        sel->rest[q] -=
+            fixed_point(contribution(sel, &tile, slot - sel->session->ranges[range].entry_base, slot, q));
 }
 
 /* Whether one more entry belongs to the retrieval zone, `taken` entries with `tokens` tokens being in it. */
@@ -217,7 +247,10 @@ static void select_head(const lwk_step_t *step, uint32_t s, lwk_session_t *sessi
     const lwk_scratch_t *scratch = &step->scratch;
     uint32_t group = step->store->shape.group;
     selection_t sel = {
-        .step = step, .session = session, .s = s, .head = head,
+        .step = step,
+        .session = session,
+        .s = s,
+        .head = head,
         .query_count = step->query_tokens * group,
         .order = scratch->workspace,
         .mark = scratch->mark + lwk_kv_row(step, s, head) * scratch->entry_capacity,
