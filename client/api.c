@@ -13,7 +13,8 @@
 static __thread lw_error_t open_error;
 
 /* Reads a versioned input struct: shorter ones end in zeros, longer ones must. */
-static lw_status_t read_params(const char *name, const void *from, void *to, uint32_t known, lw_error_t *error)
+static lw_status_t read_params(const char *name, const void *from, void *to, uint32_t known,
+                               lw_error_t *error)
 {
     uint32_t size;
 
@@ -24,7 +25,8 @@ static lw_status_t read_params(const char *name, const void *from, void *to, uin
         return lw_fail(error, LW_ERR_INVALID, "%s.size is %u: set it to sizeof (LW_PARAMS)", name, size);
     for (uint32_t i = known; i < size; i++)
         if (((const uint8_t *)from)[i] != 0)
-            return lw_fail(error, LW_ERR_VERSION, "%s has a field at byte %u that this library does not know", name, i);
+            return lw_fail(error, LW_ERR_VERSION, "%s has a field at byte %u that this library does not know",
+                           name, i);
     memset(to, 0, known);
     memcpy(to, from, size < known ? size : known);
     return LW_OK;
@@ -54,8 +56,8 @@ lw_status_t lw_open(const lw_open_params_t *params, lw_t **kv_out)
     if (status == LW_OK && !kv_out)
         status = lw_fail(&open_error, LW_ERR_INVALID, "kv_out is NULL");
     if (status == LW_OK && known.model.size != 0 && known.model.size != sizeof(known.model))
-        status = lw_fail(&open_error, LW_ERR_VERSION, "lw_model_t.size is %u, this library knows %zu", known.model.size,
-                         sizeof(known.model));
+        status = lw_fail(&open_error, LW_ERR_VERSION, "lw_model_t.size is %u, this library knows %zu",
+                         known.model.size, sizeof(known.model));
     if (status == LW_OK)
         status = lwc_ctx_open(&known, &env, kv_out, &open_error);
     return status;
@@ -74,7 +76,8 @@ void lw_close(lw_t *kv)
 lw_status_t lw_query(lw_t *kv, lw_attr_t *attr)
 {
     lw_error_t error;
-    return leave(kv, attr ? lwc_query(kv, attr, &error) : lw_fail(&error, LW_ERR_INVALID, "attr is NULL"), &error);
+    return leave(kv, attr ? lwc_query(kv, attr, &error) : lw_fail(&error, LW_ERR_INVALID, "attr is NULL"),
+                 &error);
 }
 
 unsigned lw_progress(lw_t *kv)
@@ -93,7 +96,8 @@ lw_status_t lw_session_open(lw_t *kv, const lw_session_params_t *params, lw_sess
 {
     lw_session_params_t known = LW_PARAMS(lw_session_params_t);
     lw_error_t error;
-    lw_status_t status = params ? read_params("lw_session_params_t", params, &known, sizeof(known), &error) : LW_OK;
+    lw_status_t status =
+        params ? read_params("lw_session_params_t", params, &known, sizeof(known), &error) : LW_OK;
 
     if (status == LW_OK && !session_out)
         status = lw_fail(&error, LW_ERR_INVALID, "session_out is NULL");
@@ -109,7 +113,8 @@ lw_status_t lw_session_fork(lw_session_t *parent, const lw_session_params_t *par
 
     if (!session_is_open(parent) || !child_out)
         return LW_ERR_INVALID;
-    lw_status_t status = params ? read_params("lw_session_params_t", params, &known, sizeof(known), &error) : LW_OK;
+    lw_status_t status =
+        params ? read_params("lw_session_params_t", params, &known, sizeof(known), &error) : LW_OK;
     if (status == LW_OK)
         status = lwc_session_fork(parent, params ? &known : NULL, child_out, &error);
     return leave(parent->kv, status, &error);
@@ -121,7 +126,9 @@ lw_status_t lw_session_pin(lw_session_t *session, uint32_t pinned)
 
     if (!session_is_open(session))
         return LW_ERR_INVALID;
-    return leave(session->kv, lwc_control_pin(session->kv->control, session->info.session_id, pinned != 0, &error), &error);
+    return leave(session->kv,
+                 lwc_control_pin(session->kv->control, session->info.session_id, pinned != 0, &error),
+                 &error);
 }
 
 lw_status_t lw_session_drop(lw_session_t *session)
@@ -173,8 +180,8 @@ static lw_status_t hand_over(lw_t *kv, lw_status_t status, lw_op_t *op)
     return LW_INPROGRESS;
 }
 
-lw_status_t lw_prefill(lw_session_t *session, uint32_t layer, const lw_tensor_t *key, const lw_tensor_t *value, void *stream,
-                       lw_op_t *op)
+lw_status_t lw_prefill(lw_session_t *session, uint32_t layer, const lw_tensor_t *key,
+                       const lw_tensor_t *value, void *stream, lw_op_t *op)
 {
     lw_error_t error;
 
@@ -186,16 +193,17 @@ lw_status_t lw_prefill(lw_session_t *session, uint32_t layer, const lw_tensor_t 
 }
 
 lw_status_t lw_extend(lw_session_t *session, uint32_t layer, const lw_tensor_t *query, const lw_tensor_t *key,
-                      const lw_tensor_t *value, lw_tensor_t *attn_out, uint32_t timeout_us, void *stream, lw_op_t *op)
+                      const lw_tensor_t *value, lw_tensor_t *attn_out, uint32_t timeout_us, void *stream,
+                      lw_op_t *op)
 {
     lw_error_t error;
 
     if (!session_is_open(session))
         return LW_ERR_INVALID;
-    lw_status_t status =
-        query && key && value && attn_out
-            ? lwc_extend_run(session, layer, query, key, value, attn_out, timeout_us, stream, op == NULL, &error)
-            : lw_fail(&error, LW_ERR_INVALID, "query, key, value or attn_out is NULL");
+    lw_status_t status = query && key && value && attn_out
+                             ? lwc_extend_run(session, layer, query, key, value, attn_out, timeout_us, stream,
+                                              op == NULL, &error)
+                             : lw_fail(&error, LW_ERR_INVALID, "query, key, value or attn_out is NULL");
     return hand_over(session->kv, leave(session->kv, status, &error), op);
 }
 
@@ -253,7 +261,9 @@ lw_status_t lw_session_flush(lw_session_t *session, lw_op_t *op)
         return LW_ERR_INVALID;
     lw_t *kv = session->kv;
     if (session->stepping || session->append_kind != LWC_APPEND_NONE)
-        return leave(kv, lw_fail(&error, LW_ERR_BUSY, "the session is between layers: finish the step or chunk first"), &error);
+        return leave(
+            kv, lw_fail(&error, LW_ERR_BUSY, "the session is between layers: finish the step or chunk first"),
+            &error);
     if (!op)
         return leave(kv, flush_blocking(session, &error), &error);
     lwc_op_accept(&kv->ops, op, LWC_OP_FLUSH);

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-lw_status_t lwc_arena_init(lwc_arena_t *arena, uint8_t *base, uint64_t bytes, uint32_t run_capacity, lw_error_t *error)
+lw_status_t lwc_arena_init(lwc_arena_t *arena, uint8_t *base, uint64_t bytes, uint32_t run_capacity,
+                           lw_error_t *error)
 {
     memset(arena, 0, sizeof(*arena));
     arena->hole_capacity = run_capacity + 1; /* n runs leave at most n + 1 holes */

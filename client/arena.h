@@ -1,7 +1,8 @@
-/* arena.h - gives out runs of the index memory on the device. The book-keeping is on the host; device memory is not read.
+/* arena.h - gives out runs of the index memory on the device. The book-keeping is on the host; device memory
+ * is not read.
  *
- * The keeper takes runs for segments that it seals, the caller's thread for those that it reopens, and the caller gives
- * all of them back: one lock, never taken between lw_attend and its completion. */
+ * The keeper takes runs for segments that it seals, the caller's thread for those that it reopens, and the
+ * caller gives all of them back: one lock, never taken between lw_attend and its completion. */
 #ifndef LWC_ARENA_H
 #define LWC_ARENA_H
 

@@ -1,4 +1,5 @@
-/* attr.c - what lw_query tells. Reads pinned counters and the stores' statistics; waits for nothing. Caller's thread. */
+/* attr.c - what lw_query tells. Reads pinned counters and the stores' statistics; waits for nothing. Caller's
+ * thread. */
 #include "client/ctx.h"
 
 #include <stdio.h>
@@ -14,12 +15,14 @@ static void query_memory(struct lw *kv, lw_attr_t *attr)
     /* Entries kept: an outlier is one token, a cluster's pages are counted by its average size. */
     const lwk_counters_t *c = kv->counters;
     uint64_t kept = c->admitted > c->evicted ? c->admitted - c->evicted : 0;
-    uint64_t entries = c->hits + c->misses + c->pending, tokens = c->hit_tokens + c->miss_tokens + c->pending_tokens;
+    uint64_t entries = c->hits + c->misses + c->pending,
+             tokens = c->hit_tokens + c->miss_tokens + c->pending_tokens;
     page_bytes = entries > 0 ? kept * tokens / entries * model->pair_bytes : 0;
     attr->cache_used_bytes = lw_min_u64(page_bytes, kv->cache.bytes);
     attr->steady_bytes = 0;
     for (uint32_t slot = 0; slot < kv->sizes.sessions_max; slot++)
-        attr->steady_bytes += (uint64_t)kv->sessions[slot].steady.rows * model->layers * model->heads * model->pair_bytes;
+        attr->steady_bytes +=
+            (uint64_t)kv->sessions[slot].steady.rows * model->layers * model->heads * model->pair_bytes;
     attr->scratch_bytes = kv->step.scratch_bytes;
     attr->landing_bytes = kv->tickets.landing_bytes;
     attr->host_bytes = (2 + kv->keeper.parcel_count) * kv->sizes.extent_bytes;
@@ -101,11 +104,12 @@ static void query_nodes(struct lw *kv, lw_attr_t *attr)
 
 lw_status_t lwc_query(struct lw *kv, lw_attr_t *attr, lw_error_t *error)
 {
-    uint64_t known = LW_ATTR_FLEET | LW_ATTR_BACKEND | LW_ATTR_MEMORY | LW_ATTR_TRAFFIC | LW_ATTR_ATTENTION | LW_ATTR_NODES;
+    uint64_t known = LW_ATTR_FLEET | LW_ATTR_BACKEND | LW_ATTR_MEMORY | LW_ATTR_TRAFFIC | LW_ATTR_ATTENTION |
+                     LW_ATTR_NODES;
 
     if (attr->field_mask & ~known)
-        return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx", (unsigned long long)attr->field_mask,
-                       (unsigned long long)known);
+        return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx",
+                       (unsigned long long)attr->field_mask, (unsigned long long)known);
     if (attr->field_mask & LW_ATTR_FLEET) {
         attr->fleet_id = lwc_store_view(kv->store)->fleet_id;
         attr->fleet_epoch = lwc_store_view(kv->store)->epoch;

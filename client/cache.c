@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The free list holds every page, the owners say "free". Written through a staging buffer: device memory is not host's. */
-static lw_status_t fill_lists(const lwc_device_t *device, const lwk_page_class_t *pages, void *stream, lw_error_t *error)
+/* The free list holds every page, the owners say "free". Written through a staging buffer: device memory is
+ * not host's. */
+static lw_status_t fill_lists(const lwc_device_t *device, const lwk_page_class_t *pages, void *stream,
+                              lw_error_t *error)
 {
     size_t bytes = pages->count * sizeof(lwk_page_owner_t);
     void *staging = NULL;
-    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "block cache staging", &staging, error);
+    lw_status_t status =
+        lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "block cache staging", &staging, error);
 
     if (status != LW_OK)
         return status;
@@ -26,8 +29,9 @@ static lw_status_t fill_lists(const lwc_device_t *device, const lwk_page_class_t
     return status;
 }
 
-static lw_status_t class_init(lwk_page_class_t *pages, uint32_t tokens, uint64_t bytes, const lwc_device_t *device,
-                              const lwc_model_t *model, void *stream, lw_error_t *error)
+static lw_status_t class_init(lwk_page_class_t *pages, uint32_t tokens, uint64_t bytes,
+                              const lwc_device_t *device, const lwc_model_t *model, void *stream,
+                              lw_error_t *error)
 {
     uint64_t page_bytes = tokens * model->pair_bytes, count = bytes / page_bytes;
     void *memory[3] = {NULL, NULL, NULL};
@@ -36,25 +40,31 @@ static lw_status_t class_init(lwk_page_class_t *pages, uint32_t tokens, uint64_t
         count = 1;
     if (count >= 1u << 30) /* page numbers have 30 bits */
         count = (1u << 30) - 1;
-    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * page_bytes, "block cache", &memory[0], error);
+    lw_status_t status =
+        lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * page_bytes, "block cache", &memory[0], error);
     if (status == LW_OK)
-        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * sizeof(lwk_page_owner_t), "block cache owners",
-                                  &memory[1], error);
+        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * sizeof(lwk_page_owner_t),
+                                  "block cache owners", &memory[1], error);
     if (status == LW_OK)
-        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * sizeof(uint32_t), "block cache free list", &memory[2],
-                                  error);
-    *pages = (lwk_page_class_t){.bytes = memory[0], .owner = memory[1], .free_list = memory[2], .count = (uint32_t)count,
-                                .tokens = tokens, .free_count = (uint32_t)count};
+        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, count * sizeof(uint32_t),
+                                  "block cache free list", &memory[2], error);
+    *pages = (lwk_page_class_t){.bytes = memory[0],
+                                .owner = memory[1],
+                                .free_list = memory[2],
+                                .count = (uint32_t)count,
+                                .tokens = tokens,
+                                .free_count = (uint32_t)count};
     return status == LW_OK ? fill_lists(device, pages, stream, error) : status;
 }
 
-lw_status_t lwc_cache_init(lwc_cache_t *cache, const lwc_device_t *device, const lwc_model_t *model, uint64_t bytes,
-                           uint64_t single_ppm, void *stream, lw_error_t *error)
+lw_status_t lwc_cache_init(lwc_cache_t *cache, const lwc_device_t *device, const lwc_model_t *model,
+                           uint64_t bytes, uint64_t single_ppm, void *stream, lw_error_t *error)
 {
     uint64_t single = (uint64_t)((unsigned __int128)bytes * single_ppm / 1000000u);
 
     memset(cache, 0, sizeof(*cache));
-    lw_status_t status = class_init(&cache->classes[0], LWK_PAGE_TOKENS, bytes - single, device, model, stream, error);
+    lw_status_t status =
+        class_init(&cache->classes[0], LWK_PAGE_TOKENS, bytes - single, device, model, stream, error);
     if (status == LW_OK)
         status = class_init(&cache->classes[1], 1, single, device, model, stream, error);
     for (int c = 0; c < 2; c++)

@@ -1,4 +1,5 @@
-/* ctx.c - makes and unmakes a handle. Everything that the step path touches is allocated here or at session open. */
+/* ctx.c - makes and unmakes a handle. Everything that the step path touches is allocated here or at session
+ * open. */
 #include "client/ctx.h"
 
 #include <stdio.h>
@@ -15,11 +16,13 @@ static lw_status_t device_open(struct lw *kv, const lw_open_params_t *params, lw
     if (!kv->device.backend)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "backend '%s' is not known or does not work here",
                        params->backend ? params->backend : "");
-    if (kv->device.backend->version != LWK_BACKEND_VERSION || kv->device.backend->size < sizeof(lwk_backend_t))
-        return lw_fail(error, LW_ERR_VERSION, "backend '%s' has version %u, this library wants %u", kv->device.backend->name,
-                       kv->device.backend->version, LWK_BACKEND_VERSION);
+    if (kv->device.backend->version != LWK_BACKEND_VERSION ||
+        kv->device.backend->size < sizeof(lwk_backend_t))
+        return lw_fail(error, LW_ERR_VERSION, "backend '%s' has version %u, this library wants %u",
+                       kv->device.backend->name, kv->device.backend->version, LWK_BACKEND_VERSION);
     if (kv->device.backend->caps & LWK_CAP_ASYNC)
-        return lw_fail(error, LW_ERR_UNSUPPORTED, "backend '%s' runs asynchronously, which this version does not drive",
+        return lw_fail(error, LW_ERR_UNSUPPORTED,
+                       "backend '%s' runs asynchronously, which this version does not drive",
                        kv->device.backend->name);
     lw_status_t status = kv->device.backend->open(params->device, &kv->device.dev, error);
     if (status != LW_OK)
@@ -28,7 +31,8 @@ static lw_status_t device_open(struct lw *kv, const lw_open_params_t *params, lw
     status = kv->device.backend->stream_create(kv->device.dev, &kv->stream);
     if (status == LW_OK)
         status = kv->device.backend->stream_create(kv->device.dev, &kv->keeper_stream);
-    return status == LW_OK ? LW_OK : lw_fail(error, status, "streams of backend '%s'", kv->device.backend->name);
+    return status == LW_OK ? LW_OK
+                           : lw_fail(error, status, "streams of backend '%s'", kv->device.backend->name);
 }
 
 static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
@@ -43,22 +47,26 @@ static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
         const char *what;
     } parts[] = {
         {(void **)&kv->store_dev, LWK_MEMORY_DEVICE, sizeof(lwk_store_t), "store"},
-        {(void **)&kv->tiles, LWK_MEMORY_DEVICE, sizes->range_capacity * streams * sizeof(lwk_tile_t), "tile table"},
+        {(void **)&kv->tiles, LWK_MEMORY_DEVICE, sizes->range_capacity * streams * sizeof(lwk_tile_t),
+         "tile table"},
         {(void **)&kv->rows, LWK_MEMORY_DEVICE, sizes->sessions_max * sizeof(lwk_session_t), "session rows"},
         {(void **)&kv->index, LWK_MEMORY_DEVICE, sizes->index_bytes, "wave index (index.bytes)"},
         {(void **)&kv->counters, LWK_MEMORY_PINNED, sizeof(lwk_counters_t), "counters"},
-        {(void **)&kv->moments_staging, LWK_MEMORY_PINNED, model->layers * model->moments_bytes, "moments staging"},
+        {(void **)&kv->moments_staging, LWK_MEMORY_PINNED, model->layers * model->moments_bytes,
+         "moments staging"},
         {(void **)&kv->tiles_staging, LWK_MEMORY_PINNED, streams * sizeof(lwk_tile_t), "tiles staging"},
     };
     lw_status_t status = LW_OK;
 
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
-        status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, parts[i].what, parts[i].memory, error);
+        status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, parts[i].what, parts[i].memory,
+                                  error);
     if (status == LW_OK)
-        status = lwc_arena_init(&kv->arena, kv->index, sizes->index_bytes, sizes->range_capacity * model->layers, error);
+        status = lwc_arena_init(&kv->arena, kv->index, sizes->index_bytes,
+                                sizes->range_capacity * model->layers, error);
     if (status == LW_OK)
-        status = lwc_cache_init(&kv->cache, &kv->device, model, sizes->cache_bytes, kv->options.cache_single_ppm, kv->stream,
-                                error);
+        status = lwc_cache_init(&kv->cache, &kv->device, model, sizes->cache_bytes,
+                                kv->options.cache_single_ppm, kv->stream, error);
     if (status == LW_OK)
         status = lwc_directory_init(&kv->directory, sizes->range_capacity, model->layers, error);
     if (status == LW_OK)
@@ -165,9 +173,11 @@ static lw_status_t control_open(struct lw *kv, const lw_open_params_t *params, l
                                     .ca_pem = ca,
                                     .cert_pem = cert,
                                     .key_pem = key,
-                                    .server_name = kv->options.tls_server_name[0] ? kv->options.tls_server_name : NULL};
+                                    .server_name =
+                                        kv->options.tls_server_name[0] ? kv->options.tls_server_name : NULL};
     if (status == LW_OK && control.seeds[0] == '\0')
-        status = lw_fail(error, LW_ERR_INVALID, "fleet is empty: name the nodes in lw_open or in option client.fleet");
+        status = lw_fail(error, LW_ERR_INVALID,
+                         "fleet is empty: name the nodes in lw_open or in option client.fleet");
     if (status == LW_OK)
         status = lwc_control_open(&control, &kv->control, error);
     free(ca);
@@ -241,11 +251,13 @@ static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_
     return status;
 }
 
-lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, struct lw **kv_out, lw_error_t *error)
+lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, struct lw **kv_out,
+                         lw_error_t *error)
 {
     const char *tenant = params->tenant ? params->tenant : "default";
     if (strlen(tenant) >= LWC_TENANT_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "tenant has %zu bytes, at most %u", strlen(tenant), LWC_TENANT_MAX - 1);
+        return lw_fail(error, LW_ERR_INVALID, "tenant has %zu bytes, at most %u", strlen(tenant),
+                       LWC_TENANT_MAX - 1);
     struct lw *kv = calloc(1, sizeof(*kv));
     if (!kv)
         return lw_fail(error, LW_ERR_NO_MEMORY, "out of memory");
@@ -256,9 +268,11 @@ lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, s
         lwc_ctx_close(kv);
         return status;
     }
-    LW_INFO("client", "open: backend %s (%s), %u layers, %u+%u heads of %u, index %llu MiB, cache %llu MiB, landing %llu MiB",
-            kv->device.backend->name, kv->device_text, kv->model.layers, kv->model.heads, kv->model.query_heads,
-            kv->model.head_dim, (unsigned long long)(kv->sizes.index_bytes >> 20),
+    LW_INFO("client",
+            "open: backend %s (%s), %u layers, %u+%u heads of %u, index %llu MiB, cache %llu MiB, landing "
+            "%llu MiB",
+            kv->device.backend->name, kv->device_text, kv->model.layers, kv->model.heads,
+            kv->model.query_heads, kv->model.head_dim, (unsigned long long)(kv->sizes.index_bytes >> 20),
             (unsigned long long)(kv->cache.bytes >> 20), (unsigned long long)(kv->sizes.landing_bytes >> 20));
     *kv_out = kv;
     return LW_OK;

@@ -10,7 +10,8 @@
 #include "client/step.h"
 #include "client/tickets.h"
 
-/* Where a handle's outside world comes from. lw_open: UCX, the machine's clock, gRPC, a thread. Tests and the simulator: theirs. */
+/* Where a handle's outside world comes from. lw_open: UCX, the machine's clock, gRPC, a thread. Tests and the
+ * simulator: theirs. */
 typedef struct lwc_env {
     const lw_fabric_ops_t *fabric;
     const lw_clock_t *clock;
@@ -20,11 +21,11 @@ typedef struct lwc_env {
 
 /* Exact attention of lw_extend. */
 typedef struct lwc_extend {
-    uint8_t *extents[2];       /* pinned: one segment is read while the other is attended; also used by reopen */
-    void *keys, *values;       /* device: rows of one head, [LW_SEGMENT_TOKENS_MAX][head_dim] */
-    uint32_t *order;           /* 0, 1, 2 ... */
-    lwk_partial_t *partial;    /* device, [tokens][query heads] */
-    float *partial_out;        /* device, [tokens][query heads][head_dim] */
+    uint8_t *extents[2];    /* pinned: one segment is read while the other is attended; also used by reopen */
+    void *keys, *values;    /* device: rows of one head, [LW_SEGMENT_TOKENS_MAX][head_dim] */
+    uint32_t *order;        /* 0, 1, 2 ... */
+    lwk_partial_t *partial; /* device, [tokens][query heads] */
+    float *partial_out;     /* device, [tokens][query heads][head_dim] */
     uint32_t tokens_max;
 } lwc_extend_t;
 
@@ -68,18 +69,23 @@ struct lw {
     lw_error_t error;
 };
 
-LW_CHECK lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, struct lw **kv_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, struct lw **kv_out,
+                                  lw_error_t *error);
 void lwc_ctx_close(struct lw *kv);
 
-static inline uint64_t lwc_now(const struct lw *kv) { return lw_now_us(kv->env.clock); }
+static inline uint64_t lwc_now(const struct lw *kv)
+{
+    return lw_now_us(kv->env.clock);
+}
 
 /* ---- progress.c ---- */
 /* One pass over everything the caller's thread drives; returns operations completed. */
 unsigned lwc_progress(struct lw *kv);
-/* For calls that block: drives the step's store (and, without a thread, the keeper) once and sleeps at most wait_us. */
+/* For calls that block: drives the step's store (and, without a thread, the keeper) once and sleeps at most
+ * wait_us. */
 void lwc_wait(struct lw *kv, uint64_t wait_us);
-/* A changed fleet reaches the step's store. It allocates, so it is taken by lw_progress, by calls that may wait and after a
- * failed step, never by a step that goes well. */
+/* A changed fleet reaches the step's store. It allocates, so it is taken by lw_progress, by calls that may
+ * wait and after a failed step, never by a step that goes well. */
 void lwc_take_view(struct lw *kv);
 void lwc_op_complete(struct lw *kv, lw_op_t *op, lw_status_t status);
 
@@ -88,13 +94,15 @@ LW_CHECK lw_status_t lwc_prefill(struct lw_session *session, uint32_t layer, con
                                  const lw_tensor_t *value, void *stream, bool block, lw_error_t *error);
 /* Shared with extend: checks, room, rows; after the last layer the tokens count. */
 LW_CHECK lw_status_t lwc_append_begin(struct lw_session *session, lwc_append_kind_t kind, uint32_t layer,
-                                      const lw_tensor_t *key, const lw_tensor_t *value, bool block, lw_error_t *error);
+                                      const lw_tensor_t *key, const lw_tensor_t *value, bool block,
+                                      lw_error_t *error);
 LW_CHECK lw_status_t lwc_append_rows(struct lw_session *session, uint32_t layer, const lw_tensor_t *key,
                                      const lw_tensor_t *value, void *stream, lw_error_t *error);
 LW_CHECK lw_status_t lwc_append_end(struct lw_session *session, uint32_t layer, lw_error_t *error);
 /* Checks a tensor against what it must be and fills strides left at 0. */
-LW_CHECK lw_status_t lwc_tensor_check(const char *name, const lw_tensor_t *tensor, uint32_t sessions, uint32_t tokens,
-                                      uint32_t heads, uint32_t head_dim, lw_tensor_t *dense_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_tensor_check(const char *name, const lw_tensor_t *tensor, uint32_t sessions,
+                                      uint32_t tokens, uint32_t heads, uint32_t head_dim,
+                                      lw_tensor_t *dense_out, lw_error_t *error);
 
 /* ---- extend.c ---- */
 LW_CHECK lw_status_t lwc_extend_init(struct lw *kv, lw_error_t *error);
@@ -110,8 +118,8 @@ typedef struct lwc_reading {
     lw_status_t status;
 } lwc_reading_t;
 /* Starts to read bytes of a registered segment. */
-LW_CHECK lw_status_t lwc_read_start(struct lw *kv, lwc_reading_t *reading, uint32_t key, uint64_t offset, uint64_t bytes,
-                                    uint8_t *into, uint64_t deadline_us, lw_error_t *error);
+LW_CHECK lw_status_t lwc_read_start(struct lw *kv, lwc_reading_t *reading, uint32_t key, uint64_t offset,
+                                    uint64_t bytes, uint8_t *into, uint64_t deadline_us, lw_error_t *error);
 /* Drives the store until it has ended, at the deadline at the latest. */
 LW_CHECK lw_status_t lwc_read_wait(struct lw *kv, lwc_reading_t *reading, lw_error_t *error);
 

@@ -1,17 +1,21 @@
-/* cut.c - when unsealed tokens become a range: at a segment's size while the engine prefills, whole units otherwise; the
- * newest LW_RECENT_TOKENS are never sealed. One range of a session is under way at a time. Caller's thread. */
+/* cut.c - when unsealed tokens become a range: at a segment's size while the engine prefills, whole units
+ * otherwise; the newest LW_RECENT_TOKENS are never sealed. One range of a session is under way at a time.
+ * Caller's thread. */
 #include "client/ctx.h"
 
 static bool may_cut(const struct lw_session *session)
 {
-    return !session->task_busy && !session->read_only && !session->dropped && session->append_kind == LWC_APPEND_NONE &&
+    return !session->task_busy && !session->read_only && !session->dropped &&
+           session->append_kind == LWC_APPEND_NONE &&
            atomic_load_explicit(&session->keep.fault, memory_order_relaxed) == LW_OK &&
            atomic_load_explicit(&session->keep.abandon, memory_order_relaxed) == 0;
 }
 
-static void submit(struct lw_session *session, lwc_task_kind_t kind, uint32_t row, uint32_t first, uint32_t count)
+static void submit(struct lw_session *session, lwc_task_kind_t kind, uint32_t row, uint32_t first,
+                   uint32_t count)
 {
-    lwc_task_t task = {.session = session, .kind = kind, .row = row, .first_token = first, .token_count = count};
+    lwc_task_t task = {
+        .session = session, .kind = kind, .row = row, .first_token = first, .token_count = count};
 
     session->task_busy = true;
     lwc_keeper_submit(&session->kv->keeper, &task);
@@ -55,7 +59,8 @@ void lwc_session_cut_tail(struct lw_session *session)
 
 bool lwc_session_cut_raw(struct lw_session *session)
 {
-    bool written = session->raw_end == session->token_count && session->raw_first == session->sealed && !session->raw_stale;
+    bool written = session->raw_end == session->token_count && session->raw_first == session->sealed &&
+                   !session->raw_stale;
 
     if (!may_cut(session) || session->token_count == session->sealed || written)
         return false;

@@ -20,8 +20,8 @@ void lwc_device_free(const lwc_device_t *device, lwk_memory_t kind, void *ptr)
         device->backend->free(device->dev, kind, ptr);
 }
 
-lw_status_t lwc_device_copy(const lwc_device_t *device, void *to, const void *from, uint64_t bytes, void *stream,
-                            lw_error_t *error)
+lw_status_t lwc_device_copy(const lwc_device_t *device, void *to, const void *from, uint64_t bytes,
+                            void *stream, lw_error_t *error)
 {
     lw_status_t status = device->backend->copy(device->dev, to, from, bytes, stream);
 

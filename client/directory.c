@@ -4,14 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-lw_status_t lwc_directory_init(lwc_directory_t *directory, uint32_t row_capacity, uint32_t layers, lw_error_t *error)
+lw_status_t lwc_directory_init(lwc_directory_t *directory, uint32_t row_capacity, uint32_t layers,
+                               lw_error_t *error)
 {
     memset(directory, 0, sizeof(*directory));
     directory->row_capacity = row_capacity;
     directory->layers = layers;
     directory->rows = calloc(row_capacity, sizeof(*directory->rows));
     directory->runs = calloc((size_t)row_capacity * layers, sizeof(*directory->runs));
-    directory->node_index = calloc((size_t)row_capacity * layers * LW_REPLICAS_MAX, sizeof(*directory->node_index));
+    directory->node_index =
+        calloc((size_t)row_capacity * layers * LW_REPLICAS_MAX, sizeof(*directory->node_index));
     directory->segment_bytes = calloc((size_t)row_capacity * layers, sizeof(*directory->segment_bytes));
     if (!directory->rows || !directory->runs || !directory->segment_bytes || !directory->node_index)
         return lw_fail(error, LW_ERR_NO_MEMORY, "range table: out of memory for %u ranges", row_capacity);
@@ -39,12 +41,13 @@ lw_status_t lwc_directory_take(lwc_directory_t *directory, uint32_t *row_out, lw
         *row_out = row;
         return LW_OK;
     }
-    return lw_fail(error, LW_ERR_EXHAUSTED, "all %u range rows are in use: open with a larger sessions_max or tokens_max",
+    return lw_fail(error, LW_ERR_EXHAUSTED,
+                   "all %u range rows are in use: open with a larger sessions_max or tokens_max",
                    directory->row_capacity);
 }
 
-lw_status_t lwc_directory_register(lwc_directory_t *directory, uint32_t row, uint32_t slot, uint32_t row_pair_bytes,
-                                   lwc_store_t *store, lw_error_t *error)
+lw_status_t lwc_directory_register(lwc_directory_t *directory, uint32_t row, uint32_t slot,
+                                   uint32_t row_pair_bytes, lwc_store_t *store, lw_error_t *error)
 {
     lwc_range_row_t *range = &directory->rows[row];
     const uint16_t *nodes = lwc_directory_nodes(directory, row);
@@ -52,8 +55,9 @@ lw_status_t lwc_directory_register(lwc_directory_t *directory, uint32_t row, uin
     for (uint32_t layer = 0; layer < directory->layers; layer++) {
         lw_segment_name_t name = range->name;
         name.layer = (uint16_t)layer;
-        lw_status_t status = lwc_store_segment(store, row * directory->layers + layer, slot, &name, row_pair_bytes,
-                                               nodes + (size_t)layer * LW_REPLICAS_MAX, range->replicas);
+        lw_status_t status =
+            lwc_store_segment(store, row * directory->layers + layer, slot, &name, row_pair_bytes,
+                              nodes + (size_t)layer * LW_REPLICAS_MAX, range->replicas);
         if (status != LW_OK)
             return lw_fail(error, status, "%s", lwc_store_last_error(store));
     }

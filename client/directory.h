@@ -1,8 +1,8 @@
-/* directory.h - the handle's table of ranges: which rows of the device's tile table are in use, where their segments
- * are stored, who shares them. Owned and used by the caller's thread only.
+/* directory.h - the handle's table of ranges: which rows of the device's tile table are in use, where their
+ * segments are stored, who shares them. Owned and used by the caller's thread only.
  *
- * A row is held once by each session that has it in its list (a fork shares rows) and once while its range is being
- * sealed. A segment's key in the store is row * layers + layer. */
+ * A row is held once by each session that has it in its list (a fork shares rows) and once while its range is
+ * being sealed. A segment's key in the store is row * layers + layer. */
 #ifndef LWC_DIRECTORY_H
 #define LWC_DIRECTORY_H
 
@@ -11,11 +11,11 @@
 #include "client/store/store.h"
 
 typedef struct lwc_range_row {
-    uint32_t holders;     /* 0: free */
-    uint32_t registrar;   /* session slot whose token the step store shows for it */
+    uint32_t holders;   /* 0: free */
+    uint32_t registrar; /* session slot whose token the step store shows for it */
     uint32_t first_token, token_count, entry_slots;
     uint32_t replicas;
-    lw_segment_name_t name; /* of layer 0 */
+    lw_segment_name_t name;             /* of layer 0 */
     uint64_t stored_bytes, index_bytes; /* all layers, one replica; on the device */
     uint64_t clusters, outliers;
 } lwc_range_row_t;
@@ -23,10 +23,10 @@ typedef struct lwc_range_row {
 typedef struct lwc_directory {
     uint32_t row_capacity, layers;
     lwc_range_row_t *rows;
-    lwc_run_t *runs;       /* [row][layer] */
+    lwc_run_t *runs;         /* [row][layer] */
     uint64_t *segment_bytes; /* [row][layer]: of the stored segment */
-    uint16_t *node_index;  /* [row][layer][LW_REPLICAS_MAX] */
-    uint32_t next;         /* where the search for a free row goes on */
+    uint16_t *node_index;    /* [row][layer][LW_REPLICAS_MAX] */
+    uint32_t next;           /* where the search for a free row goes on */
 } lwc_directory_t;
 
 LW_CHECK lw_status_t lwc_directory_init(lwc_directory_t *directory, uint32_t row_capacity, uint32_t layers,

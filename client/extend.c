@@ -1,5 +1,6 @@
-/* extend.c - exact attention of many new tokens over everything stored: segments stream one ahead of the one that is attended,
- * every checksum is verified, partials accumulate on the device. Caller's thread, blocking. */
+/* extend.c - exact attention of many new tokens over everything stored: segments stream one ahead of the one
+ * that is attended, every checksum is verified, partials accumulate on the device. Caller's thread, blocking.
+ */
 #include "client/ctx.h"
 
 #define READ_WAIT_US 1000u
@@ -24,8 +25,8 @@ lw_status_t lwc_extend_init(struct lw *kv, lw_error_t *error)
     lw_status_t status = LW_OK;
 
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
-        status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, "extend (client.extend_tokens)", parts[i].memory,
-                                  error);
+        status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, "extend (client.extend_tokens)",
+                                  parts[i].memory, error);
     for (uint32_t i = 0; status == LW_OK && i < LW_SEGMENT_TOKENS_MAX; i++)
         extend->order[i] = i;
     return status;
@@ -55,7 +56,8 @@ typedef struct pass {
     lw_error_t *error;
 } pass_t;
 
-static lw_status_t call(pass_t *pass, const lwk_rows_t *rows, uint32_t head_first, uint32_t head_count, bool causal)
+static lw_status_t call(pass_t *pass, const lwk_rows_t *rows, uint32_t head_first, uint32_t head_count,
+                        bool causal)
 {
     pass->args.rows = *rows;
     pass->args.head_first = head_first;
@@ -105,9 +107,11 @@ static lw_status_t check_extent(pass_t *pass, uint32_t row, const uint8_t *exten
     lw_status_t status = lw_segment_verify(extent, bytes, pass->error);
 
     name.layer = (uint16_t)pass->layer;
-    if (status == LW_OK && (!lw_segment_name_equal(&header->name, &name) || header->head_count != pass->kv->model.heads ||
-                            header->head_dim != pass->kv->model.head_dim || header->dtype != pass->kv->model.shape.dtype))
-        status = lw_fail(pass->error, LW_ERR_CORRUPT, "another segment than that of token %u came", name.first_token);
+    if (status == LW_OK &&
+        (!lw_segment_name_equal(&header->name, &name) || header->head_count != pass->kv->model.heads ||
+         header->head_dim != pass->kv->model.head_dim || header->dtype != pass->kv->model.shape.dtype))
+        status = lw_fail(pass->error, LW_ERR_CORRUPT, "another segment than that of token %u came",
+                         name.first_token);
     return status;
 }
 
@@ -188,8 +192,10 @@ static lw_status_t attend_ring(pass_t *pass, uint32_t end, const lw_tensor_t *ou
                            .first_row_position = at};
         at += count;
         if (at >= end) /* the last call writes */
-            pass->args.out = (lwk_tensor_t){.data = out->data, .session_stride = out->session_stride,
-                                            .token_stride = out->token_stride, .head_stride = out->head_stride};
+            pass->args.out = (lwk_tensor_t){.data = out->data,
+                                            .session_stride = out->session_stride,
+                                            .token_stride = out->token_stride,
+                                            .head_stride = out->head_stride};
         status = call(pass, &rows, 0, model->heads, true);
     } while (status == LW_OK && at < end);
     return status;
@@ -207,9 +213,9 @@ static lw_status_t attend(pass_t *pass, const lw_tensor_t *out)
     return status == LW_OK ? attend_ring(pass, end, out) : status;
 }
 
-lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_tensor_t *query, const lw_tensor_t *key,
-                           const lw_tensor_t *value, const lw_tensor_t *out, uint32_t timeout_us, void *stream, bool block,
-                           lw_error_t *error)
+lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_tensor_t *query,
+                           const lw_tensor_t *key, const lw_tensor_t *value, const lw_tensor_t *out,
+                           uint32_t timeout_us, void *stream, bool block, lw_error_t *error)
 {
     struct lw *kv = session->kv;
     const lwc_model_t *model = &kv->model;
@@ -217,8 +223,10 @@ lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_
     lw_tensor_t q, k, v, o;
 
     if (tokens > kv->extend.tokens_max)
-        return lw_fail(error, LW_ERR_INVALID, "key.tokens is %u, above client.extend_tokens %u", tokens, kv->extend.tokens_max);
-    lw_status_t status = lwc_tensor_check("query", query, 1, tokens, model->query_heads, model->head_dim, &q, error);
+        return lw_fail(error, LW_ERR_INVALID, "key.tokens is %u, above client.extend_tokens %u", tokens,
+                       kv->extend.tokens_max);
+    lw_status_t status =
+        lwc_tensor_check("query", query, 1, tokens, model->query_heads, model->head_dim, &q, error);
     if (status == LW_OK)
         status = lwc_tensor_check("key", key, 1, tokens, model->heads, model->head_dim, &k, error);
     if (status == LW_OK)
@@ -240,7 +248,9 @@ lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_
                    .args = {.shape = &kv->model.shape,
                             .query_tokens = tokens,
                             .first_position = session->token_count,
-                            .query = {.data = q.data, .session_stride = q.session_stride, .token_stride = q.token_stride,
+                            .query = {.data = q.data,
+                                      .session_stride = q.session_stride,
+                                      .token_stride = q.token_stride,
                                       .head_stride = q.head_stride},
                             .partial = kv->extend.partial,
                             .partial_out = kv->extend.partial_out}};

@@ -1,4 +1,5 @@
-/* flush.c - brings every token of a session into the fleet: whole units as ranges, the rest as a raw tail. Caller's thread. */
+/* flush.c - brings every token of a session into the fleet: whole units as ranges, the rest as a raw tail.
+ * Caller's thread. */
 #include "client/ctx.h"
 
 lw_status_t lwc_flush_poll(struct lw_session *session, lw_error_t *error)

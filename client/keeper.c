@@ -1,4 +1,5 @@
-/* keeper.c - the background thread's frame: tasks in, results out, leases, views. What happens to a task is in ship.c. */
+/* keeper.c - the background thread's frame: tasks in, results out, leases, views. What happens to a task is
+ * in ship.c. */
 #include "client/keeper.h"
 
 #include <stdlib.h>
@@ -18,12 +19,12 @@ static lw_status_t job_init(lwc_keeper_t *keeper, lwc_job_t *job, lw_error_t *er
     const lwc_model_t *model = &keeper->kv->model;
     const lwc_device_t *device = &keeper->kv->device;
     uint64_t streams = (uint64_t)model->layers * model->heads;
-    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_PINNED, streams * sizeof(lwk_tile_t), "sealed tiles",
-                                          (void **)&job->tiles, error);
+    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_PINNED, streams * sizeof(lwk_tile_t),
+                                          "sealed tiles", (void **)&job->tiles, error);
 
     if (status == LW_OK)
-        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, model->layers * model->moments_bytes, "sealed moments",
-                                  (void **)&job->moments, error);
+        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, model->layers * model->moments_bytes,
+                                  "sealed moments", (void **)&job->moments, error);
     job->node_index = calloc((size_t)model->layers * LW_REPLICAS_MAX, sizeof(*job->node_index));
     job->runs = calloc(model->layers, sizeof(*job->runs));
     job->segment_bytes = calloc(model->layers, sizeof(*job->segment_bytes));
@@ -63,8 +64,8 @@ static lw_status_t parcels_init(lwc_keeper_t *keeper, lw_error_t *error)
 static lw_status_t store_init(lwc_keeper_t *keeper, lw_error_t *error)
 {
     struct lw *kv = keeper->kv;
-    lw_status_t status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, KEEPER_LANDING_BYTES, "keeper's landing memory",
-                                          (void **)&keeper->landing, error);
+    lw_status_t status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, KEEPER_LANDING_BYTES,
+                                          "keeper's landing memory", (void **)&keeper->landing, error);
     lwc_store_params_t params = {.fabric = kv->env.fabric,
                                  .transports = kv->options.client_transports,
                                  .clock = kv->env.clock,
@@ -212,7 +213,8 @@ static unsigned refresh_view(lwc_keeper_t *keeper, uint64_t now_us)
         return 0;
     }
     if (lwc_store_set_view(keeper->store, view, &error) != LW_OK) {
-        LW_WARN("client", "view at epoch %llu is not usable: %s", (unsigned long long)view->epoch, error.text);
+        LW_WARN("client", "view at epoch %llu is not usable: %s", (unsigned long long)view->epoch,
+                error.text);
         lwc_view_mail_free(view);
         return 1;
     }

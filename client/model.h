@@ -1,4 +1,5 @@
-/* model.h - the checked shape of the model that a handle serves, and the sizes that follow from it. Written at open. */
+/* model.h - the checked shape of the model that a handle serves, and the sizes that follow from it. Written
+ * at open. */
 #ifndef LWC_MODEL_H
 #define LWC_MODEL_H
 
@@ -13,7 +14,8 @@ typedef struct lwc_model {
     char model_id[LW_MODEL_ID_MAX];
     uint32_t rank, rank_count;
     uint32_t layers, heads, query_heads, head_dim; /* heads: KV heads */
-    uint64_t element_bytes, row_bytes, pair_bytes; /* of one K or V element, one row of head_dim, a K row and a V row */
+    uint64_t element_bytes, row_bytes,
+        pair_bytes;         /* of one K or V element, one row of head_dim, a K row and a V row */
     uint64_t moments_bytes; /* of one layer, all KV heads */
     uint64_t sums_count;    /* doubles of the moment sums of one (layer, KV head) */
 } lwc_model_t;
@@ -31,8 +33,8 @@ typedef struct lwc_sizes {
 } lwc_sizes_t;
 
 LW_CHECK lw_status_t lwc_model_make(const lw_model_t *from, lwc_model_t *model_out, lw_error_t *error);
-LW_CHECK lw_status_t lwc_sizes_make(const lwc_model_t *model, const lw_open_params_t *params, const lwc_options_t *options,
-                                    lwc_sizes_t *sizes_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_sizes_make(const lwc_model_t *model, const lw_open_params_t *params,
+                                    const lwc_options_t *options, lwc_sizes_t *sizes_out, lw_error_t *error);
 /* Bytes of the largest stored segment of `tokens` tokens. */
 uint64_t lwc_extent_bytes_max(const lwc_model_t *model, uint32_t tokens);
 /* Rows of a session's ring. */

@@ -12,15 +12,18 @@ typedef enum lwc_op_kind {
 
 /* What priv[] holds while the library has the op. */
 typedef struct lwc_op_words {
-    uint64_t next;    /* lw_op_t * */
-    uint64_t kind;    /* lwc_op_kind_t */
-    uint64_t object;  /* FLUSH: the session */
+    uint64_t next;   /* lw_op_t * */
+    uint64_t kind;   /* lwc_op_kind_t */
+    uint64_t object; /* FLUSH: the session */
     uint64_t deadline_us;
-    int64_t status;   /* DONE: what to tell */
+    int64_t status; /* DONE: what to tell */
     uint64_t canceled;
 } lwc_op_words_t;
 
-static inline lwc_op_words_t *lwc_op_words(lw_op_t *op) { return (lwc_op_words_t *)op->priv; }
+static inline lwc_op_words_t *lwc_op_words(lw_op_t *op)
+{
+    return (lwc_op_words_t *)op->priv;
+}
 
 typedef struct lwc_op_list {
     lw_op_t *first;

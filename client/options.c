@@ -6,7 +6,15 @@
 
 static const lw_option_t rows[] = {
 #define OPT(group, name, kind, def, min, max, reload, help) \
-    {#group, #name, LW_OPTION_##kind, def, min, max, LW_OPTION_##reload, help, offsetof(lwc_options_t, group##_##name)},
+    {#group,                                                \
+     #name,                                                 \
+     LW_OPTION_##kind,                                      \
+     def,                                                   \
+     min,                                                   \
+     max,                                                   \
+     LW_OPTION_##reload,                                    \
+     help,                                                  \
+     offsetof(lwc_options_t, group##_##name)},
 #include "client/options.def"
 #undef OPT
 };

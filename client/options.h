@@ -1,5 +1,5 @@
-/* options.h - the client library's options, from options.def: defaults, environment (LW_CLIENT_FLEET ...), then the
- * `config` text of lw_open. Read at open only. */
+/* options.h - the client library's options, from options.def: defaults, environment (LW_CLIENT_FLEET ...),
+ * then the `config` text of lw_open. Read at open only. */
 #ifndef LWC_OPTIONS_H
 #define LWC_OPTIONS_H
 

@@ -16,12 +16,8 @@ static lw_status_t poll_op(struct lw *kv, lw_op_t *op)
     lw_status_t status = LW_INPROGRESS;
 
     switch ((lwc_op_kind_t)words->kind) {
-    case LWC_OP_DONE:
-        status = (lw_status_t)words->status;
-        break;
-    case LWC_OP_STEP:
-        status = lwc_step_poll(kv, &kv->error);
-        break;
+    case LWC_OP_DONE: status = (lw_status_t)words->status; break;
+    case LWC_OP_STEP: status = lwc_step_poll(kv, &kv->error); break;
     case LWC_OP_FLUSH:
         if (words->canceled)
             status = LW_ERR_CANCELED;
@@ -40,7 +36,8 @@ void lwc_take_view(struct lw *kv)
     lw_error_t error = {.text = ""};
 
     if (view && lwc_store_set_view(kv->store, view, &error) != LW_OK)
-        LW_WARN("client", "the view at epoch %llu was not taken: %s", (unsigned long long)view->epoch, error.text);
+        LW_WARN("client", "the view at epoch %llu was not taken: %s", (unsigned long long)view->epoch,
+                error.text);
     lwc_view_mail_free(view);
 }
 
@@ -69,7 +66,8 @@ unsigned lwc_progress(struct lw *kv)
 void lwc_wait(struct lw *kv, uint64_t wait_us)
 {
     if (!kv->env.keeper_thread) {
-        unsigned events = lwc_store_round(kv->store, lwc_now(kv)) + lwc_keeper_round(&kv->keeper, lwc_now(kv));
+        unsigned events =
+            lwc_store_round(kv->store, lwc_now(kv)) + lwc_keeper_round(&kv->keeper, lwc_now(kv));
         if (events > 0)
             return;
     }

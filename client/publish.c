@@ -1,18 +1,21 @@
-/* publish.c - committed ranges enter a session's list; rows come and go with their holders. Caller's thread, between steps. */
+/* publish.c - committed ranges enter a session's list; rows come and go with their holders. Caller's thread,
+ * between steps. */
 #include "client/ctx.h"
 
 #include <string.h>
 
 #include "base/log.h"
 
-lw_status_t lwc_publish_range(struct lw_session *session, uint32_t row, const lwk_tile_t *tiles, const uint8_t *moments,
-                              lw_error_t *error)
+lw_status_t lwc_publish_range(struct lw_session *session, uint32_t row, const lwk_tile_t *tiles,
+                              const uint8_t *moments, lw_error_t *error)
 {
     struct lw *kv = session->kv;
     const lwc_range_row_t *range = &kv->directory.rows[row];
 
-    if (session->range_count == kv->sizes.ranges_max || session->entry_count + range->entry_slots > kv->sizes.entry_capacity)
-        return lw_fail(error, LW_ERR_EXHAUSTED, "session has %u ranges and %u entries a head: open with a larger tokens_max",
+    if (session->range_count == kv->sizes.ranges_max ||
+        session->entry_count + range->entry_slots > kv->sizes.entry_capacity)
+        return lw_fail(error, LW_ERR_EXHAUSTED,
+                       "session has %u ranges and %u entries a head: open with a larger tokens_max",
                        session->range_count, session->entry_count);
     lwk_publish_t publish = {.store = kv->store_dev,
                              .session = &kv->rows[session->slot],
@@ -55,9 +58,10 @@ void lwc_publish_release(struct lw_session *session, uint32_t row)
     LW_ASSERT(range->holders > 0);
     if (--range->holders > 0) {
         struct lw_session *other = range->registrar == session->slot ? other_holder(session, row) : NULL;
-        if (other && lwc_directory_register(&kv->directory, row, other->slot, (uint32_t)kv->model.pair_bytes, kv->store,
-                                            &error) != LW_OK)
-            LW_WARN("client", "range of token %u is not readable any more: %s", range->first_token, error.text);
+        if (other && lwc_directory_register(&kv->directory, row, other->slot, (uint32_t)kv->model.pair_bytes,
+                                            kv->store, &error) != LW_OK)
+            LW_WARN("client", "range of token %u is not readable any more: %s", range->first_token,
+                    error.text);
         return;
     }
     lwk_retire_t retire = {.store = kv->store_dev, .row = row};
@@ -83,8 +87,8 @@ static void attach_ahead(struct lw *kv, uint32_t row)
 
     for (uint32_t layer = 0; layer < kv->model.layers; layer++)
         keys[layer] = row * kv->model.layers + layer;
-    lw_status_t status = lwc_store_attach(kv->store, keys, kv->model.layers, lwc_now(kv) + kv->options.client_ship_timeout,
-                                          attached, NULL);
+    lw_status_t status = lwc_store_attach(kv->store, keys, kv->model.layers,
+                                          lwc_now(kv) + kv->options.client_ship_timeout, attached, NULL);
     if (status != LW_OK && status != LW_ERR_BUSY)
         LW_DEBUG("client", "attach ahead: %s", lwc_store_last_error(kv->store));
 }
@@ -105,8 +109,10 @@ static void fill_row(struct lw *kv, const lwc_job_t *job)
     range->outliers = job->outliers;
     memcpy(lwc_directory_nodes(&kv->directory, job->task.row), job->node_index,
            (size_t)kv->model.layers * LW_REPLICAS_MAX * sizeof(uint16_t));
-    memcpy(lwc_directory_bytes(&kv->directory, job->task.row), job->segment_bytes, kv->model.layers * sizeof(uint64_t));
-    memcpy(lwc_directory_runs(&kv->directory, job->task.row), job->runs, kv->model.layers * sizeof(lwc_run_t));
+    memcpy(lwc_directory_bytes(&kv->directory, job->task.row), job->segment_bytes,
+           kv->model.layers * sizeof(uint64_t));
+    memcpy(lwc_directory_runs(&kv->directory, job->task.row), job->runs,
+           kv->model.layers * sizeof(lwc_run_t));
 }
 
 static void publish_job(struct lw *kv, const lwc_job_t *job)
@@ -115,10 +121,11 @@ static void publish_job(struct lw *kv, const lwc_job_t *job)
     lw_error_t error = {.text = ""};
 
     fill_row(kv, job);
-    lw_status_t status = lwc_directory_register(&kv->directory, job->task.row, session->slot, (uint32_t)kv->model.pair_bytes,
-                                                kv->store, &error);
+    lw_status_t status = lwc_directory_register(&kv->directory, job->task.row, session->slot,
+                                                (uint32_t)kv->model.pair_bytes, kv->store, &error);
     if (status == LW_OK)
-        status = lwc_publish_range(session, job->task.row, job->tiles, job->has_moments ? job->moments : NULL, &error);
+        status = lwc_publish_range(session, job->task.row, job->tiles, job->has_moments ? job->moments : NULL,
+                                   &error);
     if (status != LW_OK) {
         lwc_keep_fail(&session->keep, status, error.text);
         lwc_publish_release(session, job->task.row);
@@ -145,7 +152,8 @@ static void take_result(struct lw *kv, const lwc_job_t *job)
     if (job->status == LW_OK)
         publish_job(kv, job);
     else
-        kv->directory.rows[job->task.row].holders = 0; /* nothing of it is on the device; the keeper gave its runs back */
+        kv->directory.rows[job->task.row].holders =
+            0; /* nothing of it is on the device; the keeper gave its runs back */
 }
 
 unsigned lwc_publish_ready(struct lw *kv)

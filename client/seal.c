@@ -48,8 +48,8 @@ static void shape_build(lwk_build_t *build, const lwc_model_t *model, uint32_t t
     build->outlier_capacity = units * LW_OUTLIERS_PER_UNIT_MAX;
 }
 
-lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lwc_model_t *model, void *stream,
-                          uint32_t iterations, lw_error_t *error)
+lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lwc_model_t *model,
+                          void *stream, uint32_t iterations, lw_error_t *error)
 {
     memset(seal, 0, sizeof(*seal));
     seal->device = device;
@@ -62,11 +62,15 @@ lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lw
     seal->build.iterations = iterations;
     seal->build.cluster_encoding = seal->build.outlier_encoding = LW_ENCODING_FP32;
     seal->build.ring_rows = lwc_steady_rows(LW_SEGMENT_TOKENS_MAX);
-    seal->build.index_stride = lw_align_up(lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, CLUSTERS_MAX, OUTLIERS_MAX,
-                                                            model->head_dim).bytes + 4096, 64);
+    seal->build.index_stride = lw_align_up(
+        lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, CLUSTERS_MAX, OUTLIERS_MAX, model->head_dim)
+                .bytes +
+            4096,
+        64);
     seal->workspace_capacity = device->backend->build_workspace_bytes(&seal->build);
     uint64_t bytes = lay_out(seal, NULL);
-    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "sealing buffers", &seal->memory, error);
+    lw_status_t status =
+        lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "sealing buffers", &seal->memory, error);
     if (status == LW_OK)
         (void)lay_out(seal, seal->memory);
     return status;
@@ -108,7 +112,8 @@ static void set_input(lwc_seal_t *seal, const lwc_seal_job_t *job)
     build->workspace_bytes = seal->workspace_capacity;
 }
 
-lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile_source_t *heads_out, lw_error_t *error)
+lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile_source_t *heads_out,
+                           lw_error_t *error)
 {
     const lwk_backend_t *backend = seal->device->backend;
     const struct {
@@ -121,24 +126,27 @@ lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile
 
     set_input(seal, job);
     if (backend->build_workspace_bytes(&seal->build) > seal->workspace_capacity)
-        return lw_fail(error, LW_ERR_NO_MEMORY, "sealing %u tokens needs more workspace than was planned", job->token_count);
+        return lw_fail(error, LW_ERR_NO_MEMORY, "sealing %u tokens needs more workspace than was planned",
+                       job->token_count);
     for (size_t i = 0; i < LW_ARRAY_SIZE(ops); i++) {
         lw_status_t status = ops[i].op(seal->device->dev, &seal->build, seal->stream);
         if (status != LW_OK)
-            return lw_fail(error, status, "op %s over layer %u, tokens %u..%u: %s", ops[i].name, job->name.layer,
-                           job->name.first_token, job->name.first_token + job->token_count - 1, lw_status_text(status));
+            return lw_fail(error, status, "op %s over layer %u, tokens %u..%u: %s", ops[i].name,
+                           job->name.layer, job->name.first_token,
+                           job->name.first_token + job->token_count - 1, lw_status_text(status));
     }
     for (uint32_t j = 0; j < seal->model->heads; j++) {
         const lwk_build_t *build = &seal->build;
         uint32_t clusters = build->cluster_count[j], outliers = build->outlier_count[j];
-        heads_out[j] = (lwc_tile_source_t){
-            .cluster_count = clusters,
-            .outlier_count = outliers,
-            .rows = build->token_count,
-            .index = build->index + j * build->index_stride,
-            .index_bytes = lwk_index_layout(build->cluster_encoding, build->outlier_encoding, clusters, outliers,
-                                            build->head_dim).bytes,
-            .sizes = build->sizes + (uint64_t)j * build->cluster_capacity};
+        heads_out[j] = (lwc_tile_source_t){.cluster_count = clusters,
+                                           .outlier_count = outliers,
+                                           .rows = build->token_count,
+                                           .index = build->index + j * build->index_stride,
+                                           .index_bytes = lwk_index_layout(build->cluster_encoding,
+                                                                           build->outlier_encoding, clusters,
+                                                                           outliers, build->head_dim)
+                                                              .bytes,
+                                           .sizes = build->sizes + (uint64_t)j * build->cluster_capacity};
     }
     return LW_OK;
 }
@@ -149,14 +157,15 @@ static lw_status_t lay_out_segment(const lwc_seal_t *seal, const lw_segment_plan
     lw_status_t status = lw_segment_layout(plan, NULL, bytes_out, error);
 
     if (status == LW_OK && *bytes_out > capacity)
-        status = lw_fail(error, LW_ERR_NO_MEMORY, "segment of %llu bytes, room for %llu", (unsigned long long)*bytes_out,
-                         (unsigned long long)capacity);
+        status = lw_fail(error, LW_ERR_NO_MEMORY, "segment of %llu bytes, room for %llu",
+                         (unsigned long long)*bytes_out, (unsigned long long)capacity);
     if (status == LW_OK)
         status = lw_segment_layout(plan, extent, bytes_out, error);
     return status;
 }
 
-static void plan_segment(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint32_t flags, lw_segment_plan_t *plan)
+static void plan_segment(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint32_t flags,
+                         lw_segment_plan_t *plan)
 {
     memset(plan, 0, sizeof(*plan));
     plan->name = job->name;
@@ -170,20 +179,23 @@ static void plan_segment(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint
     plan->moments_bytes = (flags & LW_SEGMENT_MOMENTS) ? seal->model->moments_bytes : 0;
 }
 
-static lw_status_t write_sinks(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *sinks, lw_error_t *error)
+static lw_status_t write_sinks(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *sinks,
+                               lw_error_t *error)
 {
     uint64_t half = LW_SINK_TOKENS * seal->model->row_bytes;
     lw_status_t status = LW_OK;
 
     for (uint32_t j = 0; j < seal->model->heads && status == LW_OK; j++, sinks += 2 * half)
-        status = lwc_steady_read(job->steady, job->name.layer, j, 0, LW_SINK_TOKENS, sinks, sinks + half, seal->stream, error);
+        status = lwc_steady_read(job->steady, job->name.layer, j, 0, LW_SINK_TOKENS, sinks, sinks + half,
+                                 seal->stream, error);
     return status;
 }
 
-lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads, uint8_t *extent,
-                           uint64_t capacity, uint64_t *bytes_out, lw_error_t *error)
+lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads,
+                           uint8_t *extent, uint64_t capacity, uint64_t *bytes_out, lw_error_t *error)
 {
-    uint32_t flags = (job->name.first_token == 0 ? LW_SEGMENT_SINKS : 0) | (job->moments ? LW_SEGMENT_MOMENTS : 0);
+    uint32_t flags =
+        (job->name.first_token == 0 ? LW_SEGMENT_SINKS : 0) | (job->moments ? LW_SEGMENT_MOMENTS : 0);
     lw_segment_plan_t plan;
 
     plan_segment(seal, job, flags, &plan);
@@ -215,8 +227,8 @@ lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lw
     return status;
 }
 
-static lw_status_t write_raw_head(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint32_t j, uint8_t *extent,
-                                  lw_error_t *error)
+static lw_status_t write_raw_head(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint32_t j,
+                                  uint8_t *extent, lw_error_t *error)
 {
     const lw_segment_head_t *head = &lw_segment_heads(extent)[j];
     uint16_t *sizes = (uint16_t *)(void *)(extent + head->sizes_offset);

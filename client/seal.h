@@ -1,5 +1,6 @@
-/* seal.h - turns a layer's unsealed tokens into a stored segment: clusters, outliers, moments, index, records, checksums.
- * Used by the keeper's thread only; owns the buffers that the build ops work in (those of one layer). */
+/* seal.h - turns a layer's unsealed tokens into a stored segment: clusters, outliers, moments, index,
+ * records, checksums. Used by the keeper's thread only; owns the buffers that the build ops work in (those of
+ * one layer). */
 #ifndef LWC_SEAL_H
 #define LWC_SEAL_H
 
@@ -13,36 +14,37 @@ typedef struct lwc_seal {
     const lwc_model_t *model;
     void *stream;
     uint32_t iterations;
-    lwk_build_t build;  /* with all buffers set; counts and inputs are set for each layer */
-    void *memory;       /* all buffers */
+    lwk_build_t build; /* with all buffers set; counts and inputs are set for each layer */
+    void *memory;      /* all buffers */
     uint64_t workspace_capacity;
-    uint8_t **records;  /* [heads] */
+    uint8_t **records; /* [heads] */
 } lwc_seal_t;
 
 /* One layer of one range. */
 typedef struct lwc_seal_job {
     lw_segment_name_t name;
-    uint32_t token_count;       /* name.first_token 0: sinks included */
+    uint32_t token_count; /* name.first_token 0: sinks included */
     lwc_index_shape_t shape;
     const lwc_steady_t *steady;
-    double *sums_out;           /* [heads][sums_count]: this range's own; written by lwc_seal_build */
-    const uint8_t *moments;     /* [heads] of lwk_moments_bytes to store with the segment, or NULL */
+    double *sums_out;       /* [heads][sums_count]: this range's own; written by lwc_seal_build */
+    const uint8_t *moments; /* [heads] of lwk_moments_bytes to store with the segment, or NULL */
 } lwc_seal_job_t;
 
-LW_CHECK lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lwc_model_t *model, void *stream,
-                                   uint32_t iterations, lw_error_t *error);
+LW_CHECK lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lwc_model_t *model,
+                                   void *stream, uint32_t iterations, lw_error_t *error);
 void lwc_seal_fini(lwc_seal_t *seal);
 
-/* First half: clusters the layer, fills sums_out and tells what the tiles will hold (heads_out[heads] borrows the seal's
- * buffers until the next build). */
+/* First half: clusters the layer, fills sums_out and tells what the tiles will hold (heads_out[heads] borrows
+ * the seal's buffers until the next build). */
 LW_CHECK lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile_source_t *heads_out,
                                     lw_error_t *error);
 /* Second half: writes the sealed segment into `extent` (capacity bytes, pinned). */
-LW_CHECK lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads,
-                                    uint8_t *extent, uint64_t capacity, uint64_t *bytes_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job,
+                                    const lwc_tile_source_t *heads, uint8_t *extent, uint64_t capacity,
+                                    uint64_t *bytes_out, lw_error_t *error);
 /* A raw tail: rows in token order, no index. */
-LW_CHECK lw_status_t lwc_seal_raw(lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *extent, uint64_t capacity,
-                                  uint64_t *bytes_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_seal_raw(lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *extent,
+                                  uint64_t capacity, uint64_t *bytes_out, lw_error_t *error);
 
 /* Adds a range's sums to a running total; makes the stored form of a total. `count` (layer, head) pairs. */
 void lwc_moments_add(double *total, const double *sums, uint64_t count, uint64_t sums_count);

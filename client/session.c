@@ -1,4 +1,5 @@
-/* session.c - opening, forking, closing and shortening sessions. Caller's thread; control-plane calls block. */
+/* session.c - opening, forking, closing and shortening sessions. Caller's thread; control-plane calls block.
+ */
 #include "client/ctx.h"
 
 #include <stdlib.h>
@@ -10,14 +11,15 @@
 
 /* ---- slots ---- */
 
-lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct lw_session **session_out, lw_error_t *error)
+lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct lw_session **session_out,
+                                  lw_error_t *error)
 {
     for (uint32_t slot = 0; slot < kv->sizes.sessions_max; slot++) {
         struct lw_session *session = &kv->sessions[slot];
         if (session->open)
             continue;
-        lw_status_t status = lwc_steady_init(&session->steady, &kv->device, &kv->model, lwc_steady_rows(segment_tokens),
-                                             kv->sizes.ranges_max, error);
+        lw_status_t status = lwc_steady_init(&session->steady, &kv->device, &kv->model,
+                                             lwc_steady_rows(segment_tokens), kv->sizes.ranges_max, error);
         uint64_t sums = (uint64_t)kv->model.layers * kv->model.heads * kv->model.sums_count;
         if (status == LW_OK && !session->keep.sums)
             session->keep.sums = calloc(sums, sizeof(double));
@@ -29,7 +31,8 @@ lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct
         }
         return status;
     }
-    return lw_fail(error, LW_ERR_EXHAUSTED, "all %u sessions of this handle are open (sessions_max)", kv->sizes.sessions_max);
+    return lw_fail(error, LW_ERR_EXHAUSTED, "all %u sessions of this handle are open (sessions_max)",
+                   kv->sizes.sessions_max);
 }
 
 static void reset_state(struct lw_session *session, const lwc_session_info_t *info)
@@ -73,7 +76,8 @@ lw_status_t lwc_session_begin(struct lw_session *session, const lwc_session_info
                          .steady_values = steady->values,
                          .moments = steady->moments,
                          .policy = session->policy};
-    lw_status_t status = lwc_device_copy(&kv->device, &kv->rows[session->slot], &row, sizeof(row), kv->stream, error);
+    lw_status_t status =
+        lwc_device_copy(&kv->device, &kv->rows[session->slot], &row, sizeof(row), kv->stream, error);
     if (status == LW_OK)
         status = clear_moments(session, error);
     if (status != LW_OK)
@@ -98,7 +102,8 @@ void lwc_session_abort(struct lw_session *session)
     session->open = false;
 }
 
-/* Undoes what the control plane did for a call that failed afterwards; a lease or session that stays runs out by itself. */
+/* Undoes what the control plane did for a call that failed afterwards; a lease or session that stays runs out
+ * by itself. */
 static void give_up(struct lw *kv, uint64_t session_id, bool drop)
 {
     lw_error_t error = {.text = ""};
@@ -106,25 +111,32 @@ static void give_up(struct lw *kv, uint64_t session_id, bool drop)
                               : lwc_control_release(kv->control, session_id, &error);
 
     if (status != LW_OK)
-        LW_WARN("client", "session %llu stays until its lease runs out: %s", (unsigned long long)session_id, error.text);
+        LW_WARN("client", "session %llu stays until its lease runs out: %s", (unsigned long long)session_id,
+                error.text);
 }
 
 /* ---- open ---- */
 
-static lw_status_t check_replicas(const lw_session_params_t *params, uint32_t *replicas_out, lw_error_t *error)
+static lw_status_t check_replicas(const lw_session_params_t *params, uint32_t *replicas_out,
+                                  lw_error_t *error)
 {
     if (params->replicas > LW_REPLICAS_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "replicas is %u, must be at most %u", params->replicas, LW_REPLICAS_MAX);
+        return lw_fail(error, LW_ERR_INVALID, "replicas is %u, must be at most %u", params->replicas,
+                       LW_REPLICAS_MAX);
     *replicas_out = params->replicas ? params->replicas : 1;
     return LW_OK;
 }
 
-static lw_status_t create(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out, lw_error_t *error)
+static lw_status_t create(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out,
+                          lw_error_t *error)
 {
     const lwc_model_t *model = &kv->model;
-    lwc_shape_t shape = {.layer_count = model->layers, .kv_head_count = model->heads,
-                         .query_head_count = model->query_heads, .head_dim = model->head_dim,
-                         .dtype = model->shape.dtype, .rank_count = model->rank_count};
+    lwc_shape_t shape = {.layer_count = model->layers,
+                         .kv_head_count = model->heads,
+                         .query_head_count = model->query_heads,
+                         .head_dim = model->head_dim,
+                         .dtype = model->shape.dtype,
+                         .rank_count = model->rank_count};
     lwc_index_shape_t index;
     lwk_policy_t policy;
     lwc_session_info_t info;
@@ -136,7 +148,8 @@ static lw_status_t create(struct lw *kv, const lw_session_params_t *params, stru
     if (status == LW_OK)
         status = check_replicas(params, &shape.replicas, error);
     if (status == LW_OK && params->read_only)
-        status = lw_fail(error, LW_ERR_INVALID, "read_only is %u with session_id 0: a new session is written", params->read_only);
+        status = lw_fail(error, LW_ERR_INVALID, "read_only is %u with session_id 0: a new session is written",
+                         params->read_only);
     if (status == LW_OK)
         status = lwc_session_take_slot(kv, index.segment_tokens, &session, error);
     if (status != LW_OK)
@@ -178,45 +191,49 @@ static lw_status_t check_shape(const struct lw *kv, const lwc_shape_t *shape, lw
 
     for (size_t i = 0; i < LW_ARRAY_SIZE(fields); i++)
         if (fields[i].stored != fields[i].open)
-            return lw_fail(error, LW_ERR_INVALID, "%s is %u in the stored session, %u in this handle", fields[i].field,
-                           fields[i].stored, fields[i].open);
+            return lw_fail(error, LW_ERR_INVALID, "%s is %u in the stored session, %u in this handle",
+                           fields[i].field, fields[i].stored, fields[i].open);
     if (strncmp(shape->model_id, model->model_id, LW_MODEL_ID_MAX) != 0)
-        return lw_fail(error, LW_ERR_INVALID, "model_id is '%.127s' in the stored session, '%s' in this handle",
-                       shape->model_id, model->model_id);
+        return lw_fail(error, LW_ERR_INVALID,
+                       "model_id is '%.127s' in the stored session, '%s' in this handle", shape->model_id,
+                       model->model_id);
     return LW_OK;
 }
 
 static lwc_index_shape_t stored_index_shape(const lwc_shape_t *shape)
 {
-    return (lwc_index_shape_t){.cluster_tokens = shape->cluster_tokens ? shape->cluster_tokens : LWC_CLUSTER_TOKENS,
-                               .outlier_ppm = shape->outlier_ppm,
-                               .segment_tokens = shape->segment_tokens ? shape->segment_tokens : LW_SEGMENT_TOKENS_MAX,
-                               .cluster_encoding = shape->cluster_encoding,
-                               .outlier_encoding = shape->outlier_encoding};
+    return (lwc_index_shape_t){
+        .cluster_tokens = shape->cluster_tokens ? shape->cluster_tokens : LWC_CLUSTER_TOKENS,
+        .outlier_ppm = shape->outlier_ppm,
+        .segment_tokens = shape->segment_tokens ? shape->segment_tokens : LW_SEGMENT_TOKENS_MAX,
+        .cluster_encoding = shape->cluster_encoding,
+        .outlier_encoding = shape->outlier_encoding};
 }
 
 /* Reopening and forking take the index as it is: asking for another one is a mistake. */
-static lw_status_t check_inherited(const lw_session_params_t *params, const lwc_index_shape_t *shape, uint32_t replicas,
-                                   lw_error_t *error)
+static lw_status_t check_inherited(const lw_session_params_t *params, const lwc_index_shape_t *shape,
+                                   uint32_t replicas, lw_error_t *error)
 {
     const struct {
         const char *field;
         uint32_t asked, is;
-    } fields[] = {{"outlier_ppm", params->outlier_ppm == LW_PPM_NONE ? 0 : params->outlier_ppm, shape->outlier_ppm},
-                  {"cluster_tokens", params->cluster_tokens, shape->cluster_tokens},
-                  {"segment_tokens", params->segment_tokens, shape->segment_tokens},
-                  {"cluster_encoding", params->cluster_encoding, shape->cluster_encoding},
-                  {"outlier_encoding", params->outlier_encoding, shape->outlier_encoding},
-                  {"replicas", params->replicas, replicas}};
+    } fields[] = {
+        {"outlier_ppm", params->outlier_ppm == LW_PPM_NONE ? 0 : params->outlier_ppm, shape->outlier_ppm},
+        {"cluster_tokens", params->cluster_tokens, shape->cluster_tokens},
+        {"segment_tokens", params->segment_tokens, shape->segment_tokens},
+        {"cluster_encoding", params->cluster_encoding, shape->cluster_encoding},
+        {"outlier_encoding", params->outlier_encoding, shape->outlier_encoding},
+        {"replicas", params->replicas, replicas}};
 
     for (size_t i = 0; i < LW_ARRAY_SIZE(fields); i++)
         if (fields[i].asked != 0 && fields[i].asked != fields[i].is)
-            return lw_fail(error, LW_ERR_INVALID, "%s is %u, the session that exists has %u", fields[i].field, fields[i].asked,
-                           fields[i].is);
+            return lw_fail(error, LW_ERR_INVALID, "%s is %u, the session that exists has %u", fields[i].field,
+                           fields[i].asked, fields[i].is);
     return LW_OK;
 }
 
-static lw_status_t reopen(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out, lw_error_t *error)
+static lw_status_t reopen(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out,
+                          lw_error_t *error)
 {
     lwc_session_info_t info;
     struct lw_session *session = NULL;
@@ -254,13 +271,14 @@ err_release:
     return status;
 }
 
-lw_status_t lwc_session_open(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out,
-                             lw_error_t *error)
+lw_status_t lwc_session_open(struct lw *kv, const lw_session_params_t *params,
+                             struct lw_session **session_out, lw_error_t *error)
 {
     if (kv->step.state != LWC_STEP_IDLE)
         return lw_fail(error, LW_ERR_BUSY, "a step is between its layers: finish it first");
     lwc_take_view(kv);
-    return params->session_id == 0 ? create(kv, params, session_out, error) : reopen(kv, params, session_out, error);
+    return params->session_id == 0 ? create(kv, params, session_out, error)
+                                   : reopen(kv, params, session_out, error);
 }
 
 /* ---- fork ---- */
@@ -288,19 +306,22 @@ static lw_status_t inherit_moments(struct lw_session *child, lw_error_t *error)
                                          model->layers * model->moments_bytes, kv->stream, error);
 
     if (status == LW_OK)
-        lwc_moments_decode(kv->moments_staging, (uint64_t)model->layers * model->heads, model->head_dim, child->keep.sums);
+        lwc_moments_decode(kv->moments_staging, (uint64_t)model->layers * model->heads, model->head_dim,
+                           child->keep.sums);
     child->keep.moments_stored = child->range_count > 0;
     return status;
 }
 
 static lw_status_t fork_into(struct lw_session *child, struct lw_session *parent, lw_error_t *error)
 {
-    lw_status_t status = lwc_session_write_tokens(child, parent->token_count, error); /* ranges hold tokens that exist */
+    lw_status_t status =
+        lwc_session_write_tokens(child, parent->token_count, error); /* ranges hold tokens that exist */
 
     if (status == LW_OK)
         status = share_ranges(child, parent, error);
     if (status == LW_OK)
-        status = lwc_steady_clone(&child->steady, &parent->steady, parent->sealed, parent->token_count, child->kv->stream, error);
+        status = lwc_steady_clone(&child->steady, &parent->steady, parent->sealed, parent->token_count,
+                                  child->kv->stream, error);
     if (status == LW_OK)
         status = inherit_moments(child, error);
     child->cut = child->sealed;
@@ -309,8 +330,8 @@ static lw_status_t fork_into(struct lw_session *child, struct lw_session *parent
     return status;
 }
 
-lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_t *params, struct lw_session **child_out,
-                             lw_error_t *error)
+lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_t *params,
+                             struct lw_session **child_out, lw_error_t *error)
 {
     struct lw *kv = parent->kv;
     struct lw_session *child = NULL;
@@ -321,7 +342,8 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
     if (status == LW_OK && (kv->step.state != LWC_STEP_IDLE || parent->append_kind != LWC_APPEND_NONE))
         status = lw_fail(error, LW_ERR_BUSY, "the session is between layers: finish the step or chunk first");
     if (status == LW_OK && params && params->session_id != 0)
-        status = lw_fail(error, LW_ERR_INVALID, "session_id is %llu, must be 0 for a fork", (unsigned long long)params->session_id);
+        status = lw_fail(error, LW_ERR_INVALID, "session_id is %llu, must be 0 for a fork",
+                         (unsigned long long)params->session_id);
     if (status == LW_OK && params)
         status = check_inherited(params, &parent->shape, parent->info.shape.replicas, error);
     if (status == LW_OK && params && lwc_policy_is_asked(params))
@@ -332,7 +354,8 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
         return status;
     if (child->steady.rows != parent->steady.rows) { /* the slot had a larger ring before */
         lwc_steady_fini(&child->steady);
-        status = lwc_steady_init(&child->steady, &kv->device, &kv->model, parent->steady.rows, kv->sizes.ranges_max, error);
+        status = lwc_steady_init(&child->steady, &kv->device, &kv->model, parent->steady.rows,
+                                 kv->sizes.ranges_max, error);
         if (status != LW_OK)
             return status;
     }
@@ -348,8 +371,9 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
     if (status != LW_OK)
         goto err_drop;
     if (info.cut_tokens != parent->sealed) {
-        status = lw_fail(error, LW_ERR_STALE, "the fleet cut the fork at token %u, this handle has %u in ranges",
-                         info.cut_tokens, parent->sealed);
+        status =
+            lw_fail(error, LW_ERR_STALE, "the fleet cut the fork at token %u, this handle has %u in ranges",
+                    info.cut_tokens, parent->sealed);
         goto err_abort;
     }
     status = fork_into(child, parent, error);
@@ -399,7 +423,8 @@ static void cancel_ops(struct lw_session *session)
 
     for (lw_op_t *op = session->kv->ops.first; op; op = next) {
         next = (lw_op_t *)(uintptr_t)lwc_op_words(op)->next;
-        if (lwc_op_words(op)->kind == LWC_OP_FLUSH && lwc_op_words(op)->object == (uint64_t)(uintptr_t)session)
+        if (lwc_op_words(op)->kind == LWC_OP_FLUSH &&
+            lwc_op_words(op)->object == (uint64_t)(uintptr_t)session)
             lwc_op_complete(session->kv, op, LW_ERR_CANCELED);
     }
 }
@@ -426,8 +451,8 @@ lw_status_t lwc_session_write_tokens(struct lw_session *session, uint32_t token_
     struct lw *kv = session->kv;
     uint8_t *row = (uint8_t *)&kv->rows[session->slot];
 
-    return lwc_device_copy(&kv->device, row + offsetof(lwk_session_t, token_count), &token_count, sizeof(token_count),
-                           kv->stream, error);
+    return lwc_device_copy(&kv->device, row + offsetof(lwk_session_t, token_count), &token_count,
+                           sizeof(token_count), kv->stream, error);
 }
 
 lw_status_t lwc_session_fault(struct lw_session *session, lw_error_t *error)
@@ -436,7 +461,8 @@ lw_status_t lwc_session_fault(struct lw_session *session, lw_error_t *error)
 
     if (status == LW_OK)
         return LW_OK;
-    return lw_fail(error, status, "session %llu: %s", (unsigned long long)session->info.session_id, session->keep.fault_text);
+    return lw_fail(error, status, "session %llu: %s", (unsigned long long)session->info.session_id,
+                   session->keep.fault_text);
 }
 
 uint32_t lwc_session_room(const struct lw_session *session)
@@ -456,8 +482,8 @@ lw_status_t lwc_session_truncate(struct lw_session *session, uint32_t token_coun
     if (session->stepping || session->append_kind != LWC_APPEND_NONE)
         return lw_fail(error, LW_ERR_BUSY, "the session is between layers: finish the step or chunk first");
     if (token_count > session->token_count || token_count < session->cut)
-        return lw_fail(error, LW_ERR_INVALID, "token_count is %u, must be %u..%u (older tokens are sealed)", token_count,
-                       session->cut, session->token_count);
+        return lw_fail(error, LW_ERR_INVALID, "token_count is %u, must be %u..%u (older tokens are sealed)",
+                       token_count, session->cut, session->token_count);
     status = lwc_session_write_tokens(session, token_count, error);
     if (status != LW_OK)
         return status;
@@ -473,8 +499,8 @@ lw_status_t lwc_session_query(struct lw_session *session, lw_session_attr_t *att
     uint64_t known = LW_SESSION_ATTR_TOKENS | LW_SESSION_ATTR_INDEX;
 
     if (attr->field_mask & ~known)
-        return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx", (unsigned long long)attr->field_mask,
-                       (unsigned long long)known);
+        return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx",
+                       (unsigned long long)attr->field_mask, (unsigned long long)known);
     attr->session_id = session->info.session_id;
     if (attr->field_mask & LW_SESSION_ATTR_TOKENS) {
         attr->token_count = session->token_count;

@@ -1,4 +1,5 @@
-/* session.h - one sequence as the handle sees it. Everything here belongs to the caller's thread but `keep` (keeper.h).
+/* session.h - one sequence as the handle sees it. Everything here belongs to the caller's thread but `keep`
+ * (keeper.h).
  *
  * Token counts:  0 .. sealed  in published ranges
  *                sealed .. cut  being sealed by the keeper, still attended in the steady zone
@@ -23,54 +24,59 @@ struct lw_session {
     lwc_session_info_t info; /* as the control plane gave it */
     lwc_index_shape_t shape;
     lwk_policy_t policy;
-    lwc_steady_t steady;     /* kept from one session in this slot to the next */
+    lwc_steady_t steady; /* kept from one session in this slot to the next */
 
     uint32_t token_count, sealed, cut;
     uint32_t range_count, entry_count;
-    uint32_t *rows;          /* [ranges_max] of the directory, in token order */
-    bool task_busy;          /* the keeper has a task of this session */
-    bool prefilling;         /* tokens came by prefill or extend and no step followed */
+    uint32_t *rows;              /* [ranges_max] of the directory, in token order */
+    bool task_busy;              /* the keeper has a task of this session */
+    bool prefilling;             /* tokens came by prefill or extend and no step followed */
     uint32_t raw_first, raw_end; /* the raw tail at the manifest's end; equal: none */
-    bool raw_stale;          /* tokens of it were taken back */
+    bool raw_stale;              /* tokens of it were taken back */
 
     lwc_append_kind_t append_kind; /* a chunk is between its layers */
     uint32_t append_layer, append_tokens;
-    bool stepping;           /* part of the running step */
+    bool stepping; /* part of the running step */
 
     lwc_keep_t keep;
 };
 
 /* All of these: caller's thread; errors go to `error` in words. */
-LW_CHECK lw_status_t lwc_session_open(struct lw *kv, const lw_session_params_t *params, struct lw_session **session_out,
-                                      lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_open(struct lw *kv, const lw_session_params_t *params,
+                                      struct lw_session **session_out, lw_error_t *error);
 LW_CHECK lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_t *params,
                                       struct lw_session **child_out, lw_error_t *error);
 void lwc_session_close(struct lw_session *session);
-LW_CHECK lw_status_t lwc_session_truncate(struct lw_session *session, uint32_t token_count, lw_error_t *error);
-LW_CHECK lw_status_t lwc_session_query(struct lw_session *session, lw_session_attr_t *attr, lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_truncate(struct lw_session *session, uint32_t token_count,
+                                          lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_query(struct lw_session *session, lw_session_attr_t *attr,
+                                       lw_error_t *error);
 
 /* Pieces that open, fork and reopen share. */
-LW_CHECK lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct lw_session **session_out,
-                                           lw_error_t *error);
-LW_CHECK lw_status_t lwc_session_begin(struct lw_session *session, const lwc_session_info_t *info, lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens,
+                                           struct lw_session **session_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_begin(struct lw_session *session, const lwc_session_info_t *info,
+                                       lw_error_t *error);
 void lwc_session_abort(struct lw_session *session); /* undoes take_slot and all that was published since */
 /* Reads everything that is stored of a session that was just begun and publishes it. */
 LW_CHECK lw_status_t lwc_session_restore(struct lw_session *session, lw_error_t *error);
 
 /* Sets the device's idea of the session's length. */
-LW_CHECK lw_status_t lwc_session_write_tokens(struct lw_session *session, uint32_t token_count, lw_error_t *error);
+LW_CHECK lw_status_t lwc_session_write_tokens(struct lw_session *session, uint32_t token_count,
+                                              lw_error_t *error);
 /* The sticky error of background work; OK: none. */
 LW_CHECK lw_status_t lwc_session_fault(struct lw_session *session, lw_error_t *error);
 /* Tokens that the steady zone has room for now. */
 uint32_t lwc_session_room(const struct lw_session *session);
 
 /* ---- cut.c: what is handed to the keeper, and when ---- */
-void lwc_session_cut(struct lw_session *session);          /* after tokens came */
-void lwc_session_cut_tail(struct lw_session *session);     /* prefill has ended */
-bool lwc_session_cut_raw(struct lw_session *session);      /* flush: false: nothing left to write */
+void lwc_session_cut(struct lw_session *session);      /* after tokens came */
+void lwc_session_cut_tail(struct lw_session *session); /* prefill has ended */
+bool lwc_session_cut_raw(struct lw_session *session);  /* flush: false: nothing left to write */
 
 /* ---- publish.c ---- */
-/* Takes the keeper's results: registers, publishes and accounts for them. At step boundaries only. Returns how many. */
+/* Takes the keeper's results: registers, publishes and accounts for them. At step boundaries only. Returns
+ * how many. */
 unsigned lwc_publish_ready(struct lw *kv);
 /* Adds a range to a session's list; tiles NULL: its row is on the device already. */
 LW_CHECK lw_status_t lwc_publish_range(struct lw_session *session, uint32_t row, const lwk_tile_t *tiles,

@@ -1,5 +1,5 @@
-/* ship.c - what becomes of a task: a range is clustered layer by layer, each layer's segment is put on its nodes, one
- * transaction commits them all. The keeper's thread.
+/* ship.c - what becomes of a task: a range is clustered layer by layer, each layer's segment is put on its
+ * nodes, one transaction commits them all. The keeper's thread.
  *
  *   BEGIN --> BUILD (a layer at a time, while earlier layers travel) --> DRAIN --> COMMIT --> done
  *   any of them --error, abandoned--> DRAIN --> done with that status
@@ -45,8 +45,8 @@ static lw_status_t ensure_term(lwc_keeper_t *keeper, lwc_keep_t *keep)
 
     if (keep->raw_term != keep->info.term)
         return LW_OK;
-    lw_status_t status = lwc_control_open_session(kv->control, keep->info.session_id, true, kv->options.client_lease, &info,
-                                                  &keeper->error);
+    lw_status_t status = lwc_control_open_session(kv->control, keep->info.session_id, true,
+                                                  kv->options.client_lease, &info, &keeper->error);
     if (status == LW_OK)
         keep->info = info;
     return status;
@@ -56,7 +56,8 @@ static lw_status_t register_session(lwc_keeper_t *keeper, lwc_keep_t *keep, uint
 {
     if (keep->registered_term == keep->info.term)
         return LW_OK;
-    lw_status_t status = lwc_store_session(keeper->store, slot, keep->info.session_id, keep->info.token, true, keep->info.term);
+    lw_status_t status = lwc_store_session(keeper->store, slot, keep->info.session_id, keep->info.token, true,
+                                           keep->info.term);
     if (status != LW_OK)
         return lw_fail(&keeper->error, status, "%s", lwc_store_last_error(keeper->store));
     keep->registered_term = keep->info.term;
@@ -65,8 +66,8 @@ static lw_status_t register_session(lwc_keeper_t *keeper, lwc_keep_t *keep, uint
 
 static bool transient(lw_status_t status)
 {
-    return status == LW_ERR_FLEET || status == LW_ERR_UNREACHABLE || status == LW_ERR_TIMEOUT || status == LW_ERR_BUSY ||
-           status == LW_ERR_EXHAUSTED;
+    return status == LW_ERR_FLEET || status == LW_ERR_UNREACHABLE || status == LW_ERR_TIMEOUT ||
+           status == LW_ERR_BUSY || status == LW_ERR_EXHAUSTED;
 }
 
 /* Whether to try again later; sets when. */
@@ -74,7 +75,8 @@ static bool retry_later(lwc_keeper_t *keeper, lw_status_t status, uint64_t now_u
 {
     if (!transient(status) || now_us >= keeper->stage_deadline_us)
         return false;
-    keeper->backoff_us = keeper->backoff_us ? lw_min_u64(2 * keeper->backoff_us, BACKOFF_MAX_US) : BACKOFF_FIRST_US;
+    keeper->backoff_us =
+        keeper->backoff_us ? lw_min_u64(2 * keeper->backoff_us, BACKOFF_MAX_US) : BACKOFF_FIRST_US;
     keeper->retry_at_us = now_us + keeper->backoff_us;
     lw_count(&keeper->stats.ship_retries, 1);
     return true;
@@ -112,8 +114,9 @@ static void begin(lwc_keeper_t *keeper, uint64_t now_us)
                                     .rank = (uint16_t)keeper->kv->model.rank,
                                     .first_token = task->first_token,
                                     .generation = keep->info.term};
-    job->has_moments = task->kind == LWC_TASK_RANGE &&
-                       (!keep->moments_stored || keep->moments_tokens + clustered_tokens(task) >= MOMENTS_EVERY_TOKENS);
+    job->has_moments =
+        task->kind == LWC_TASK_RANGE &&
+        (!keep->moments_stored || keep->moments_tokens + clustered_tokens(task) >= MOMENTS_EVERY_TOKENS);
     keeper->layer = 0;
     keeper->built = false;
     enter(keeper, LWC_STAGE_BUILD, now_us);
@@ -138,8 +141,9 @@ static lw_status_t choose_nodes(lwc_keeper_t *keeper, uint32_t layer)
     name.layer = (uint16_t)layer;
     uint32_t found = lw_place(view, &name, job->replicas, position);
     if (found < job->replicas)
-        return lw_fail(&keeper->error, LW_ERR_EXHAUSTED, "%u of the fleet's %u nodes can take segments, %u replicas wanted",
-                       found, view->node_count, job->replicas);
+        return lw_fail(&keeper->error, LW_ERR_EXHAUSTED,
+                       "%u of the fleet's %u nodes can take segments, %u replicas wanted", found,
+                       view->node_count, job->replicas);
     for (uint32_t r = 0; r < found; r++)
         job->node_index[layer * LW_REPLICAS_MAX + r] = view->nodes[position[r]].index;
     return LW_OK;
@@ -148,7 +152,8 @@ static lw_status_t choose_nodes(lwc_keeper_t *keeper, uint32_t layer)
 static void parcel_send(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64_t now_us)
 {
     lwc_job_t *job = keeper->job;
-    uint64_t attempt = lw_min_u64(parcel->deadline_us, now_us + keeper->kv->options.client_ship_timeout / 6 + 1);
+    uint64_t attempt =
+        lw_min_u64(parcel->deadline_us, now_us + keeper->kv->options.client_ship_timeout / 6 + 1);
     lw_status_t status = choose_nodes(keeper, parcel->layer);
 
     parcel->retry_at_us = 0;
@@ -156,8 +161,8 @@ static void parcel_send(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64_t now
         parcel->flying = true;
         parcel->landed = LW_INPROGRESS;
         status = lwc_store_put(keeper->store, job->task.session->slot, parcel->extent, parcel->bytes,
-                               job->node_index + (size_t)parcel->layer * LW_REPLICAS_MAX, job->replicas, attempt,
-                               parcel_landed, parcel);
+                               job->node_index + (size_t)parcel->layer * LW_REPLICAS_MAX, job->replicas,
+                               attempt, parcel_landed, parcel);
         if (status != LW_OK)
             lw_fail(&keeper->error, status, "%s", lwc_store_last_error(keeper->store));
     }
@@ -182,18 +187,20 @@ static unsigned parcel_settle(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64
         return 1;
     }
     if (parcel->retry_at_us == 0) {
-        if (parcel->cause.status != parcel->landed && (parcel->cause.status == LW_OK || parcel->landed != LW_ERR_TIMEOUT))
+        if (parcel->cause.status != parcel->landed &&
+            (parcel->cause.status == LW_OK || parcel->landed != LW_ERR_TIMEOUT))
             lw_fail(&parcel->cause, parcel->landed, "%s", lwc_store_last_error(keeper->store));
         bool again = transient(parcel->landed) || parcel->landed == LW_ERR_STALE;
         if (!again || now_us >= parcel->deadline_us) {
-            lw_fail(&keeper->error, parcel->cause.status, "layer %u of tokens %u..%u was not stored: %.160s", parcel->layer,
-                    keeper->job->task.first_token, keeper->job->task.first_token + keeper->job->task.token_count - 1,
-                    parcel->cause.text);
+            lw_fail(&keeper->error, parcel->cause.status, "layer %u of tokens %u..%u was not stored: %.160s",
+                    parcel->layer, keeper->job->task.first_token,
+                    keeper->job->task.first_token + keeper->job->task.token_count - 1, parcel->cause.text);
             parcel->used = false;
             job_fail(keeper, parcel->cause.status);
             return 1;
         }
-        parcel->backoff_us = parcel->backoff_us ? lw_min_u64(2 * parcel->backoff_us, BACKOFF_MAX_US) : BACKOFF_FIRST_US;
+        parcel->backoff_us =
+            parcel->backoff_us ? lw_min_u64(2 * parcel->backoff_us, BACKOFF_MAX_US) : BACKOFF_FIRST_US;
         parcel->retry_at_us = now_us + parcel->backoff_us;
         keeper->view_at_us = lw_min_u64(keeper->view_at_us, parcel->retry_at_us);
         lw_count(&keeper->stats.ship_retries, 1);
@@ -237,7 +244,8 @@ static lwc_seal_job_t seal_job(lwc_keeper_t *keeper)
                            .token_count = job->task.token_count,
                            .shape = job->task.session->shape,
                            .steady = &job->task.session->steady,
-                           .sums_out = job->sums + (uint64_t)keeper->layer * model->heads * model->sums_count};
+                           .sums_out =
+                               job->sums + (uint64_t)keeper->layer * model->heads * model->sums_count};
 
     seal.name.layer = (uint16_t)keeper->layer;
     if (job->has_moments)
@@ -253,9 +261,11 @@ static void make_moments(lwc_keeper_t *keeper, const lwc_seal_job_t *seal)
 
     if (!keeper->job->has_moments)
         return;
-    memcpy(keeper->total, keeper->job->task.session->keep.sums + keeper->layer * count, count * sizeof(double));
+    memcpy(keeper->total, keeper->job->task.session->keep.sums + keeper->layer * count,
+           count * sizeof(double));
     lwc_moments_add(keeper->total, seal->sums_out, model->heads, model->sums_count);
-    lwc_moments_encode(keeper->total, model->heads, model->head_dim, keeper->job->moments + keeper->layer * model->moments_bytes);
+    lwc_moments_encode(keeper->total, model->heads, model->head_dim,
+                       keeper->job->moments + keeper->layer * model->moments_bytes);
 }
 
 static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal, lwc_parcel_t *parcel)
@@ -271,12 +281,13 @@ static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal,
         make_moments(keeper, seal);
         keeper->built = true;
     }
-    status = lwc_tiles_place(&kv->device, &kv->arena, keeper->heads, kv->model.heads, seal->shape.cluster_encoding,
-                             seal->shape.outlier_encoding, kv->keeper_stream,
-                             job->tiles + (size_t)keeper->layer * kv->model.heads, &job->runs[keeper->layer], &keeper->error);
+    status = lwc_tiles_place(&kv->device, &kv->arena, keeper->heads, kv->model.heads,
+                             seal->shape.cluster_encoding, seal->shape.outlier_encoding, kv->keeper_stream,
+                             job->tiles + (size_t)keeper->layer * kv->model.heads, &job->runs[keeper->layer],
+                             &keeper->error);
     if (status == LW_OK)
-        status = lwc_seal_write(&keeper->seal, seal, keeper->heads, parcel->extent, kv->sizes.extent_bytes, &parcel->bytes,
-                                &keeper->error);
+        status = lwc_seal_write(&keeper->seal, seal, keeper->heads, parcel->extent, kv->sizes.extent_bytes,
+                                &parcel->bytes, &keeper->error);
     if (status != LW_OK)
         return status;
     for (uint32_t j = 0; j < kv->model.heads; j++) {
@@ -297,8 +308,8 @@ static unsigned build(lwc_keeper_t *keeper, uint64_t now_us)
     if (!parcel || now_us < keeper->retry_at_us)
         return 0;
     lw_status_t status = keeper->job->task.kind == LWC_TASK_RAW
-                             ? lwc_seal_raw(&keeper->seal, &seal, parcel->extent, keeper->kv->sizes.extent_bytes,
-                                            &parcel->bytes, &keeper->error)
+                             ? lwc_seal_raw(&keeper->seal, &seal, parcel->extent,
+                                            keeper->kv->sizes.extent_bytes, &parcel->bytes, &keeper->error)
                              : build_range(keeper, &seal, parcel);
     if (status != LW_OK) {
         if (status != LW_ERR_EXHAUSTED || !retry_later(keeper, status, now_us))
@@ -340,8 +351,9 @@ static void finish(lwc_keeper_t *keeper, lw_status_t status)
         for (uint32_t layer = 0; layer < model->layers; layer++)
             lwc_arena_give(&keeper->kv->arena, job->runs[layer]);
         if (!atomic_load_explicit(&keep->abandon, memory_order_relaxed)) {
-            LW_WARN("client", "session %llu: sealing tokens %u..%u failed: %s", (unsigned long long)keep->info.session_id,
-                    job->task.first_token, job->task.first_token + job->task.token_count - 1, keeper->error.text);
+            LW_WARN("client", "session %llu: sealing tokens %u..%u failed: %s",
+                    (unsigned long long)keep->info.session_id, job->task.first_token,
+                    job->task.first_token + job->task.token_count - 1, keeper->error.text);
             lwc_keep_fail(keep, status, keeper->error.text);
         }
     }
@@ -372,7 +384,8 @@ static unsigned commit(lwc_keeper_t *keeper, uint64_t now_us)
     range->first_token = job->task.first_token;
     range->token_count = job->task.token_count;
     range->generation = job->name.generation;
-    range->flags = (job->task.kind == LWC_TASK_RAW ? LWC_RANGE_RAW : 0) | (job->has_moments ? LWC_RANGE_MOMENTS : 0);
+    range->flags =
+        (job->task.kind == LWC_TASK_RAW ? LWC_RANGE_RAW : 0) | (job->has_moments ? LWC_RANGE_MOMENTS : 0);
     range->replicas = job->replicas;
     range->bytes = job->stored_bytes;
     for (uint32_t layer = 0; layer < keeper->kv->model.layers; layer++)
@@ -399,8 +412,7 @@ unsigned lwc_job_advance(lwc_keeper_t *keeper, uint64_t now_us)
             return events;
         begin(keeper, now_us);
         return events + 1;
-    case LWC_STAGE_BUILD:
-        return events + build(keeper, now_us);
+    case LWC_STAGE_BUILD: return events + build(keeper, now_us);
     case LWC_STAGE_DRAIN:
         if (used > 0)
             return events;
@@ -409,9 +421,7 @@ unsigned lwc_job_advance(lwc_keeper_t *keeper, uint64_t now_us)
         else
             enter(keeper, LWC_STAGE_COMMIT, now_us);
         return events + 1;
-    case LWC_STAGE_COMMIT:
-        return events + commit(keeper, now_us);
-    default:
-        return events;
+    case LWC_STAGE_COMMIT: return events + commit(keeper, now_us);
+    default: return events;
     }
 }

@@ -1,10 +1,11 @@
-/* steady.c - rows in and out of a session's exact zone. All of it is copies, so that it serves any backend. */
+/* steady.c - rows in and out of a session's exact zone. All of it is copies, so that it serves any backend.
+ */
 #include "client/steady.h"
 
 #include <string.h>
 
-lw_status_t lwc_steady_init(lwc_steady_t *steady, const lwc_device_t *device, const lwc_model_t *model, uint32_t rows,
-                            uint32_t ranges_max, lw_error_t *error)
+lw_status_t lwc_steady_init(lwc_steady_t *steady, const lwc_device_t *device, const lwc_model_t *model,
+                            uint32_t rows, uint32_t ranges_max, lw_error_t *error)
 {
     uint64_t streams = (uint64_t)model->layers * model->heads;
 
@@ -23,10 +24,11 @@ lw_status_t lwc_steady_init(lwc_steady_t *steady, const lwc_device_t *device, co
     steady->device = device;
     steady->model = model;
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
-        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, parts[i].bytes, "steady zone", (void **)parts[i].memory, error);
+        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, parts[i].bytes, "steady zone",
+                                  (void **)parts[i].memory, error);
     if (status == LW_OK)
-        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, ranges_max * sizeof(lwk_range_ref_t), "list of ranges",
-                                  (void **)&steady->ranges, error);
+        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, ranges_max * sizeof(lwk_range_ref_t),
+                                  "list of ranges", (void **)&steady->ranges, error);
     if (status != LW_OK) {
         lwc_steady_fini(steady);
         return status;
@@ -55,7 +57,8 @@ typedef struct piece {
     uint64_t offset; /* bytes from the start of the sinks or the ring */
 } piece_t;
 
-static piece_t piece_at(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first, uint32_t count)
+static piece_t piece_at(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first,
+                        uint32_t count)
 {
     uint64_t stream = (uint64_t)layer * steady->model->heads + head;
     piece_t piece = {.sink = first < LW_SINK_TOKENS};
@@ -68,23 +71,28 @@ static piece_t piece_at(const lwc_steady_t *steady, uint32_t layer, uint32_t hea
 }
 
 static lw_status_t append_row(const lwc_steady_t *steady, const piece_t *piece, const lw_tensor_t *key,
-                              const lw_tensor_t *value, uint32_t token, uint32_t head, void *stream, lw_error_t *error)
+                              const lw_tensor_t *value, uint32_t token, uint32_t head, void *stream,
+                              lw_error_t *error)
 {
     uint64_t element = steady->model->element_bytes;
     uint8_t *to_key = (piece->sink ? steady->sink_keys : steady->keys) + piece->offset;
     uint8_t *to_value = (piece->sink ? steady->sink_values : steady->values) + piece->offset;
-    const uint8_t *from_key = (const uint8_t *)key->data + (token * key->token_stride + head * key->head_stride) * (int64_t)element;
-    const uint8_t *from_value =
-        (const uint8_t *)value->data + (token * value->token_stride + head * value->head_stride) * (int64_t)element;
-    lw_status_t status = lwc_device_copy(steady->device, to_key, from_key, steady->model->row_bytes, stream, error);
+    const uint8_t *from_key =
+        (const uint8_t *)key->data + (token * key->token_stride + head * key->head_stride) * (int64_t)element;
+    const uint8_t *from_value = (const uint8_t *)value->data +
+                                (token * value->token_stride + head * value->head_stride) * (int64_t)element;
+    lw_status_t status =
+        lwc_device_copy(steady->device, to_key, from_key, steady->model->row_bytes, stream, error);
 
     if (status == LW_OK)
-        status = lwc_device_copy(steady->device, to_value, from_value, steady->model->row_bytes, stream, error);
+        status =
+            lwc_device_copy(steady->device, to_value, from_value, steady->model->row_bytes, stream, error);
     return status;
 }
 
-lw_status_t lwc_steady_append(const lwc_steady_t *steady, uint32_t layer, uint32_t first, const lw_tensor_t *key,
-                              const lw_tensor_t *value, void *stream, lw_error_t *error)
+lw_status_t lwc_steady_append(const lwc_steady_t *steady, uint32_t layer, uint32_t first,
+                              const lw_tensor_t *key, const lw_tensor_t *value, void *stream,
+                              lw_error_t *error)
 {
     lw_status_t status = LW_OK;
 
@@ -96,8 +104,8 @@ lw_status_t lwc_steady_append(const lwc_steady_t *steady, uint32_t layer, uint32
     return status;
 }
 
-lw_status_t lwc_steady_read(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first, uint32_t count,
-                            void *keys, void *values, void *stream, lw_error_t *error)
+lw_status_t lwc_steady_read(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first,
+                            uint32_t count, void *keys, void *values, void *stream, lw_error_t *error)
 {
     uint64_t row_bytes = steady->model->row_bytes, done = 0;
     lw_status_t status = LW_OK;
@@ -105,8 +113,8 @@ lw_status_t lwc_steady_read(const lwc_steady_t *steady, uint32_t layer, uint32_t
     while (done < count && status == LW_OK) {
         piece_t piece = piece_at(steady, layer, head, first + (uint32_t)done, count - (uint32_t)done);
         status = lwc_device_copy(steady->device, (uint8_t *)keys + done * row_bytes,
-                                 (piece.sink ? steady->sink_keys : steady->keys) + piece.offset, piece.count * row_bytes,
-                                 stream, error);
+                                 (piece.sink ? steady->sink_keys : steady->keys) + piece.offset,
+                                 piece.count * row_bytes, stream, error);
         if (status == LW_OK)
             status = lwc_device_copy(steady->device, (uint8_t *)values + done * row_bytes,
                                      (piece.sink ? steady->sink_values : steady->values) + piece.offset,
@@ -116,19 +124,22 @@ lw_status_t lwc_steady_read(const lwc_steady_t *steady, uint32_t layer, uint32_t
     return status;
 }
 
-lw_status_t lwc_steady_write(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first, uint32_t count,
-                             const void *keys, const void *values, void *stream, lw_error_t *error)
+lw_status_t lwc_steady_write(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first,
+                             uint32_t count, const void *keys, const void *values, void *stream,
+                             lw_error_t *error)
 {
     uint64_t row_bytes = steady->model->row_bytes, done = 0;
     lw_status_t status = LW_OK;
 
     while (done < count && status == LW_OK) {
         piece_t piece = piece_at(steady, layer, head, first + (uint32_t)done, count - (uint32_t)done);
-        status = lwc_device_copy(steady->device, (piece.sink ? steady->sink_keys : steady->keys) + piece.offset,
-                                 (const uint8_t *)keys + done * row_bytes, piece.count * row_bytes, stream, error);
+        status =
+            lwc_device_copy(steady->device, (piece.sink ? steady->sink_keys : steady->keys) + piece.offset,
+                            (const uint8_t *)keys + done * row_bytes, piece.count * row_bytes, stream, error);
         if (status == LW_OK)
-            status = lwc_device_copy(steady->device, (piece.sink ? steady->sink_values : steady->values) + piece.offset,
-                                     (const uint8_t *)values + done * row_bytes, piece.count * row_bytes, stream, error);
+            status = lwc_device_copy(
+                steady->device, (piece.sink ? steady->sink_values : steady->values) + piece.offset,
+                (const uint8_t *)values + done * row_bytes, piece.count * row_bytes, stream, error);
         done += piece.count;
     }
     return status;
@@ -142,8 +153,8 @@ static lw_status_t clone_ring(const lwc_steady_t *to, const lwc_steady_t *from, 
 
     for (uint32_t at = first; at < end && status == LW_OK;) {
         piece_t piece = piece_at(from, layer, head, at, end - at);
-        status = lwc_device_copy(to->device, to->keys + piece.offset, from->keys + piece.offset, piece.count * row_bytes,
-                                 stream, error);
+        status = lwc_device_copy(to->device, to->keys + piece.offset, from->keys + piece.offset,
+                                 piece.count * row_bytes, stream, error);
         if (status == LW_OK)
             status = lwc_device_copy(to->device, to->values + piece.offset, from->values + piece.offset,
                                      piece.count * row_bytes, stream, error);
@@ -152,18 +163,20 @@ static lw_status_t clone_ring(const lwc_steady_t *to, const lwc_steady_t *from, 
     return status;
 }
 
-lw_status_t lwc_steady_clone(const lwc_steady_t *to, const lwc_steady_t *from, uint32_t first, uint32_t end, void *stream,
-                             lw_error_t *error)
+lw_status_t lwc_steady_clone(const lwc_steady_t *to, const lwc_steady_t *from, uint32_t first, uint32_t end,
+                             void *stream, lw_error_t *error)
 {
     const lwc_model_t *model = to->model;
     uint64_t sink_bytes = (uint64_t)model->layers * model->heads * LW_SINK_TOKENS * model->row_bytes;
 
     LW_ASSERT(to->rows == from->rows);
-    lw_status_t status = lwc_device_copy(to->device, to->sink_keys, from->sink_keys, sink_bytes, stream, error);
+    lw_status_t status =
+        lwc_device_copy(to->device, to->sink_keys, from->sink_keys, sink_bytes, stream, error);
     if (status == LW_OK)
         status = lwc_device_copy(to->device, to->sink_values, from->sink_values, sink_bytes, stream, error);
     if (status == LW_OK)
-        status = lwc_device_copy(to->device, to->moments, from->moments, model->layers * model->moments_bytes, stream, error);
+        status = lwc_device_copy(to->device, to->moments, from->moments, model->layers * model->moments_bytes,
+                                 stream, error);
     first = (uint32_t)lw_max_u64(first, LW_SINK_TOKENS);
     for (uint32_t layer = 0; layer < model->layers; layer++)
         for (uint32_t head = 0; head < model->heads && status == LW_OK; head++)

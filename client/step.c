@@ -1,5 +1,6 @@
-/* step.c - the layer step: five ops in order, fetches between select and finish, admit at the step's end. Caller's thread.
- * Between lwc_step_begin and the step's completion nothing allocates and no lock is taken. */
+/* step.c - the layer step: five ops in order, fetches between select and finish, admit at the step's end.
+ * Caller's thread. Between lwc_step_begin and the step's completion nothing allocates and no lock is taken.
+ */
 #include "client/ctx.h"
 
 #include <string.h>
@@ -32,19 +33,21 @@ lw_status_t lwc_step_init(struct lw *kv, lw_error_t *error)
     uint32_t rows = kv->sizes.query_rows;
     uint32_t tokens = (uint32_t)lw_min_u64(rows, LW_QUERY_TOKENS_MAX);
 
-    step->scratch_bytes = lw_max_u64(scratch_bytes(kv, (uint32_t)lw_min_u64(rows, LW_BATCH_MAX), 1),
-                                     scratch_bytes(kv, (uint32_t)lw_min_u64(rows / tokens, LW_BATCH_MAX), tokens));
-    lw_status_t status = lwc_device_alloc(&kv->device, LWK_MEMORY_DEVICE, step->scratch_bytes,
-                                          "step scratch (client.query_rows, tokens_max)", &step->scratch, error);
+    step->scratch_bytes =
+        lw_max_u64(scratch_bytes(kv, (uint32_t)lw_min_u64(rows, LW_BATCH_MAX), 1),
+                   scratch_bytes(kv, (uint32_t)lw_min_u64(rows / tokens, LW_BATCH_MAX), tokens));
+    lw_status_t status =
+        lwc_device_alloc(&kv->device, LWK_MEMORY_DEVICE, step->scratch_bytes,
+                         "step scratch (client.query_rows, tokens_max)", &step->scratch, error);
     if (status == LW_OK)
-        status = lwc_device_alloc(&kv->device, LWK_MEMORY_DEVICE, LW_BATCH_MAX * sizeof(uint32_t), "batch slots",
-                                  (void **)&step->slots, error);
+        status = lwc_device_alloc(&kv->device, LWK_MEMORY_DEVICE, LW_BATCH_MAX * sizeof(uint32_t),
+                                  "batch slots", (void **)&step->slots, error);
     if (status == LW_OK)
-        status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, LW_BATCH_MAX * sizeof(uint32_t), "batch slots",
-                                  (void **)&step->slots_staging, error);
+        status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, LW_BATCH_MAX * sizeof(uint32_t),
+                                  "batch slots", (void **)&step->slots_staging, error);
     if (status == LW_OK)
-        status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, LW_BATCH_MAX * sizeof(int32_t), "error words",
-                                  (void **)&step->errors, error);
+        status = lwc_device_alloc(&kv->device, LWK_MEMORY_PINNED, LW_BATCH_MAX * sizeof(int32_t),
+                                  "error words", (void **)&step->errors, error);
     lwk_dims_t dims = dims_of(kv, 1, 1);
     if (status == LW_OK && kv->device.backend->warm_up(kv->device.dev, &dims) != LW_OK)
         status = lw_fail(error, LW_ERR_DEVICE, "backend '%s' does not warm up", kv->device.backend->name);
@@ -66,17 +69,22 @@ static lw_status_t check_counts(struct lw *kv, const lw_step_t *from, lw_error_t
     if (from->layer >= kv->model.layers)
         return lw_fail(error, LW_ERR_INVALID, "layer is %u, must be below %u", from->layer, kv->model.layers);
     if (!from->sessions || from->session_count == 0 || from->session_count > LW_BATCH_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "session_count is %u, must be 1..%u", from->session_count, LW_BATCH_MAX);
+        return lw_fail(error, LW_ERR_INVALID, "session_count is %u, must be 1..%u", from->session_count,
+                       LW_BATCH_MAX);
     if (from->query.tokens == 0 || from->query.tokens > LW_QUERY_TOKENS_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "query.tokens is %u, must be 1..%u", from->query.tokens, LW_QUERY_TOKENS_MAX);
+        return lw_fail(error, LW_ERR_INVALID, "query.tokens is %u, must be 1..%u", from->query.tokens,
+                       LW_QUERY_TOKENS_MAX);
     if (scratch_bytes(kv, from->session_count, from->query.tokens) > kv->step.scratch_bytes)
-        return lw_fail(error, LW_ERR_INVALID, "session_count %u times query.tokens %u is above client.query_rows %u",
+        return lw_fail(error, LW_ERR_INVALID,
+                       "session_count %u times query.tokens %u is above client.query_rows %u",
                        from->session_count, from->query.tokens, kv->sizes.query_rows);
     if (from->estimate_after_us != 0)
-        return lw_fail(error, LW_ERR_UNSUPPORTED, "estimate_after_us is %u, must be 0 in this version", from->estimate_after_us);
+        return lw_fail(error, LW_ERR_UNSUPPORTED, "estimate_after_us is %u, must be 0 in this version",
+                       from->estimate_after_us);
     for (uint32_t t = 0; from->tree_mask && t < from->query.tokens; t++)
         if ((from->tree_mask[t] >> t & 1u) == 0 || from->tree_mask[t] >> t > 1u)
-            return lw_fail(error, LW_ERR_INVALID, "tree_mask[%u] is %#x: a token sees itself and earlier new ones only", t,
+            return lw_fail(error, LW_ERR_INVALID,
+                           "tree_mask[%u] is %#x: a token sees itself and earlier new ones only", t,
                            from->tree_mask[t]);
     return LW_OK;
 }
@@ -91,7 +99,8 @@ static lw_status_t check_session(struct lw *kv, const lw_step_t *from, uint32_t 
         if (from->sessions[other] == session)
             return lw_fail(error, LW_ERR_INVALID, "sessions[%u] and sessions[%u] are the same", other, s);
     if (session->append_kind != LWC_APPEND_NONE)
-        return lw_fail(error, LW_ERR_BUSY, "sessions[%u] is between the layers of lw_prefill or lw_extend", s);
+        return lw_fail(error, LW_ERR_BUSY, "sessions[%u] is between the layers of lw_prefill or lw_extend",
+                       s);
     return lwc_session_fault(from->sessions[s], error);
 }
 
@@ -103,12 +112,14 @@ static lw_status_t check_running(struct lw *kv, const lw_step_t *from, lw_error_
         return lw_fail(error, LW_ERR_BUSY, "layer %u is in flight", step->layer);
     uint32_t wanted = step->state == LWC_STEP_IDLE ? 0 : step->layer;
     if (from->layer != wanted)
-        return lw_fail(error, LW_ERR_INVALID, "layer is %u, must be %u: the layers of a step come in order", from->layer, wanted);
+        return lw_fail(error, LW_ERR_INVALID, "layer is %u, must be %u: the layers of a step come in order",
+                       from->layer, wanted);
     if (step->state == LWC_STEP_IDLE)
         return LW_OK;
     if (from->session_count != step->session_count || from->query.tokens != step->query_tokens ||
         memcmp(from->sessions, step->sessions, step->session_count * sizeof(*step->sessions)) != 0)
-        return lw_fail(error, LW_ERR_INVALID, "sessions or query.tokens differ from those of layer 0 of this step");
+        return lw_fail(error, LW_ERR_INVALID,
+                       "sessions or query.tokens differ from those of layer 0 of this step");
     return LW_OK;
 }
 
@@ -116,19 +127,22 @@ static lw_status_t check_running(struct lw *kv, const lw_step_t *from, lw_error_
 
 static lwk_tensor_t op_tensor(const lw_tensor_t *from)
 {
-    return (lwk_tensor_t){.data = from->data, .session_stride = from->session_stride, .token_stride = from->token_stride,
+    return (lwk_tensor_t){.data = from->data,
+                          .session_stride = from->session_stride,
+                          .token_stride = from->token_stride,
                           .head_stride = from->head_stride};
 }
 
-static lw_status_t make_args(struct lw *kv, const lw_step_t *from, const lw_tensor_t *out, uint32_t flags, lwk_step_t *args_out,
-                             lw_error_t *error)
+static lw_status_t make_args(struct lw *kv, const lw_step_t *from, const lw_tensor_t *out, uint32_t flags,
+                             lwk_step_t *args_out, lw_error_t *error)
 {
     const lwc_model_t *model = &kv->model;
     uint32_t s = from->session_count, t = from->query.tokens;
     bool appends = (flags & LWK_STEP_PREFETCH) == 0;
     lw_tensor_t query, key = {0}, value = {0}, result = {0};
 
-    lw_status_t status = lwc_tensor_check("query", &from->query, s, t, model->query_heads, model->head_dim, &query, error);
+    lw_status_t status =
+        lwc_tensor_check("query", &from->query, s, t, model->query_heads, model->head_dim, &query, error);
     if (status == LW_OK && appends)
         status = lwc_tensor_check("key", &from->key, s, t, model->heads, model->head_dim, &key, error);
     if (status == LW_OK && appends)
@@ -138,35 +152,37 @@ static lw_status_t make_args(struct lw *kv, const lw_step_t *from, const lw_tens
     if (status != LW_OK)
         return status;
     lwk_dims_t dims = dims_of(kv, s, t);
-    *args_out = (lwk_step_t){.layer = from->layer,
-                             .session_count = s,
-                             .query_tokens = t,
-                             .flags = flags,
-                             .store = kv->store_dev,
-                             .sessions = kv->rows,
-                             .slots = kv->step.slots,
-                             .scratch = lwk_scratch_carve(&dims, kv->step.scratch, kv->device.backend->workspace_bytes(&dims)),
-                             .query = op_tensor(&query),
-                             .key = op_tensor(&key),
-                             .value = op_tensor(&value),
-                             .out = op_tensor(&result),
-                             .lse_out = appends ? from->lse_out : NULL,
-                             .tree_mask = from->tree_mask,
-                             .wait_us = from->timeout_us ? from->timeout_us : STEP_TIMEOUT_US};
+    *args_out = (lwk_step_t){
+        .layer = from->layer,
+        .session_count = s,
+        .query_tokens = t,
+        .flags = flags,
+        .store = kv->store_dev,
+        .sessions = kv->rows,
+        .slots = kv->step.slots,
+        .scratch = lwk_scratch_carve(&dims, kv->step.scratch, kv->device.backend->workspace_bytes(&dims)),
+        .query = op_tensor(&query),
+        .key = op_tensor(&key),
+        .value = op_tensor(&value),
+        .out = op_tensor(&result),
+        .lse_out = appends ? from->lse_out : NULL,
+        .tree_mask = from->tree_mask,
+        .wait_us = from->timeout_us ? from->timeout_us : STEP_TIMEOUT_US};
     return LW_OK;
 }
 
 /* ---- layer 0 ---- */
 
-static lw_status_t room_for(struct lw *kv, struct lw_session *session, uint32_t tokens, uint64_t until, bool block,
-                            lw_error_t *error)
+static lw_status_t room_for(struct lw *kv, struct lw_session *session, uint32_t tokens, uint64_t until,
+                            bool block, lw_error_t *error)
 {
     if ((uint64_t)session->token_count + tokens > kv->sizes.tokens_max)
-        return lw_fail(error, LW_ERR_INVALID, "%u tokens and %u more are above tokens_max %u", session->token_count, tokens,
-                       kv->sizes.tokens_max);
+        return lw_fail(error, LW_ERR_INVALID, "%u tokens and %u more are above tokens_max %u",
+                       session->token_count, tokens, kv->sizes.tokens_max);
     while (lwc_session_room(session) < tokens) {
         if (session->read_only)
-            return lw_fail(error, LW_ERR_PERMISSION, "opened read-only: no room for %u more tokens beyond those stored", tokens);
+            return lw_fail(error, LW_ERR_PERMISSION,
+                           "opened read-only: no room for %u more tokens beyond those stored", tokens);
         lw_status_t status = lwc_session_fault(session, error);
         if (status != LW_OK)
             return status;
@@ -182,11 +198,12 @@ static lw_status_t write_slots(struct lw *kv, const lw_step_t *from, lw_error_t 
 {
     for (uint32_t s = 0; s < from->session_count; s++)
         kv->step.slots_staging[s] = from->sessions[s]->slot;
-    return lwc_device_copy(&kv->device, kv->step.slots, kv->step.slots_staging, from->session_count * sizeof(uint32_t),
-                           from->stream, error);
+    return lwc_device_copy(&kv->device, kv->step.slots, kv->step.slots_staging,
+                           from->session_count * sizeof(uint32_t), from->stream, error);
 }
 
-static lw_status_t begin_step(struct lw *kv, const lw_step_t *from, bool block, uint64_t until, lw_error_t *error)
+static lw_status_t begin_step(struct lw *kv, const lw_step_t *from, bool block, uint64_t until,
+                              lw_error_t *error)
 {
     lwc_step_t *step = &kv->step;
     lw_status_t status = LW_OK;
@@ -214,7 +231,8 @@ static lw_status_t begin_step(struct lw *kv, const lw_step_t *from, bool block, 
 
 typedef lw_status_t (*step_op_t)(lwk_dev_t *, const lwk_step_t *, void *);
 
-static lw_status_t run(struct lw *kv, const char *name, step_op_t op, const lwk_step_t *args, void *stream, lw_error_t *error)
+static lw_status_t run(struct lw *kv, const char *name, step_op_t op, const lwk_step_t *args, void *stream,
+                       lw_error_t *error)
 {
     lw_status_t status = op(kv->device.dev, args, stream);
 
@@ -240,7 +258,8 @@ static lw_status_t enqueue(struct lw *kv, void *stream, lw_error_t *error)
     return run(kv, "attend", backend->attend, args, stream, error);
 }
 
-lw_status_t lwc_step_begin(struct lw *kv, const lw_step_t *from, lw_tensor_t *out, lw_op_t *op, lw_error_t *error)
+lw_status_t lwc_step_begin(struct lw *kv, const lw_step_t *from, lw_tensor_t *out, lw_op_t *op,
+                           lw_error_t *error)
 {
     lwc_step_t *step = &kv->step;
     lwk_step_t args;
@@ -287,8 +306,9 @@ static lw_status_t read_errors(struct lw *kv, lw_error_t *error)
 
     for (uint32_t s = 0; s < step->session_count; s++) {
         const uint8_t *row = (const uint8_t *)&kv->rows[step->sessions[s]->slot];
-        lw_status_t status = lwc_device_copy(&kv->device, &step->errors[s], row + offsetof(lwk_session_t, error),
-                                             sizeof(int32_t), step->stream, error);
+        lw_status_t status =
+            lwc_device_copy(&kv->device, &step->errors[s], row + offsetof(lwk_session_t, error),
+                            sizeof(int32_t), step->stream, error);
         if (status != LW_OK)
             return status;
         if (step->errors[s] != LW_OK)
@@ -311,7 +331,8 @@ static lw_status_t outcome(struct lw *kv, lw_error_t *error)
     }
     status = run(kv, "finish", kv->device.backend->finish, &step->args, step->stream, error);
     if (kv->tickets.failed != LW_OK) {
-        bool full = kv->tickets.failed == LW_ERR_TIMEOUT && kv->tickets.bytes > kv->tickets.landing_bytes / 8 * 7;
+        bool full =
+            kv->tickets.failed == LW_ERR_TIMEOUT && kv->tickets.bytes > kv->tickets.landing_bytes / 8 * 7;
         return lw_fail(error, kv->tickets.failed, "layer %u: %s%s", step->args.layer, kv->tickets.error.text,
                        full ? "; landing memory is full: raise client.landing_bytes" : "");
     }

@@ -1,4 +1,5 @@
-/* tickets.c - the bridge between the select op and the store. Caller's thread; nothing here allocates after init. */
+/* tickets.c - the bridge between the select op and the store. Caller's thread; nothing here allocates after
+ * init. */
 #include "client/tickets.h"
 
 #include <stdlib.h>
@@ -19,14 +20,16 @@ lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
         void **memory;
         uint64_t bytes;
         const char *what;
-    } parts[] = {{(void **)&tickets->ring, tickets->capacity * sizeof(lwk_ticket_t), "ticket ring"},
-                 {(void **)&tickets->head, 64, "ticket head"},
-                 {(void **)&tickets->tail, 64, "ticket tail"},
-                 {(void **)&tickets->arrivals, tickets->capacity * sizeof(uint64_t), "arrivals"},
-                 {(void **)&tickets->landing, tickets->landing_bytes, "landing memory (client.landing_bytes)"}};
+    } parts[] = {
+        {(void **)&tickets->ring, tickets->capacity * sizeof(lwk_ticket_t), "ticket ring"},
+        {(void **)&tickets->head, 64, "ticket head"},
+        {(void **)&tickets->tail, 64, "ticket tail"},
+        {(void **)&tickets->arrivals, tickets->capacity * sizeof(uint64_t), "arrivals"},
+        {(void **)&tickets->landing, tickets->landing_bytes, "landing memory (client.landing_bytes)"}};
     lw_status_t status = LW_OK;
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
-        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, parts[i].bytes, parts[i].what, parts[i].memory, error);
+        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, parts[i].bytes, parts[i].what, parts[i].memory,
+                                  error);
     tickets->wants = calloc(tickets->capacity, sizeof(*tickets->wants));
     if (status == LW_OK && !tickets->wants)
         status = lw_fail(error, LW_ERR_NO_MEMORY, "out of memory for %u tickets", tickets->capacity);
@@ -54,10 +57,12 @@ static void fail(lwc_tickets_t *tickets, lw_status_t status, const char *text)
 
 static void answer(lwc_tickets_t *tickets, uint64_t ticket, uint32_t where)
 {
-    __atomic_store_n(&tickets->arrivals[ticket & (tickets->capacity - 1)], lwk_arrival(ticket, where), __ATOMIC_RELEASE);
+    __atomic_store_n(&tickets->arrivals[ticket & (tickets->capacity - 1)], lwk_arrival(ticket, where),
+                     __ATOMIC_RELEASE);
 }
 
-/* A control of the demo, on verified records: the two largest of equal size that belong to different heads change places. */
+/* A control of the demo, on verified records: the two largest of equal size that belong to different heads
+ * change places. */
 static void swap_two(lwc_tickets_t *tickets, uint32_t layer)
 {
     uint64_t mask = tickets->capacity - 1, best[2] = {0, 0};
@@ -75,7 +80,8 @@ static void swap_two(lwc_tickets_t *tickets, uint32_t layer)
     }
     if (size == 0)
         return;
-    uint32_t first = (uint32_t)tickets->arrivals[best[0] & mask], second = (uint32_t)tickets->arrivals[best[1] & mask];
+    uint32_t first = (uint32_t)tickets->arrivals[best[0] & mask],
+             second = (uint32_t)tickets->arrivals[best[1] & mask];
     answer(tickets, best[0], second);
     answer(tickets, best[1], first);
 }
@@ -127,7 +133,8 @@ void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us)
 
     if (count == 0)
         return;
-    lw_status_t status = lwc_store_fetch(tickets->store, tickets->wants, count, deadline_us, false, arrived, tickets);
+    lw_status_t status =
+        lwc_store_fetch(tickets->store, tickets->wants, count, deadline_us, false, arrived, tickets);
     if (status == LW_OK)
         return;
     fail(tickets, status, lwc_store_last_error(tickets->store));
@@ -151,7 +158,8 @@ void lwc_tickets_release(lwc_tickets_t *tickets)
 
 bool lwc_tickets_tight(const lwc_tickets_t *tickets)
 {
-    return tickets->bytes > tickets->landing_bytes / 3 || tickets->seen - tickets->released > tickets->capacity / 2;
+    return tickets->bytes > tickets->landing_bytes / 3 ||
+           tickets->seen - tickets->released > tickets->capacity / 2;
 }
 
 void lwc_tickets_clear(lwc_tickets_t *tickets)

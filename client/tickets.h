@@ -1,7 +1,8 @@
-/* tickets.h - misses of the select op to fetches, and arrivals back to the ops. Caller's thread; allocates at open only.
+/* tickets.h - misses of the select op to fetches, and arrivals back to the ops. Caller's thread; allocates at
+ * open only.
  *
- * The ring of tickets, their head and tail, the arrivals and the landing memory are pinned: the only device state that the
- * host reads. A ticket's number is its tag in the store. */
+ * The ring of tickets, their head and tail, the arrivals and the landing memory are pinned: the only device
+ * state that the host reads. A ticket's number is its tag in the store. */
 #ifndef LWC_TICKETS_H
 #define LWC_TICKETS_H
 
@@ -18,20 +19,20 @@ typedef struct lwc_tickets {
     uint64_t landing_bytes;
     uint32_t capacity, layers;
     uint64_t pair_bytes;
-    lwc_want_t *wants;     /* [capacity] */
+    lwc_want_t *wants; /* [capacity] */
 
-    uint64_t seen;         /* tickets taken from the ring */
-    uint64_t released;     /* tickets told to the store as used */
-    uint64_t bytes;        /* of landed and coming records not yet released */
-    uint32_t waiting;      /* fetched and not arrived, all layers */
+    uint64_t seen;     /* tickets taken from the ring */
+    uint64_t released; /* tickets told to the store as used */
+    uint64_t bytes;    /* of landed and coming records not yet released */
+    uint32_t waiting;  /* fetched and not arrived, all layers */
     uint32_t waiting_layer[LW_LAYERS_MAX];
-    lw_status_t failed;    /* first failure since lwc_tickets_clear */
+    lw_status_t failed; /* first failure since lwc_tickets_clear */
     lw_error_t error;
     lwc_store_t *store;
 } lwc_tickets_t;
 
-LW_CHECK lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device, const lwc_model_t *model,
-                                      const lwc_sizes_t *sizes, lw_error_t *error);
+LW_CHECK lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
+                                      const lwc_model_t *model, const lwc_sizes_t *sizes, lw_error_t *error);
 void lwc_tickets_fini(lwc_tickets_t *tickets);
 /* Takes what select has issued since the last call and starts fetching it. Failures end in arrivals. */
 void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us);

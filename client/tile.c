@@ -15,7 +15,8 @@ static void lay_out(const lwc_tile_source_t *head, uint8_t *base, uint64_t *at, 
 {
     uint64_t clusters = head->cluster_count, entries = clusters + head->outlier_count;
     uint64_t pages = lwk_page_refs_max(head->cluster_count, head->rows - head->outlier_count);
-    uint64_t index = take(at, head->index_bytes), sizes = take(at, 2 * clusters), page_base = take(at, 2 * clusters);
+    uint64_t index = take(at, head->index_bytes), sizes = take(at, 2 * clusters),
+             page_base = take(at, 2 * clusters);
     uint64_t place = take(at, 4 * entries), stamp = take(at, 4 * entries), refs = take(at, 4 * pages);
 
     if (!base)
@@ -30,20 +31,21 @@ static void lay_out(const lwc_tile_source_t *head, uint8_t *base, uint64_t *at, 
                          .outlier_count = (uint16_t)head->outlier_count};
 }
 
-static lw_status_t copy_in(const lwc_device_t *device, const lwc_tile_source_t *head, const lwk_tile_t *tile, void *stream,
-                           lw_error_t *error)
+static lw_status_t copy_in(const lwc_device_t *device, const lwc_tile_source_t *head, const lwk_tile_t *tile,
+                           void *stream, lw_error_t *error)
 {
-    lw_status_t status = lwc_device_copy(device, (void *)(uintptr_t)tile->index, head->index, head->index_bytes, stream, error);
+    lw_status_t status = lwc_device_copy(device, (void *)(uintptr_t)tile->index, head->index,
+                                         head->index_bytes, stream, error);
 
     if (status == LW_OK)
-        status = lwc_device_copy(device, (void *)(uintptr_t)tile->sizes, head->sizes, 2ull * head->cluster_count, stream,
-                                 error);
+        status = lwc_device_copy(device, (void *)(uintptr_t)tile->sizes, head->sizes,
+                                 2ull * head->cluster_count, stream, error);
     return status;
 }
 
 lw_status_t lwc_tiles_place(const lwc_device_t *device, lwc_arena_t *arena, const lwc_tile_source_t *heads,
-                            uint32_t head_count, uint32_t cluster_encoding, uint32_t outlier_encoding, void *stream,
-                            lwk_tile_t *tiles_out, lwc_run_t *run_out, lw_error_t *error)
+                            uint32_t head_count, uint32_t cluster_encoding, uint32_t outlier_encoding,
+                            void *stream, lwk_tile_t *tiles_out, lwc_run_t *run_out, lw_error_t *error)
 {
     uint64_t bytes = 0, at = 0;
     lwc_run_t run;

@@ -7,11 +7,12 @@
 #include "client/cli/json.h"
 #include "client/cli/operator.h"
 
-static const char help[] = "longwave doctor [--json [FILE]]\n\n"
-                           "Looks at transports, memory limits, NUMA, RDMA and CUDA on this machine and changes nothing.\n"
-                           "Exit status 1 only when something is missing without which nothing works.\n\n"
-                           "  --json [FILE]  writes JSON, to stdout without FILE\n"
-                           "  --help         this text\n";
+static const char help[] =
+    "longwave doctor [--json [FILE]]\n\n"
+    "Looks at transports, memory limits, NUMA, RDMA and CUDA on this machine and changes nothing.\n"
+    "Exit status 1 only when something is missing without which nothing works.\n\n"
+    "  --json [FILE]  writes JSON, to stdout without FILE\n"
+    "  --help         this text\n";
 
 static const char *const words[] = {"ok", "limited", "missing", "broken"};
 

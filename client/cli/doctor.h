@@ -4,7 +4,12 @@
 
 #include "base/base.h"
 
-typedef enum lwc_finding { LWC_FINDING_OK, LWC_FINDING_LIMITED, LWC_FINDING_MISSING, LWC_FINDING_BROKEN } lwc_finding_t;
+typedef enum lwc_finding {
+    LWC_FINDING_OK,
+    LWC_FINDING_LIMITED,
+    LWC_FINDING_MISSING,
+    LWC_FINDING_BROKEN
+} lwc_finding_t;
 
 typedef struct lwc_check {
     const char *name;

@@ -1,5 +1,5 @@
-/* doctor_checks.c - one look at the machine for each row of `longwave doctor`. Reads /proc and /sys, opens a fabric, asks the
- * CUDA driver if there is one; changes nothing. */
+/* doctor_checks.c - one look at the machine for each row of `longwave doctor`. Reads /proc and /sys, opens a
+ * fabric, asks the CUDA driver if there is one; changes nothing. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -64,16 +64,26 @@ static unsigned count_entries(const char *path, const char *prefix, char *names,
 
 /* ---- the network ---- */
 
-static void no_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg) { (void)arg, (void)conn, (void)msg; }
-static void no_accept(void *arg, lw_conn_t *conn) { (void)arg, (void)conn; }
-static void no_close(void *arg, lw_conn_t *conn, lw_status_t status) { (void)arg, (void)conn, (void)status; }
+static void no_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
+{
+    (void)arg, (void)conn, (void)msg;
+}
+static void no_accept(void *arg, lw_conn_t *conn)
+{
+    (void)arg, (void)conn;
+}
+static void no_close(void *arg, lw_conn_t *conn, lw_status_t status)
+{
+    (void)arg, (void)conn, (void)status;
+}
 
 /* Whether a fabric with these transports can listen. */
 static bool fabric_works(const char *transports, lw_error_t *error)
 {
     const lw_fabric_ops_t *ops = lw_fabric_ucx();
-    lw_fabric_params_t params = {.transports = transports,
-                                 .handler = {.on_message = no_message, .on_accept = no_accept, .on_closed = no_close}};
+    lw_fabric_params_t params = {
+        .transports = transports,
+        .handler = {.on_message = no_message, .on_accept = no_accept, .on_closed = no_close}};
     lw_fabric_t *fabric = NULL;
 
     if (!ops) {
@@ -97,7 +107,9 @@ static void check_tcp(lwc_check_t *check)
         return;
     }
     found(check, LWC_FINDING_BROKEN, "%s", error.text);
-    advise(check, "nothing works without it: install UCX 1.13 or later (Debian/Ubuntu: libucx0; to build: libucx-dev)");
+    advise(
+        check,
+        "nothing works without it: install UCX 1.13 or later (Debian/Ubuntu: libucx0; to build: libucx-dev)");
 }
 
 static void check_shm(lwc_check_t *check)
@@ -109,7 +121,8 @@ static void check_shm(lwc_check_t *check)
         return;
     }
     found(check, LWC_FINDING_MISSING, "%s", error.text);
-    advise(check, "client and daemon of one host talk over tcp instead; shared memory wants one PID and IPC namespace and /dev/shm");
+    advise(check, "client and daemon of one host talk over tcp instead; shared memory wants one PID and IPC "
+                  "namespace and /dev/shm");
 }
 
 static void check_rdma(lwc_check_t *check)
@@ -120,7 +133,8 @@ static void check_rdma(lwc_check_t *check)
 
     if (count == 0) {
         found(check, LWC_FINDING_MISSING, "no device in /sys/class/infiniband");
-        advise(check, "tcp is used; with an RDMA NIC install its driver, rdma-core and UCX's ib module (ibverbs-providers)");
+        advise(check, "tcp is used; with an RDMA NIC install its driver, rdma-core and UCX's ib module "
+                      "(ibverbs-providers)");
         return;
     }
     if (fabric_works("rdma", &error)) {
@@ -154,10 +168,15 @@ static void check_huge_pages(lwc_check_t *check)
 
     (void)read_line("/sys/kernel/mm/transparent_hugepage/enabled", mode, sizeof(mode));
     bool thp = strstr(mode, "[never]") == NULL && strcmp(mode, "unknown") != 0;
-    found(check, pages > 0 ? LWC_FINDING_OK : thp ? LWC_FINDING_LIMITED : LWC_FINDING_MISSING,
-          "%llu reserved pages of %s, transparent: %s", (unsigned long long)pages, lwc_bytes_text(bytes, size), mode);
+    found(check,
+          pages > 0 ? LWC_FINDING_OK
+          : thp     ? LWC_FINDING_LIMITED
+                    : LWC_FINDING_MISSING,
+          "%llu reserved pages of %s, transparent: %s", (unsigned long long)pages,
+          lwc_bytes_text(bytes, size), mode);
     if (pages == 0)
-        advise(check, "reserve some for storaged's arena: sysctl vm.nr_hugepages=N (2 MiB each); without them random reads "
+        advise(check, "reserve some for storaged's arena: sysctl vm.nr_hugepages=N (2 MiB each); without "
+                      "them random reads "
                       "of the arena miss the TLB, transparent pages (madvise) win most of it back");
 }
 
@@ -173,7 +192,8 @@ static void check_memlock(lwc_check_t *check)
     bool enough = limit.rlim_cur >= (1ull << 30);
     found(check, enough ? LWC_FINDING_OK : LWC_FINDING_LIMITED, "%s", lwc_bytes_text(limit.rlim_cur, text));
     if (!enough)
-        advise(check, "too little to register an arena with an RDMA NIC: LimitMEMLOCK=infinity in the service, or ulimit -l; "
+        advise(check, "too little to register an arena with an RDMA NIC: LimitMEMLOCK=infinity in the "
+                      "service, or ulimit -l; "
                       "tcp and shared memory do not need it");
 }
 
@@ -199,10 +219,11 @@ static void check_shared_memory(lwc_check_t *check)
     }
     uint64_t bytes = (uint64_t)fs.f_blocks * fs.f_frsize, left = (uint64_t)fs.f_bavail * fs.f_frsize;
     bool enough = bytes >= (256ull << 20);
-    found(check, enough ? LWC_FINDING_OK : LWC_FINDING_LIMITED, "/dev/shm of %s, %s free", lwc_bytes_text(bytes, size),
-          lwc_bytes_text(left, room));
+    found(check, enough ? LWC_FINDING_OK : LWC_FINDING_LIMITED, "/dev/shm of %s, %s free",
+          lwc_bytes_text(bytes, size), lwc_bytes_text(left, room));
     if (!enough)
-        advise(check, "containers get 64 MiB by default: docker --shm-size=1g, or an emptyDir with medium: Memory in Kubernetes");
+        advise(check, "containers get 64 MiB by default: docker --shm-size=1g, or an emptyDir with medium: "
+                      "Memory in Kubernetes");
 }
 
 static void check_cgroup(lwc_check_t *check)
@@ -217,8 +238,8 @@ static void check_cgroup(lwc_check_t *check)
         found(check, LWC_FINDING_OK, "none; the machine has %s", lwc_bytes_text(memory, total));
         return;
     }
-    found(check, LWC_FINDING_LIMITED, "%s of the machine's %s", lwc_bytes_text(strtoull(text, NULL, 10), size),
-          lwc_bytes_text(memory, total));
+    found(check, LWC_FINDING_LIMITED, "%s of the machine's %s",
+          lwc_bytes_text(strtoull(text, NULL, 10), size), lwc_bytes_text(memory, total));
     advise(check, "mem.arena_bytes=auto takes half of what this leaves; raise the limit for a larger arena");
 }
 
@@ -247,7 +268,8 @@ static void check_cuda(lwc_check_t *check)
 
     if (!driver) {
         found(check, LWC_FINDING_MISSING, "libcuda.so.1 is not there");
-        advise(check, "attention runs on the CPU; for a GPU install NVIDIA's driver (in a container: the NVIDIA runtime)");
+        advise(check, "attention runs on the CPU; for a GPU install NVIDIA's driver (in a container: the "
+                      "NVIDIA runtime)");
         return;
     }
     *(void **)&init = dlsym(driver, "cuInit");
@@ -268,8 +290,15 @@ static void check_cuda(lwc_check_t *check)
 }
 
 const struct lwc_check_row lwc_checks[] = {
-    {"tcp", check_tcp},           {"shared memory", check_shm},  {"rdma", check_rdma},     {"huge pages", check_huge_pages},
-    {"memlock", check_memlock},   {"numa", check_numa},          {"/dev/shm", check_shared_memory},
-    {"cgroup limit", check_cgroup}, {"cpu", check_cpu},          {"cuda", check_cuda},
+    {"tcp", check_tcp},
+    {"shared memory", check_shm},
+    {"rdma", check_rdma},
+    {"huge pages", check_huge_pages},
+    {"memlock", check_memlock},
+    {"numa", check_numa},
+    {"/dev/shm", check_shared_memory},
+    {"cgroup limit", check_cgroup},
+    {"cpu", check_cpu},
+    {"cuda", check_cuda},
 };
 const unsigned lwc_check_count = LW_ARRAY_SIZE(lwc_checks);

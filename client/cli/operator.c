@@ -6,7 +6,8 @@
 
 #include "client/options.h"
 
-static bool takes_value(const char *arg, const char *name, int *at, int argc, char **argv, const char **value_out, bool *bad)
+static bool takes_value(const char *arg, const char *name, int *at, int argc, char **argv,
+                        const char **value_out, bool *bad)
 {
     size_t length = strlen(name);
 
@@ -36,7 +37,8 @@ int lwc_operator_args(int argc, char **argv, lwc_operator_t *op, bool *help_out)
             *help_out = true;
         } else if (strcmp(arg, "--json") == 0) {
             /* A file name only where one follows that is no option and no word of the command. */
-            bool file = i + 1 < argc && (strchr(argv[i + 1], '/') || strchr(argv[i + 1], '.') || strcmp(argv[i + 1], "-") == 0);
+            bool file = i + 1 < argc && (strchr(argv[i + 1], '/') || strchr(argv[i + 1], '.') ||
+                                         strcmp(argv[i + 1], "-") == 0);
             op->json = file ? argv[++i] : "-";
         } else if (strncmp(arg, "--json=", 7) == 0) {
             op->json = arg + 7;
@@ -54,7 +56,8 @@ int lwc_operator_args(int argc, char **argv, lwc_operator_t *op, bool *help_out)
     return bad ? -1 : words;
 }
 
-static lw_status_t read_file(const char *path, char *text, size_t capacity, const char **text_out, lw_error_t *error)
+static lw_status_t read_file(const char *path, char *text, size_t capacity, const char **text_out,
+                             lw_error_t *error)
 {
     *text_out = NULL;
     if (path[0] == '\0')

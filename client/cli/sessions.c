@@ -8,11 +8,12 @@
 #include "client/cli/json.h"
 #include "client/cli/operator.h"
 
-static const char help[] = "longwave sessions [list | show ID | pin ID | unpin ID | drop ID] [options]\n\n"
-                           "  list    the tenant's sessions (default)\n"
-                           "  show    one session and its ranges\n"
-                           "  pin     keeps a session from eviction; unpin lets go\n"
-                           "  drop    ends a session; what forks still read stays until they end\n\n" LWC_OPERATOR_HELP;
+static const char help[] =
+    "longwave sessions [list | show ID | pin ID | unpin ID | drop ID] [options]\n\n"
+    "  list    the tenant's sessions (default)\n"
+    "  show    one session and its ranges\n"
+    "  pin     keeps a session from eviction; unpin lets go\n"
+    "  drop    ends a session; what forks still read stays until they end\n\n" LWC_OPERATOR_HELP;
 
 #define PAGE_ROWS 64u
 #define RANGE_ROWS 32u
@@ -51,8 +52,9 @@ static void print_session(const lwc_session_info_t *info)
 {
     char bytes[32], lease[32];
 
-    printf("%8" PRIu64 "  %-9s %9u %10s  %-6s %7u  %-10s %s\n", info->session_id, lwc_session_state_text(info->state),
-           info->token_count, lwc_bytes_text(info->bytes, bytes), info->pinned ? "pinned" : "-", info->readers,
+    printf("%8" PRIu64 "  %-9s %9u %10s  %-6s %7u  %-10s %s\n", info->session_id,
+           lwc_session_state_text(info->state), info->token_count, lwc_bytes_text(info->bytes, bytes),
+           info->pinned ? "pinned" : "-", info->readers,
            info->lease_us_left ? lwc_time_text(info->lease_us_left, lease) : "-", info->shape.model_id);
 }
 
@@ -67,8 +69,8 @@ static int list(lwc_control_t *control, lwc_json_t *json)
     if (!rows)
         return 1;
     if (!json)
-        printf("%8s  %-9s %9s %10s  %-6s %7s  %-10s %s\n", "session", "state", "tokens", "bytes", "pinned", "readers", "lease",
-               "model");
+        printf("%8s  %-9s %9s %10s  %-6s %7s  %-10s %s\n", "session", "state", "tokens", "bytes", "pinned",
+               "readers", "lease", "model");
     for (;;) {
         if (lwc_control_list(control, after, PAGE_ROWS, rows, &count, &error) != LW_OK) {
             fail(&error);
@@ -112,13 +114,15 @@ static void print_details(const lwc_session_info_t *info)
 {
     char text[32];
 
-    printf("session     %" PRIu64 "\nstate       %s, term %u\nmodel       %s: %u layers, %u KV heads, %u query heads, head_dim %u\n",
-           info->session_id, lwc_session_state_text(info->state), info->term, info->shape.model_id, info->shape.layer_count,
-           info->shape.kv_head_count, info->shape.query_head_count, info->shape.head_dim);
-    printf("tokens      %u committed, %s in all replicas (%u)\n", info->token_count, lwc_bytes_text(info->bytes, text),
-           info->shape.replicas);
-    printf("index       %u tokens a cluster, %.1f%% outliers, segments of %u tokens\n", info->shape.cluster_tokens,
-           info->shape.outlier_ppm / 1e4, info->shape.segment_tokens);
+    printf("session     %" PRIu64
+           "\nstate       %s, term %u\nmodel       %s: %u layers, %u KV heads, %u query heads, head_dim %u\n",
+           info->session_id, lwc_session_state_text(info->state), info->term, info->shape.model_id,
+           info->shape.layer_count, info->shape.kv_head_count, info->shape.query_head_count,
+           info->shape.head_dim);
+    printf("tokens      %u committed, %s in all replicas (%u)\n", info->token_count,
+           lwc_bytes_text(info->bytes, text), info->shape.replicas);
+    printf("index       %u tokens a cluster, %.1f%% outliers, segments of %u tokens\n",
+           info->shape.cluster_tokens, info->shape.outlier_ppm / 1e4, info->shape.segment_tokens);
     printf("kept        %s, %u readers", info->pinned ? "pinned" : "not pinned", info->readers);
     if (info->lease_us_left)
         printf(", lease for %s", lwc_time_text(info->lease_us_left, text));
@@ -129,7 +133,8 @@ static void print_details(const lwc_session_info_t *info)
     printf("\n");
 }
 
-/* Ranges of rank 0. The catalogue shows them to whoever has the session's token, so it is opened for reading. */
+/* Ranges of rank 0. The catalogue shows them to whoever has the session's token, so it is opened for reading.
+ */
 static int show_ranges(lwc_control_t *control, const lwc_session_info_t *info, lwc_json_t *json)
 {
     lwc_range_t *ranges = calloc(RANGE_ROWS, sizeof(*ranges));
@@ -160,9 +165,10 @@ static int show_ranges(lwc_control_t *control, const lwc_session_info_t *info, l
                 lwc_json_bool(json, "moments", (r->flags & LWC_RANGE_MOMENTS) != 0);
                 lwc_json_close(json);
             } else {
-                printf("range       tokens %u..%u of session %" PRIu64 ", generation %u, %s%s%s\n", r->first_token,
-                       r->first_token + r->token_count - 1, r->origin, r->generation, lwc_bytes_text(r->bytes, text),
-                       (r->flags & LWC_RANGE_RAW) ? ", raw tail" : "", (r->flags & LWC_RANGE_MOMENTS) ? ", moments" : "");
+                printf("range       tokens %u..%u of session %" PRIu64 ", generation %u, %s%s%s\n",
+                       r->first_token, r->first_token + r->token_count - 1, r->origin, r->generation,
+                       lwc_bytes_text(r->bytes, text), (r->flags & LWC_RANGE_RAW) ? ", raw tail" : "",
+                       (r->flags & LWC_RANGE_MOMENTS) ? ", moments" : "");
             }
             from = r->first_token + r->token_count;
         }
@@ -207,8 +213,9 @@ static int cmd_show(lwc_control_t *control, const lwc_operator_t *op, uint64_t i
 static int cmd_change(lwc_control_t *control, const lwc_operator_t *op, const char *verb, uint64_t id)
 {
     lw_error_t error = {.text = ""};
-    lw_status_t status = strcmp(verb, "drop") == 0 ? lwc_control_drop(control, id, &error)
-                                                   : lwc_control_pin(control, id, strcmp(verb, "pin") == 0, &error);
+    lw_status_t status = strcmp(verb, "drop") == 0
+                             ? lwc_control_drop(control, id, &error)
+                             : lwc_control_pin(control, id, strcmp(verb, "pin") == 0, &error);
 
     if (status != LW_OK)
         fail(&error);

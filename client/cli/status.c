@@ -7,9 +7,10 @@
 #include "client/cli/json.h"
 #include "client/cli/operator.h"
 
-static const char help[] = "longwave status [options]\n\n"
-                           "The fleet: its nodes, their room and segments, how long they have been up. Exit status 1 when a node\n"
-                           "that the fleet knows does not answer or is not ready.\n\n" LWC_OPERATOR_HELP;
+static const char help[] =
+    "longwave status [options]\n\n"
+    "The fleet: its nodes, their room and segments, how long they have been up. Exit status 1 when a node\n"
+    "that the fleet knows does not answer or is not ready.\n\n" LWC_OPERATOR_HELP;
 
 /* What one node said. */
 typedef struct {
@@ -60,17 +61,19 @@ static void print_row(const row_t *row)
         printf("does not answer: %s\n", row->cause);
         return;
     }
-    printf("%-6s %10s %10s %9" PRIu64 "  %-10s %s%s%s\n", row->status.ready ? "ready" : "not", lwc_bytes_text(row->status.used_bytes, used),
-           lwc_bytes_text(row->status.free_bytes, room), row->segments, lwc_time_text(row->status.uptime_us, up),
+    printf("%-6s %10s %10s %9" PRIu64 "  %-10s %s%s%s\n", row->status.ready ? "ready" : "not",
+           lwc_bytes_text(row->status.used_bytes, used), lwc_bytes_text(row->status.free_bytes, room),
+           row->segments, lwc_time_text(row->status.uptime_us, up),
            row->node->zone[0] ? row->node->zone : "-", row->status.holds_catalogue ? "  catalogue" : "",
            row->status.ready || !row->status.reasons ? "" : row->status.reasons);
 }
 
 static void print_table(const lw_view_t *view, const row_t *rows)
 {
-    printf("fleet %" PRIu64 ", epoch %" PRIu64 ", %u nodes\n\n", view->fleet_id, view->epoch, view->node_count);
-    printf("index  %-22s %-9s%-6s %10s %10s %9s  %-10s %s\n", "control", "state", "ready", "used", "free", "segments", "up",
-           "zone");
+    printf("fleet %" PRIu64 ", epoch %" PRIu64 ", %u nodes\n\n", view->fleet_id, view->epoch,
+           view->node_count);
+    printf("index  %-22s %-9s%-6s %10s %10s %9s  %-10s %s\n", "control", "state", "ready", "used", "free",
+           "segments", "up", "zone");
     for (uint32_t i = 0; i < view->node_count; i++)
         print_row(&rows[i]);
 }

@@ -38,16 +38,30 @@ void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
 {
     char catalogue[128];
     snprintf(catalogue, sizeof(catalogue), "%s/catalogue.sqlite", fleet->directory);
-    const char *const argv[] = {fleet->program,      "--ctl.listen",       fleet->control[node], "--fleet.nodes",
-                                fleet->addresses,    "--data.listen",      "127.0.0.1:0",        "--ctl.http",
-                                "127.0.0.1:0",       "--catalogue.path",   catalogue,            "--data.transports",
-                                fleet->transports,   "--mem.arena_bytes",  fleet->arena_bytes,   "--log.level",
-                                "warn",              NULL};
+    const char *const argv[] = {fleet->program,
+                                "--ctl.listen",
+                                fleet->control[node],
+                                "--fleet.nodes",
+                                fleet->addresses,
+                                "--data.listen",
+                                "127.0.0.1:0",
+                                "--ctl.http",
+                                "127.0.0.1:0",
+                                "--catalogue.path",
+                                catalogue,
+                                "--data.transports",
+                                fleet->transports,
+                                "--mem.arena_bytes",
+                                fleet->arena_bytes,
+                                "--log.level",
+                                "warn",
+                                NULL};
     if (!process_start(&fleet->process[node], argv))
         fail_msg("node %u did not start: %s", node, fleet->process[node].errors);
 }
 
-void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports, const char *arena_bytes)
+void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports,
+                        const char *arena_bytes)
 {
     memset(fleet, 0, sizeof(*fleet));
     fleet->program = program;
@@ -82,7 +96,8 @@ void client_fleet_open(client_fleet_t *fleet, harness_t *h, const harness_params
     memset(h, 0, sizeof(*h));
     lw_prng_seed(&h->prng, seed);
     harness_model(h, params);
-    snprintf(config, sizeof(config), "client.transports=%s;%s", fleet->transports, params->config ? params->config : "");
+    snprintf(config, sizeof(config), "client.transports=%s;%s", fleet->transports,
+             params->config ? params->config : "");
     lw_open_params_t open = {.size = sizeof(open),
                              .backend = params->backend ? params->backend : "cpu",
                              .fleet = fleet->addresses,

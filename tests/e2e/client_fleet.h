@@ -15,7 +15,8 @@ typedef struct client_fleet {
     char addresses[FLEET_NODES * 64];
 } client_fleet_t;
 
-void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports, const char *arena_bytes);
+void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports,
+                        const char *arena_bytes);
 void client_fleet_start_node(client_fleet_t *fleet, uint32_t node);
 void client_fleet_stop(client_fleet_t *fleet); /* SIGTERM; every exit status must be 0 */
 /* Opens a handle over the fleet; close it with lw_close. The harness's time is not used. */

@@ -23,10 +23,12 @@ static void check_full(harness_t *h, lw_session_t *session, const sequence_t *se
     result_t result;
     lw_status_t status = harness_step(h, session, sequence, tokens, false, &result);
     if (status != LW_OK)
-        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status), lw_last_error(h->kv));
+        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status),
+                 lw_last_error(h->kv));
     double out = result_out_error(&result), lse = result_lse_error(&result);
     if (!(out < 1e-4) || !(lse < 1e-4))
-        fail_msg("after token %u (%u sealed): out off by %g, lse by %g", harness_tokens(session), harness_sealed(session), out, lse);
+        fail_msg("after token %u (%u sealed): out off by %g, lse by %g", harness_tokens(session),
+                 harness_sealed(session), out, lse);
     result_fini(&result);
 }
 
@@ -35,10 +37,12 @@ static void check_zero(harness_t *h, lw_session_t *session, const sequence_t *se
     result_t result;
     lw_status_t status = harness_step(h, session, sequence, 1, true, &result);
     if (status != LW_OK)
-        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status), lw_last_error(h->kv));
+        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status),
+                 lw_last_error(h->kv));
     double lse = result_lse_error(&result);
     if (!(lse < 1e-5 * log(harness_tokens(session))))
-        fail_msg("zero query after token %u (%u sealed): lse off by %g", harness_tokens(session), harness_sealed(session), lse);
+        fail_msg("zero query after token %u (%u sealed): lse off by %g", harness_tokens(session),
+                 harness_sealed(session), lse);
     result_fini(&result);
 }
 
@@ -92,8 +96,10 @@ static void test_life_of_a_session(void **state)
     uint64_t child_id = session_id(child);
     assert_int_equal(lw_session_flush(child, NULL), LW_OK);
     lw_session_close(child);
-    lw_session_params_t as_child = {.size = sizeof(as_child), .session_id = child_id, .policy = LW_POLICY_FULL};
-    if (lw_session_open(h.kv, &as_child, &child) != LW_OK) /* its parent's segments are read with its own token */
+    lw_session_params_t as_child = {
+        .size = sizeof(as_child), .session_id = child_id, .policy = LW_POLICY_FULL};
+    if (lw_session_open(h.kv, &as_child, &child) !=
+        LW_OK) /* its parent's segments are read with its own token */
         fail_msg("reopen of the fork: %s", lw_last_error(h.kv));
     check_full(&h, child, &seq, 2);
     check_zero(&h, child, &seq);
@@ -132,7 +138,8 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static lw_status_t sealed_steps_until_error(harness_t *h, lw_session_t *s, const sequence_t *seq, uint64_t *slowest_ms)
+static lw_status_t sealed_steps_until_error(harness_t *h, lw_session_t *s, const sequence_t *seq,
+                                            uint64_t *slowest_ms)
 {
     lw_status_t status = LW_OK;
 

@@ -1,7 +1,7 @@
-/* test_step_alloc.c - between lw_attend and its completion the caller's thread neither allocates nor takes a lock, hits and
- * misses mixed, against real daemons. malloc and friends and the mutex are interposed in this program; what the transport
- * library under us does inside itself is told apart by the caller's address, printed, and not ours to forbid.
- * Arguments: the storaged program, the transport. */
+/* test_step_alloc.c - between lw_attend and its completion the caller's thread neither allocates nor takes a
+ * lock, hits and misses mixed, against real daemons. malloc and friends and the mutex are interposed in this
+ * program; what the transport library under us does inside itself is told apart by the caller's address,
+ * printed, and not ours to forbid. Arguments: the storaged program, the transport. */
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stddef.h>
@@ -117,11 +117,15 @@ typedef struct bench {
     float *query, *out;
 } bench_t;
 
-static lw_tensor_t tensor(const harness_t *h, const float *data, uint32_t layer, uint32_t token, uint32_t heads)
+static lw_tensor_t tensor(const harness_t *h, const float *data, uint32_t layer, uint32_t token,
+                          uint32_t heads)
 {
     size_t row = (size_t)h->model.layer_count * h->model.kv_head_count * h->model.head_dim;
     size_t at = heads == h->model.kv_head_count ? token * row + (size_t)layer * heads * h->model.head_dim : 0;
-    return (lw_tensor_t){.data = (void *)(uintptr_t)(data + at), .sessions = 1, .tokens = 1, .heads = heads,
+    return (lw_tensor_t){.data = (void *)(uintptr_t)(data + at),
+                         .sessions = 1,
+                         .tokens = 1,
+                         .heads = heads,
                          .head_dim = h->model.head_dim};
 }
 
@@ -134,7 +138,10 @@ static void step(bench_t *b)
         for (uint32_t i = 0; i < h->model.query_head_count * h->model.head_dim; i++)
             b->query[i] = 4 * ((float)lw_prng_unit(&h->prng) - 0.5f);
         lw_tensor_t out = tensor(h, b->out, layer, 0, h->model.query_head_count);
-        lw_step_t args = {.size = sizeof(args), .layer = layer, .sessions = &b->session, .session_count = 1,
+        lw_step_t args = {.size = sizeof(args),
+                          .layer = layer,
+                          .sessions = &b->session,
+                          .session_count = 1,
                           .query = tensor(h, b->query, layer, 0, h->model.query_head_count),
                           .key = tensor(h, b->sequence->keys, layer, token, h->model.kv_head_count),
                           .value = tensor(h, b->sequence->values, layer, token, h->model.kv_head_count)};
@@ -159,7 +166,9 @@ static void test_step_allocates_nothing_and_takes_no_lock(void **state)
     sequence_grow(&seq, &h, 5000);
     lw_session_t *s = harness_session(&h, LW_POLICY_DEFAULT, 2048);
     harness_prefill(&h, s, &seq, 0, 4200, 420);
-    bench_t bench = {.h = &h, .session = s, .sequence = &seq,
+    bench_t bench = {.h = &h,
+                     .session = s,
+                     .sequence = &seq,
                      .query = calloc(h.model.query_head_count * h.model.head_dim, sizeof(float)),
                      .out = calloc(h.model.query_head_count * h.model.head_dim, sizeof(float))};
     step(&bench); /* ends the prefill */
@@ -173,9 +182,10 @@ static void test_step_allocates_nothing_and_takes_no_lock(void **state)
         step(&bench);
     uint32_t total = seen_count, own = own_calls();
     assert_int_equal(lw_query(h.kv, &after), LW_OK);
-    printf("%s: 200 steps of 4 layers: %llu hits, %llu misses; %u calls of malloc, free or a mutex, %u of them ours\n",
-           transports, (unsigned long long)(after.hits - before.hits), (unsigned long long)(after.misses - before.misses), total,
-           own);
+    printf("%s: 200 steps of 4 layers: %llu hits, %llu misses; %u calls of malloc, free or a mutex, %u of "
+           "them ours\n",
+           transports, (unsigned long long)(after.hits - before.hits),
+           (unsigned long long)(after.misses - before.misses), total, own);
     assert_true(after.hits > before.hits && after.misses > before.misses);
     assert_int_equal(own, 0);
     lw_session_close(s);

@@ -70,10 +70,22 @@ void fake_store_reset(void)
     full = hold = false;
 }
 
-void fake_store_node_down(uint16_t node_index, bool down) { node_down[node_index] = down; }
-void fake_store_full(bool is_full) { full = is_full; }
-void fake_store_hold(bool is_held) { hold = is_held; }
-uint32_t fake_store_segments(void) { return stored_count; }
+void fake_store_node_down(uint16_t node_index, bool down)
+{
+    node_down[node_index] = down;
+}
+void fake_store_full(bool is_full)
+{
+    full = is_full;
+}
+void fake_store_hold(bool is_held)
+{
+    hold = is_held;
+}
+uint32_t fake_store_segments(void)
+{
+    return stored_count;
+}
 
 bool fake_store_corrupt(uint32_t layer, uint32_t first_token, bool part)
 {
@@ -141,26 +153,36 @@ lw_status_t lwc_store_set_view(lwc_store_t *store, const lw_view_t *view, lw_err
     memcpy(store->view.nodes, view->nodes, view->node_count * sizeof(lw_node_t));
     return LW_OK;
 }
-const lw_view_t *lwc_store_view(const lwc_store_t *store) { return &store->view; }
+const lw_view_t *lwc_store_view(const lwc_store_t *store)
+{
+    return &store->view;
+}
 
-lw_status_t lwc_store_session(lwc_store_t *store, uint32_t slot, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES],
-                              bool write, uint32_t term)
+lw_status_t lwc_store_session(lwc_store_t *store, uint32_t slot, uint64_t session_id,
+                              const uint8_t token[LW_TOKEN_BYTES], bool write, uint32_t term)
 {
     (void)session_id, (void)token, (void)write, (void)term;
     store->sessions[slot] = true;
     return LW_OK;
 }
-void lwc_store_session_forget(lwc_store_t *store, uint32_t slot) { store->sessions[slot] = false; }
+void lwc_store_session_forget(lwc_store_t *store, uint32_t slot)
+{
+    store->sessions[slot] = false;
+}
 
-lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session_slot, const lw_segment_name_t *name,
-                              uint32_t row_pair_bytes, const uint16_t *node_index, uint32_t replica_count)
+lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session_slot,
+                              const lw_segment_name_t *name, uint32_t row_pair_bytes,
+                              const uint16_t *node_index, uint32_t replica_count)
 {
     (void)node_index, (void)replica_count;
     LW_ASSERT(key < store->params.segment_capacity && store->sessions[session_slot]);
     store->segments[key] = (known_t){true, *name, row_pair_bytes, session_slot};
     return LW_OK;
 }
-void lwc_store_segment_forget(lwc_store_t *store, uint32_t key) { store->segments[key].used = false; }
+void lwc_store_segment_forget(lwc_store_t *store, uint32_t key)
+{
+    store->segments[key].used = false;
+}
 
 static lw_status_t add(lwc_store_t *store, const pending_t *p)
 {
@@ -170,8 +192,8 @@ static lw_status_t add(lwc_store_t *store, const pending_t *p)
     return LW_OK;
 }
 
-lw_status_t lwc_store_attach(lwc_store_t *store, const uint32_t *keys, uint32_t count, uint64_t deadline_us, lwc_done_t done,
-                             void *arg)
+lw_status_t lwc_store_attach(lwc_store_t *store, const uint32_t *keys, uint32_t count, uint64_t deadline_us,
+                             lwc_done_t done, void *arg)
 {
     (void)keys, (void)count;
     pending_t p = {.kind = ATTACH, .deadline_us = deadline_us, .done = done, .arg = arg};
@@ -183,10 +205,12 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
 {
     (void)contiguous;
     for (uint32_t i = 0; i < count; i++) {
-        LW_ASSERT(wants[i].segment < store->params.segment_capacity && store->segments[wants[i].segment].used);
+        LW_ASSERT(wants[i].segment < store->params.segment_capacity &&
+                  store->segments[wants[i].segment].used);
         LW_ASSERT(wants[i].tag >= store->last_tag);
         store->last_tag = wants[i].tag + 1;
-        pending_t p = {.kind = WANT, .deadline_us = deadline_us, .want = wants[i], .arrived = arrived, .arg = arg};
+        pending_t p = {
+            .kind = WANT, .deadline_us = deadline_us, .want = wants[i], .arrived = arrived, .arg = arg};
         lw_status_t status = add(store, &p);
         LW_ASSERT(status == LW_OK);
         store->wants++;
@@ -203,24 +227,42 @@ void lwc_store_release(lwc_store_t *store, uint64_t until)
     if (until == store->last_tag)
         store->landing_at = 0;
 }
-uint32_t lwc_store_wants_in_flight(const lwc_store_t *store) { return store->wants; }
+uint32_t lwc_store_wants_in_flight(const lwc_store_t *store)
+{
+    return store->wants;
+}
 
 lw_status_t lwc_store_put(lwc_store_t *store, uint32_t session_slot, const void *extent, uint64_t bytes,
-                          const uint16_t *node_index, uint32_t replica_count, uint64_t deadline_us, lwc_done_t done, void *arg)
+                          const uint16_t *node_index, uint32_t replica_count, uint64_t deadline_us,
+                          lwc_done_t done, void *arg)
 {
     LW_ASSERT(store->sessions[session_slot]);
-    pending_t p = {.kind = PUT, .deadline_us = deadline_us, .done = done, .arg = arg, .extent = extent, .bytes = bytes,
+    pending_t p = {.kind = PUT,
+                   .deadline_us = deadline_us,
+                   .done = done,
+                   .arg = arg,
+                   .extent = extent,
+                   .bytes = bytes,
                    .replicas = replica_count};
     memcpy(p.node_index, node_index, replica_count * sizeof(uint16_t));
     return add(store, &p);
 }
 
-lw_status_t lwc_store_read(lwc_store_t *store, uint32_t key, uint64_t offset, uint64_t bytes, void *into, uint64_t capacity,
-                           uint64_t *bytes_out, uint64_t deadline_us, lwc_done_t done, void *arg)
+lw_status_t lwc_store_read(lwc_store_t *store, uint32_t key, uint64_t offset, uint64_t bytes, void *into,
+                           uint64_t capacity, uint64_t *bytes_out, uint64_t deadline_us, lwc_done_t done,
+                           void *arg)
 {
     LW_ASSERT(store->segments[key].used);
-    pending_t p = {.kind = READ, .deadline_us = deadline_us, .done = done, .arg = arg, .key = key, .offset = offset,
-                   .bytes = bytes, .into = into, .capacity = capacity, .bytes_out = bytes_out};
+    pending_t p = {.kind = READ,
+                   .deadline_us = deadline_us,
+                   .done = done,
+                   .arg = arg,
+                   .key = key,
+                   .offset = offset,
+                   .bytes = bytes,
+                   .into = into,
+                   .capacity = capacity,
+                   .bytes_out = bytes_out};
     return add(store, &p);
 }
 
@@ -265,7 +307,9 @@ static void run_want(lwc_store_t *store, pending_t *p)
     uint32_t check = ((const uint32_t *)(const void *)(s->extent + head->checks_offset))[p->want.entry];
     if (lw_record_check(lw_record_seed(&s->name, p->want.head, p->want.entry), record, bytes) != check) {
         store->stats.checksum_failures++;
-        end(store, p, fail(store, LW_ERR_CORRUPT, "record %u of head %u is damaged", p->want.entry, p->want.head), NULL);
+        end(store, p,
+            fail(store, LW_ERR_CORRUPT, "record %u of head %u is damaged", p->want.entry, p->want.head),
+            NULL);
         return;
     }
     LW_ASSERT(store->landing_at + bytes <= store->params.landing_bytes);
@@ -357,11 +401,17 @@ unsigned lwc_store_wait(lwc_store_t *store, uint64_t wait_us)
     return lwc_store_round(store, lw_now_us(store->params.clock));
 }
 
-void lwc_store_stats(const lwc_store_t *store, lwc_store_stats_t *stats_out) { *stats_out = store->stats; }
+void lwc_store_stats(const lwc_store_t *store, lwc_store_stats_t *stats_out)
+{
+    *stats_out = store->stats;
+}
 lw_status_t lwc_store_node_stats(const lwc_store_t *store, uint16_t node_index, lwc_node_stats_t *stats_out)
 {
     (void)store, (void)node_index;
     memset(stats_out, 0, sizeof(*stats_out));
     return LW_OK;
 }
-const char *lwc_store_last_error(const lwc_store_t *store) { return store->error; }
+const char *lwc_store_last_error(const lwc_store_t *store)
+{
+    return store->error;
+}

@@ -77,7 +77,8 @@ void sequence_grow(sequence_t *sequence, harness_t *h, uint32_t tokens)
     }
 }
 
-static lw_tensor_t layer_tensor(const harness_t *h, const float *data, uint32_t layer, uint32_t first, uint32_t tokens)
+static lw_tensor_t layer_tensor(const harness_t *h, const float *data, uint32_t layer, uint32_t first,
+                                uint32_t tokens)
 {
     size_t floats = token_floats(h), per_layer = (size_t)h->model.kv_head_count * h->model.head_dim;
 
@@ -90,8 +91,8 @@ static lw_tensor_t layer_tensor(const harness_t *h, const float *data, uint32_t 
                          .head_stride = h->model.head_dim};
 }
 
-void harness_prefill(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t first, uint32_t count,
-                     uint32_t chunk)
+void harness_prefill(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t first,
+                     uint32_t count, uint32_t chunk)
 {
     for (uint32_t at = first; at < first + count; at += chunk) {
         uint32_t tokens = (uint32_t)lw_min_u64(chunk, first + count - at);
@@ -119,8 +120,8 @@ void harness_settle(harness_t *h)
 
 /* ---- exact attention ---- */
 
-static void exact_row(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head, uint32_t visible,
-                      const float *query, double *out, double *lse_out)
+static void exact_row(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
+                      uint32_t visible, const float *query, double *out, double *lse_out)
 {
     size_t floats = token_floats(h);
     uint32_t d = h->model.head_dim, head = query_head / (h->model.query_head_count / h->model.kv_head_count);
@@ -213,14 +214,18 @@ static void exact_layer(layer_run_t *run)
     for (uint32_t t = 0; t < run->tokens; t++)
         for (uint32_t q = 0; q < heads; q++) {
             size_t row = ((size_t)run->layer * run->tokens + t) * heads + q;
-            exact_row(run->h, run->sequence, run->layer, q, run->first + t + 1, run->query + ((size_t)t * heads + q) * d,
-                      run->result->exact_out + row * d, &run->result->exact_lse[row]);
+            exact_row(run->h, run->sequence, run->layer, q, run->first + t + 1,
+                      run->query + ((size_t)t * heads + q) * d, run->result->exact_out + row * d,
+                      &run->result->exact_lse[row]);
         }
 }
 
 static lw_tensor_t query_tensor(const layer_run_t *run, float *data)
 {
-    return (lw_tensor_t){.data = data, .sessions = 1, .tokens = run->tokens, .heads = run->h->model.query_head_count,
+    return (lw_tensor_t){.data = data,
+                         .sessions = 1,
+                         .tokens = run->tokens,
+                         .heads = run->h->model.query_head_count,
                          .head_dim = run->h->model.head_dim};
 }
 
@@ -235,16 +240,21 @@ static lw_status_t attend_layer(layer_run_t *run)
                       .session_count = 1,
                       .query = query_tensor(run, run->query),
                       .key = layer_tensor(run->h, run->sequence->keys, run->layer, run->first, run->tokens),
-                      .value = layer_tensor(run->h, run->sequence->values, run->layer, run->first, run->tokens),
+                      .value =
+                          layer_tensor(run->h, run->sequence->values, run->layer, run->first, run->tokens),
                       .lse_out = run->result->lse + at};
 
     return lw_attend(run->h->kv, &step, &out, NULL);
 }
 
-lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens, bool zero_query,
-                         result_t *result_out)
+lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
+                         bool zero_query, result_t *result_out)
 {
-    layer_run_t run = {.h = h, .session = session, .sequence = sequence, .first = harness_tokens(session), .tokens = tokens,
+    layer_run_t run = {.h = h,
+                       .session = session,
+                       .sequence = sequence,
+                       .first = harness_tokens(session),
+                       .tokens = tokens,
                        .result = result_out};
     lw_status_t status = LW_OK;
 
@@ -263,7 +273,11 @@ lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *
 lw_status_t harness_extend(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
                            result_t *result_out)
 {
-    layer_run_t run = {.h = h, .session = session, .sequence = sequence, .first = harness_tokens(session), .tokens = tokens,
+    layer_run_t run = {.h = h,
+                       .session = session,
+                       .sequence = sequence,
+                       .first = harness_tokens(session),
+                       .tokens = tokens,
                        .result = result_out};
     lw_status_t status = LW_OK;
 

@@ -1,5 +1,5 @@
-/* harness.h - a handle over the fake store and a catalogue in this process, random keys and values, and exact attention in
- * double precision to compare with. For the client's unit tests. */
+/* harness.h - a handle over the fake store and a catalogue in this process, random keys and values, and exact
+ * attention in double precision to compare with. For the client's unit tests. */
 #ifndef CLIENT_HARNESS_H
 #define CLIENT_HARNESS_H
 
@@ -43,20 +43,20 @@ void sequence_fini(sequence_t *sequence);
 /* Draws `tokens` new tokens: keys around a few topics, so that clusters mean something. */
 void sequence_grow(sequence_t *sequence, harness_t *h, uint32_t tokens);
 /* Appends tokens first .. first + count - 1 of the sequence by lw_prefill, in chunks. */
-void harness_prefill(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t first, uint32_t count,
-                     uint32_t chunk);
+void harness_prefill(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t first,
+                     uint32_t count, uint32_t chunk);
 /* Runs the keeper until nothing is under way. */
 void harness_settle(harness_t *h);
 
-/* One step: appends the sequence's tokens from session's count on, T of them; queries drawn, or zero. out and lse are
- * [layer][token][query head]. */
+/* One step: appends the sequence's tokens from session's count on, T of them; queries drawn, or zero. out and
+ * lse are [layer][token][query head]. */
 typedef struct result {
-    float *out, *lse;   /* what the library said */
+    float *out, *lse; /* what the library said */
     double *exact_out, *exact_lse;
     uint32_t rows, head_dim;
 } result_t;
-lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens, bool zero_query,
-                         result_t *result_out);
+lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
+                         bool zero_query, result_t *result_out);
 lw_status_t harness_extend(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
                            result_t *result_out);
 void result_fini(result_t *result);

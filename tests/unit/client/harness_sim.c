@@ -20,7 +20,8 @@ static void nodes_init(harness_t *h)
 {
     memset(h->nodes, 0, sizeof(h->nodes));
     for (uint16_t i = 0; i < 3; i++) {
-        h->nodes[i] = (lw_node_t){.id = 100u + i, .incarnation = 1, .state = LW_NODE_UP, .weight = 1, .index = i};
+        h->nodes[i] =
+            (lw_node_t){.id = 100u + i, .incarnation = 1, .state = LW_NODE_UP, .weight = 1, .index = i};
         snprintf(h->nodes[i].data, sizeof(h->nodes[i].data), "127.0.0.1:%u", 7000u + i);
     }
 }

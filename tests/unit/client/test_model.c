@@ -18,7 +18,8 @@ static lw_error_t error;
 
 static lw_model_t good(void)
 {
-    return (lw_model_t){.layer_count = 30, .kv_head_count = 3, .query_head_count = 9, .head_dim = 64, .model_id = "m"};
+    return (lw_model_t){
+        .layer_count = 30, .kv_head_count = 3, .query_head_count = 9, .head_dim = 64, .model_id = "m"};
 }
 
 static void refused(lw_model_t from, const char *words)
@@ -29,11 +30,11 @@ static void refused(lw_model_t from, const char *words)
         fail_msg("'%s' does not say '%s'", error.text, words);
 }
 
-#define REFUSED(field, value, words)      \
-    do {                                  \
-        lw_model_t m = good();            \
-        m.field = (value);                \
-        refused(m, words);                \
+#define REFUSED(field, value, words) \
+    do {                             \
+        lw_model_t m = good();       \
+        m.field = (value);           \
+        refused(m, words);           \
     } while (0)
 
 static void test_absurd_shapes_are_refused_by_name_and_value(void **state)
@@ -81,15 +82,22 @@ static void test_the_largest_segment_fits_its_extent(void **state)
         from.head_dim = dims[i];
         from.dtype = LW_DTYPE_FP32;
         assert_int_equal(lwc_model_make(&from, &model, &error), LW_OK);
-        lw_segment_plan_t plan = {.flags = LW_SEGMENT_SINKS | LW_SEGMENT_MOMENTS, .token_count = 8192, .head_count = 3,
-                                  .head_dim = dims[i], .dtype = LW_DTYPE_FP32, .cluster_encoding = LW_ENCODING_FP32,
-                                  .outlier_encoding = LW_ENCODING_FP32, .moments_bytes = model.moments_bytes};
+        lw_segment_plan_t plan = {.flags = LW_SEGMENT_SINKS | LW_SEGMENT_MOMENTS,
+                                  .token_count = 8192,
+                                  .head_count = 3,
+                                  .head_dim = dims[i],
+                                  .dtype = LW_DTYPE_FP32,
+                                  .cluster_encoding = LW_ENCODING_FP32,
+                                  .outlier_encoding = LW_ENCODING_FP32,
+                                  .moments_bytes = model.moments_bytes};
         for (uint32_t j = 0; j < 3; j++) {
             plan.head[j].cluster_count = 8 * LW_CLUSTERS_PER_UNIT_MAX;
             plan.head[j].outlier_count = 8 * LW_OUTLIERS_PER_UNIT_MAX;
             plan.head[j].row_count = 8188;
-            plan.head[j].index_bytes = lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, plan.head[j].cluster_count,
-                                                        plan.head[j].outlier_count, dims[i]).bytes;
+            plan.head[j].index_bytes =
+                lwk_index_layout(LW_ENCODING_FP32, LW_ENCODING_FP32, plan.head[j].cluster_count,
+                                 plan.head[j].outlier_count, dims[i])
+                    .bytes;
         }
         uint64_t bytes = 0;
         assert_int_equal(lw_segment_layout(&plan, NULL, &bytes, &error), LW_OK);
@@ -106,7 +114,8 @@ static void test_sizes_follow_limits_and_options(void **state)
     lwc_sizes_t sizes;
     lw_open_params_t params = {.sessions_max = 3, .tokens_max = 10000};
     assert_int_equal(lwc_model_make(&from, &model, &error), LW_OK);
-    assert_int_equal(lwc_options_load("client.tickets=5000; client.landing_bytes = 1m", &options, &error), LW_OK);
+    assert_int_equal(lwc_options_load("client.tickets=5000; client.landing_bytes = 1m", &options, &error),
+                     LW_OK);
     assert_int_equal(lwc_sizes_make(&model, &params, &options, &sizes, &error), LW_OK);
     assert_int_equal(sizes.ticket_capacity, 8192);
     assert_int_equal(sizes.landing_bytes, 1 << 20);

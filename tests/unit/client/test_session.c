@@ -1,4 +1,5 @@
-/* test_session.c - whole sessions over the fake store: what goes in is attended, whatever happened in between. */
+/* test_session.c - whole sessions over the fake store: what goes in is attended, whatever happened in
+ * between. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -22,23 +23,28 @@ static void check_full(harness_t *h, lw_session_t *session, const sequence_t *se
     result_t result;
     lw_status_t status = harness_step(h, session, sequence, tokens, false, &result);
     if (status != LW_OK)
-        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status), lw_last_error(h->kv));
+        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status),
+                 lw_last_error(h->kv));
     double out = result_out_error(&result), lse = result_lse_error(&result);
     if (!(out < 1e-4) || !(lse < 1e-4))
-        fail_msg("after token %u (%u sealed): out off by %g, lse by %g", harness_tokens(session), harness_sealed(session), out, lse);
+        fail_msg("after token %u (%u sealed): out off by %g, lse by %g", harness_tokens(session),
+                 harness_sealed(session), out, lse);
     result_fini(&result);
 }
 
-/* q = 0: every token counts once, whatever the policy. The tokens of this step come after those that are checked. */
+/* q = 0: every token counts once, whatever the policy. The tokens of this step come after those that are
+ * checked. */
 static void check_zero(harness_t *h, lw_session_t *session, const sequence_t *sequence)
 {
     result_t result;
     lw_status_t status = harness_step(h, session, sequence, 1, true, &result);
     if (status != LW_OK)
-        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status), lw_last_error(h->kv));
+        fail_msg("step at %u: %s: %s", harness_tokens(session), lw_status_string(status),
+                 lw_last_error(h->kv));
     double lse = result_lse_error(&result);
     if (!(lse < 1e-5 * log(harness_tokens(session))))
-        fail_msg("zero query after token %u (%u sealed): lse off by %g", harness_tokens(session), harness_sealed(session), lse);
+        fail_msg("zero query after token %u (%u sealed): lse off by %g", harness_tokens(session),
+                 harness_sealed(session), lse);
     result_fini(&result);
 }
 
@@ -78,8 +84,8 @@ static void test_sealed_tokens_are_retrieved_exactly(void **state)
     for (int i = 0; i < 4; i++)
         check_full(&h, s, &seq, 1 + (uint32_t)i);
     check_zero(&h, s, &seq);
-    lw_attr_t attr = {.field_mask = LW_ATTR_ATTENTION | LW_ATTR_TRAFFIC | LW_ATTR_MEMORY | LW_ATTR_NODES | LW_ATTR_BACKEND |
-                                    LW_ATTR_FLEET};
+    lw_attr_t attr = {.field_mask = LW_ATTR_ATTENTION | LW_ATTR_TRAFFIC | LW_ATTR_MEMORY | LW_ATTR_NODES |
+                                    LW_ATTR_BACKEND | LW_ATTR_FLEET};
     assert_int_equal(lw_query(h.kv, &attr), LW_OK);
     assert_true(attr.hits > 0 && attr.misses > 0 && attr.bytes_fetched > 0 && attr.bytes_shipped > 0);
     assert_int_equal(attr.node_count, 3);
@@ -165,7 +171,8 @@ static void test_fork_shares_ranges_and_copies_the_rest(void **state)
     /* They go on differently. */
     sequence_init(&other, &h, 8000);
     sequence_grow(&other, &h, 2200);
-    size_t bytes = 2200 * (size_t)h.model.layer_count * h.model.kv_head_count * h.model.head_dim * sizeof(float);
+    size_t bytes =
+        2200 * (size_t)h.model.layer_count * h.model.kv_head_count * h.model.head_dim * sizeof(float);
     memcpy(other.keys, seq.keys, bytes);
     memcpy(other.values, seq.values, bytes);
     sequence_grow(&other, &h, 1400);
@@ -485,7 +492,8 @@ static void test_silent_fleet_times_out(void **state)
 static void test_full_fleet_pushes_back_and_then_fails_the_session(void **state)
 {
     (void)state;
-    static const harness_params_t quick = {.layers = 2, .config = "client.ship_timeout=300ms;client.room_timeout=1h"};
+    static const harness_params_t quick = {.layers = 2,
+                                           .config = "client.ship_timeout=300ms;client.room_timeout=1h"};
     harness_t h;
     sequence_t seq;
     harness_open(&h, &quick, seed_value);
@@ -514,9 +522,10 @@ static void test_full_fleet_pushes_back_and_then_fails_the_session(void **state)
 static void test_small_cache_and_small_landing_do_not_change_answers(void **state)
 {
     (void)state;
-    static const harness_params_t tight = {.layers = 3,
-                                           .device_bytes = 96 << 10,
-                                           .config = "client.landing_bytes=2m;client.tickets=8192;cache.admit_window=0"};
+    static const harness_params_t tight = {
+        .layers = 3,
+        .device_bytes = 96 << 10,
+        .config = "client.landing_bytes=2m;client.tickets=8192;cache.admit_window=0"};
     harness_t h;
     sequence_t seq;
     harness_open(&h, &tight, seed_value);
@@ -530,7 +539,8 @@ static void test_small_cache_and_small_landing_do_not_change_answers(void **stat
     }
     check_zero(&h, s, &seq);
     /* What one step wants stays; pages are won from what it did not want. */
-    lw_session_params_t sparse = {.size = sizeof(sparse), .policy = LW_POLICY_EXPECTED_MAX, .retrieve_ppm = 60000};
+    lw_session_params_t sparse = {
+        .size = sizeof(sparse), .policy = LW_POLICY_EXPECTED_MAX, .retrieve_ppm = 60000};
     lw_session_t *child = NULL;
     assert_int_equal(lw_session_fork(s, &sparse, &child), LW_OK);
     for (int i = 0; i < 12; i++) {
@@ -565,7 +575,10 @@ static void test_prefetch_brings_records_without_changing_answers(void **state)
     for (int i = 0; i < 64; i++)
         query[i] = (float)lw_prng_unit(&h.prng) - 0.5f;
     lw_session_t *sessions[1] = {s};
-    lw_step_t step = {.size = sizeof(step), .layer = 1, .sessions = sessions, .session_count = 1,
+    lw_step_t step = {.size = sizeof(step),
+                      .layer = 1,
+                      .sessions = sessions,
+                      .session_count = 1,
                       .query = {.data = query, .sessions = 1, .tokens = 1, .heads = 4, .head_dim = 16}};
     assert_int_equal(lw_prefetch(h.kv, &step, NULL), LW_OK);
     lw_op_t op;

@@ -31,11 +31,15 @@ static call_t *make_call(lw_session_t **sessions, uint32_t count, uint32_t token
         c->sessions[i] = sessions[i];
     for (size_t i = 0; i < LW_ARRAY_SIZE(c->query); i++)
         c->query[i] = (float)(i % 7) - 3;
-    c->step = (lw_step_t){.size = sizeof(c->step), .sessions = c->sessions, .session_count = count,
-                          .query = {.data = c->query, .sessions = count, .tokens = tokens, .heads = 4, .head_dim = 16},
-                          .key = {.data = c->key, .sessions = count, .tokens = tokens, .heads = 2, .head_dim = 16},
-                          .value = {.data = c->value, .sessions = count, .tokens = tokens, .heads = 2, .head_dim = 16}};
-    c->result = (lw_tensor_t){.data = c->out, .sessions = count, .tokens = tokens, .heads = 4, .head_dim = 16};
+    c->step = (lw_step_t){
+        .size = sizeof(c->step),
+        .sessions = c->sessions,
+        .session_count = count,
+        .query = {.data = c->query, .sessions = count, .tokens = tokens, .heads = 4, .head_dim = 16},
+        .key = {.data = c->key, .sessions = count, .tokens = tokens, .heads = 2, .head_dim = 16},
+        .value = {.data = c->value, .sessions = count, .tokens = tokens, .heads = 2, .head_dim = 16}};
+    c->result =
+        (lw_tensor_t){.data = c->out, .sessions = count, .tokens = tokens, .heads = 4, .head_dim = 16};
     return c;
 }
 
@@ -268,8 +272,13 @@ static void test_prefill_pushes_back_when_the_steady_zone_is_full(void **state)
     lw_op_t op;
     for (; at < 6000 && status == LW_INPROGRESS; at += status == LW_INPROGRESS ? 500 : 0)
         for (uint32_t layer = 0; layer < 2 && status == LW_INPROGRESS; layer++) {
-            lw_tensor_t key = {.data = seq.keys + at * 64 + layer * 32, .sessions = 1, .tokens = 500, .heads = 2, .head_dim = 16,
-                               .token_stride = 64, .head_stride = 16};
+            lw_tensor_t key = {.data = seq.keys + at * 64 + layer * 32,
+                               .sessions = 1,
+                               .tokens = 500,
+                               .heads = 2,
+                               .head_dim = 16,
+                               .token_stride = 64,
+                               .head_stride = 16};
             lw_tensor_t value = key;
             value.data = seq.values + at * 64 + layer * 32;
             status = lw_prefill(s, layer, &key, &value, NULL, &op);
