@@ -66,13 +66,12 @@ static lw_status_t create_store(lwc_perf_client_t *client, lw_error_t *error)
     uint32_t batch = 1, segments = client->uniform.segment_count + client->mixed.segment_count;
     for (uint32_t i = 0; i < options->batch_count; i++)
         batch = batch > options->batches[i] ? batch : options->batches[i];
-    /* No larger than it has to be, so that it stays in the cache; twice what is in flight, since answers
+    /* No larger than it has to be, so that it stays in the cache; more than what is in flight, since answers
      * overtake each other. A mixed batch is smaller than this almost always. */
     uint64_t record = options->modes[LWC_PERF_MIX]
                           ? lw_max_u64(options->record_bytes, 32 * LWC_PERF_ROW_BYTES)
                           : options->record_bytes;
-    client->landing_bytes =
-        lw_align_up((uint64_t)(2 * options->depth + 2) * (batch * (record + 8) + 4096), 64);
+    client->landing_bytes = lw_align_up((uint64_t)(options->depth + 2) * (batch * (record + 8) + 4096), 64);
     client->landing =
         mmap(NULL, client->landing_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (client->landing == MAP_FAILED) {

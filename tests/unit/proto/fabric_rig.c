@@ -314,7 +314,25 @@ int rig_teardown(void **state)
     return 0;
 }
 
-lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pieces, lw_send_mode_t mode)
+/* Cuts a ticket's memory into `pieces` pieces; the first has `first` bytes unless that is 0. */
+static lw_iov_t *cut(rig_t *rig, const rig_ticket_t *ticket, uint32_t pieces, size_t first)
+{
+    lw_iov_t *iov = calloc(pieces + 1, sizeof(*iov));
+    size_t at = 0;
+    assert_non_null(iov);
+    for (uint32_t i = 0; i < pieces; i++) {
+        size_t left = ticket->bytes - at;
+        size_t part = i + 1 == pieces ? left : lw_prng_below(&rig->prng, 2 * (left / (pieces - i)) + 1);
+        if (i == 0 && first > 0)
+            part = first;
+        iov[i] = (lw_iov_t){.data = ticket->memory + at, .bytes = part < left ? part : left};
+        at += iov[i].bytes;
+    }
+    return iov;
+}
+
+static lw_status_t send_cut(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pieces, size_t first,
+                            lw_send_mode_t mode)
 {
     rig_t *rig = end->rig;
     assert_true(end->ticket_count < RIG_TICKETS_MAX);
@@ -323,15 +341,7 @@ lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pie
     assert_non_null(ticket->memory);
     rig_head_t head = {.sequence = end->next_out, .bytes = bytes, .seed = lw_prng_u64(&rig->prng)};
     fill(ticket->memory, bytes, head.seed);
-
-    lw_iov_t *iov = calloc(pieces + 1, sizeof(*iov));
-    size_t at = 0;
-    for (uint32_t i = 0; i < pieces; i++) {
-        size_t left = bytes - at;
-        size_t part = i + 1 == pieces ? left : lw_prng_below(&rig->prng, 2 * (left / (pieces - i)) + 1);
-        iov[i] = (lw_iov_t){.data = ticket->memory + at, .bytes = part < left ? part : left};
-        at += iov[i].bytes;
-    }
+    lw_iov_t *iov = cut(rig, ticket, pieces, first);
     end->inside++;
     lw_status_t status = rig->ops->send(conn, &head, sizeof(head), iov, pieces, mode, on_sent, ticket);
     end->inside--;
@@ -343,6 +353,16 @@ lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pie
         free(ticket->memory);
     }
     return status;
+}
+
+lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pieces, lw_send_mode_t mode)
+{
+    return send_cut(end, conn, bytes, pieces, 0, mode);
+}
+
+lw_status_t rig_send_front(rig_end_t *end, lw_conn_t *conn, size_t front, size_t rest)
+{
+    return send_cut(end, conn, front + rest, 2, front, LW_SEND_AUTO);
 }
 
 unsigned rig_pending(const rig_end_t *end)

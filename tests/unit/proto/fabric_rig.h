@@ -91,6 +91,7 @@ uint64_t rig_now_us(const rig_t *rig); /* simulated where there is a net */
 
 /* Sends bytes from `end` over conn in `pieces` pieces of random sizes. */
 lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pieces, lw_send_mode_t mode);
+lw_status_t rig_send_front(rig_end_t *end, lw_conn_t *conn, size_t front, size_t rest); /* two pieces */
 unsigned rig_pending(const rig_end_t *end); /* sends whose callback has not run */
 
 #endif /* LW_TEST_FABRIC_RIG_H */
