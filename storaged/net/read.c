@@ -15,9 +15,10 @@ void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
     }
     uint64_t bytes = 0;
     if (status == LW_OK) {
-        if (read->offset > segment->bytes || read->bytes > segment->bytes - read->offset)
+        if (read->offset > segment->bytes)
             status = LW_ERR_INVALID;
-        bytes = read->bytes != 0 ? read->bytes : segment->bytes - read->offset;
+        else /* what lies beyond the end is not sent */
+            bytes = lw_min_u64(read->bytes != 0 ? read->bytes : UINT64_MAX, segment->bytes - read->offset);
         if (bytes > LW_MSG_BULK_MAX)
             status = LW_ERR_INVALID;
     }
