@@ -3,8 +3,8 @@
  * Device memory is the backend's (host memory for `ref` and `cpu`). The client sizes and owns every buffer and never reads
  * device memory on the host. Pinned memory is read by both sides: the ticket ring, the arrivals, the counters.
  *
- * The step path, for each layer: prepare, score (which also attends the steady zone), select, attend, finish; after the last layer, admit. All are enqueued on
- * one stream in that order and read the same lwk_step_t. publish runs between steps.
+ * The step path, for each layer: prepare, score (which also attends the steady zone: LWK_BUDGET_ERROR needs its weight),
+ * select, attend, finish; after the last layer, admit. All are enqueued on one stream in that order and read the same lwk_step_t. publish runs between steps.
  *
  * Shapes: S sessions in the batch, T query tokens (1..8), H query heads, J KV heads, G = H / J query heads a KV head
  * (query head h reads KV head h / G), d head_dim, L layers.
@@ -56,9 +56,9 @@ typedef enum lwk_budget {
  *   R        = l, or with LWK_RANK_EXPECTED_MAX  l + z sqrt(variance * 2 ln s)
  * An entry of size 0 has no weight and no vote anywhere. Vote of an entry: sum over query tokens, then over the group's heads,
  * of e^R / (sum over all entries of e^R), added in fp32 in that order; entries are taken by (vote descending, entry slot
- * ascending). LWK_BUDGET_ERROR takes them by (largest contribution over tokens and heads descending, slot ascending);
- * contribution = e^A / (sum over all entries of e^A) * nu, nu = 1 for an outlier, 1 - e^(-variance / 2) for a cluster; the
- * sums that decide when to stop are integers in units of 2^-40. A selection ends at item_capacity, whatever the budget. */
+ * ascending). LWK_BUDGET_ERROR takes them by (largest error for each token over query tokens and heads descending, slot
+ * ascending); the sums that decide when to stop are integers in units of 2^-40. A selection ends at item_capacity, whatever the
+ * budget. */
 #define LWK_VARIANCE_MAX 12.0f
 
 /* n in the budgets: tokens of the session that lie in ranges, sinks excluded. */

@@ -204,6 +204,7 @@ static void test_a_full_ticket_ring_falls_back_to_the_estimate_and_says_so(void 
 {
     ops_config_t config = cache_config();
     config.ticket_capacity = 4;
+    config.policy.retrieve_ppm = 500000;
     config.admit_window = 0;
     config.outlier_ppm = 0;
     ops_rig_t *rig = gates_rig(&config, 900, 70);
