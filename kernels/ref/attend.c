@@ -6,7 +6,7 @@
 static void store(const lwk_step_t *step, size_t row, uint32_t slot, const ref_sum_t *sum)
 {
     size_t at = row * step->scratch.partial_capacity + slot;
-    ref_sum_store(sum, &step->scratch.partial[at], step->scratch.partial_out + at * sum->head_dim);
+    lwk_ref_sum_store(sum, &step->scratch.partial[at], step->scratch.partial_out + at * sum->head_dim);
 }
 
 /* Section 5 over the entries of one tile that are marked so. An outlier that is estimated has its own key's
@@ -14,19 +14,19 @@ static void store(const lwk_step_t *step, size_t row, uint32_t slot, const ref_s
 static void estimate_range(const lwk_step_t *step, const lwk_session_t *session, const uint8_t *mark,
                            size_t row, uint32_t range, const ref_tile_t *tile)
 {
-    ref_query_t query = ref_query_open(step, session, tile, row);
+    ref_query_t query = lwk_ref_query_open(step, session, tile, row);
     uint32_t base = session->ranges[range].entry_base, clusters = tile->tile->cluster_count;
     const float *logits = step->scratch.logit + row * step->scratch.entry_capacity + base;
     bool shifts = (session->policy.correct & LWK_CORRECT_VALUE) != 0;
     ref_sum_t sum;
-    ref_sum_init(&sum, tile->head_dim);
+    lwk_ref_sum_init(&sum, tile->head_dim);
     for (uint32_t e = 0; e < lwk_tile_entries(tile->tile); e++) {
         if (mark[base + e] != LWK_MARK_ESTIMATE || lwk_entry_size(tile->tile, e) == 0)
             continue;
-        ref_terms_t t = ref_entry_terms(tile, &query, e, logits[e]);
+        ref_terms_t t = lwk_ref_entry_terms(tile, &query, e, logits[e]);
         real value[LW_HEAD_DIM_MAX];
-        ref_cluster_value(tile, e < clusters ? e : ref_outlier_parent(tile, e), value);
-        ref_sum_add(&sum, t.mass, shifts ? t.spread * t.slope : 0, value);
+        lwk_ref_cluster_value(tile, e < clusters ? e : lwk_ref_outlier_parent(tile, e), value);
+        lwk_ref_sum_add(&sum, t.mass, shifts ? t.spread * t.slope : 0, value);
     }
     store(step, row, range, &sum);
 }
@@ -37,7 +37,7 @@ static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *quer
     const lwk_store_t *st = step->store;
     if (item->entry >= tile->cluster_count) {
         uint64_t page = lwk_place_number(item->place);
-        ref_sum_add_rows(sum, &st->shape, query,
+        lwk_ref_sum_add_rows(sum, &st->shape, query,
                          st->pages[1].bytes + page * lwk_page_bytes(&st->shape, &st->pages[1]), 1, 1);
         return;
     }
@@ -45,7 +45,7 @@ static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *quer
     for (uint32_t first = 0; first < item->size; first += LWK_PAGE_TOKENS) {
         uint32_t count = item->size - first < LWK_PAGE_TOKENS ? item->size - first : LWK_PAGE_TOKENS;
         uint64_t page = pages[first / LWK_PAGE_TOKENS];
-        ref_sum_add_rows(sum, &st->shape, query,
+        lwk_ref_sum_add_rows(sum, &st->shape, query,
                          st->pages[0].bytes + page * lwk_page_bytes(&st->shape, &st->pages[0]), count,
                          LWK_PAGE_TOKENS);
     }
@@ -61,7 +61,7 @@ static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t 
     uint32_t count = step->scratch.item_count[kv_row];
     for (uint32_t first = 0; first < count; first += LWK_ITEM_TILE) {
         ref_sum_t sum;
-        ref_sum_init(&sum, shape->head_dim);
+        lwk_ref_sum_init(&sum, shape->head_dim);
         for (uint32_t i = first; i < count && i < first + LWK_ITEM_TILE; i++) {
             if (lwk_place_kind(items[i].place) != LWK_PLACE_CACHED)
                 continue;
@@ -82,7 +82,7 @@ static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *
     const uint8_t *mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity;
     for (uint32_t range = 0; range < session->range_count; range++) {
         uint32_t number = lwk_tile_number(step->store, session->ranges[range].row, step->layer, head);
-        ref_tile_t tile = ref_tile_open(&step->store->tiles[number], shape->head_dim);
+        ref_tile_t tile = lwk_ref_tile_open(&step->store->tiles[number], shape->head_dim);
         estimate_range(step, session, mark, row, range, &tile);
     }
     attend_hits(step, s, session, head, row);

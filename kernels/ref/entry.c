@@ -2,7 +2,7 @@
  * them. */
 #include "kernels/ref/entry.h"
 
-ref_tile_t ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim)
+ref_tile_t lwk_ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim)
 {
     return (ref_tile_t){.tile = tile, .at = lwk_tile_layout(tile, head_dim), .head_dim = head_dim};
 }
@@ -55,7 +55,7 @@ static real key_scale(const ref_tile_t *tile, uint32_t entry)
                : 0;
 }
 
-void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out)
+void lwk_ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out)
 {
     const lwk_tile_t *t = tile->tile;
     bool cluster = entry < t->cluster_count;
@@ -67,7 +67,7 @@ void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out)
                row_out);
 }
 
-void ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out)
+void lwk_ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out)
 {
     uint32_t encoding = tile->tile->cluster_encoding;
     const uint8_t *row = tile->tile->index + tile->at.cluster_values +
@@ -78,12 +78,12 @@ void ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out)
     decode_row(tile, row, encoding, tile->at.value_center, tile->at.value_channel, scale, row_out);
 }
 
-uint32_t ref_outlier_parent(const ref_tile_t *tile, uint32_t entry)
+uint32_t lwk_ref_outlier_parent(const ref_tile_t *tile, uint32_t entry)
 {
     return halves_at(tile, tile->at.outlier_parents)[entry - tile->tile->cluster_count];
 }
 
-ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
+ref_query_t lwk_ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
                            size_t query_row)
 {
     const lwk_shape_t *shape = &step->store->shape;
@@ -103,12 +103,12 @@ ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session,
     return q;
 }
 
-real ref_soft_cap(real x, real soft_cap)
+real lwk_ref_soft_cap(real x, real soft_cap)
 {
     return soft_cap > 0 ? soft_cap * tanh(x / soft_cap) : x;
 }
 
-ref_terms_t ref_entry_terms(const ref_tile_t *tile, const ref_query_t *query, uint32_t entry, real logit)
+ref_terms_t lwk_ref_entry_terms(const ref_tile_t *tile, const ref_query_t *query, uint32_t entry, real logit)
 {
     const lwk_policy_t *policy = query->policy;
     ref_terms_t t = {.slope = 1};

@@ -31,18 +31,18 @@ typedef struct ref_terms {
     real slope;
 } ref_terms_t;
 
-ref_tile_t ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim);
-ref_query_t ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
+ref_tile_t lwk_ref_tile_open(const lwk_tile_t *tile, uint32_t head_dim);
+ref_query_t lwk_ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
                            size_t query_row);
 
 /* Adds the key, or the value mean of a cluster, to row_out[head_dim]. */
-void ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out);
-void ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out);
-uint32_t ref_outlier_parent(const ref_tile_t *tile, uint32_t entry);
+void lwk_ref_entry_key(const ref_tile_t *tile, uint32_t entry, real *row_out);
+void lwk_ref_cluster_value(const ref_tile_t *tile, uint32_t cluster, real *row_out);
+uint32_t lwk_ref_outlier_parent(const ref_tile_t *tile, uint32_t entry);
 
 /* c tanh(x / c), or x. */
-real ref_soft_cap(real x, real soft_cap);
+real lwk_ref_soft_cap(real x, real soft_cap);
 /* Entry of size > 0 with this (soft-capped) logit. */
-ref_terms_t ref_entry_terms(const ref_tile_t *tile, const ref_query_t *query, uint32_t entry, real logit);
+ref_terms_t lwk_ref_entry_terms(const ref_tile_t *tile, const ref_query_t *query, uint32_t entry, real logit);
 
 #endif /* LWK_REF_ENTRY_H */

@@ -27,7 +27,7 @@ static void add_rows(ref_sum_t *sum, const lwk_extend_t *args, uint32_t t, uint3
         if (args->causal && args->rows.first_row_position + r > args->first_position + t)
             break;
         size_t at = (size_t)(head * args->rows.head_stride + r * args->rows.row_stride);
-        ref_sum_add_row(sum, shape, query, args->rows.keys, at, args->rows.values, at);
+        lwk_ref_sum_add_row(sum, shape, query, args->rows.keys, at, args->rows.values, at);
     }
 }
 
@@ -36,7 +36,7 @@ static void write_out(const ref_sum_t *sum, const lwk_extend_t *args, uint32_t t
 {
     const lwk_shape_t *shape = args->shape;
     real out[LW_HEAD_DIM_MAX];
-    real lse = ref_sum_result(sum, out);
+    real lse = lwk_ref_sum_result(sum, out);
     size_t to = lwk_tensor_at(&args->out, 0, t, query_head);
     for (uint32_t j = 0; j < shape->head_dim; j++) {
         lwk_store(args->out.data, shape->dtype, to + j, (float)out[j]);
@@ -58,11 +58,11 @@ lw_status_t lwk_ref_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *strea
         for (uint32_t h = first_head; h < first_head + head_count; h++) {
             size_t row = (size_t)t * lwk_query_heads(shape) + h;
             ref_sum_t sum;
-            ref_sum_init(&sum, shape->head_dim);
+            lwk_ref_sum_init(&sum, shape->head_dim);
             if (!args->first)
-                ref_sum_merge(&sum, &args->partial[row], args->partial_out + row * shape->head_dim, NULL);
+                lwk_ref_sum_merge(&sum, &args->partial[row], args->partial_out + row * shape->head_dim, NULL);
             add_rows(&sum, args, t, h);
-            ref_sum_store(&sum, &args->partial[row], args->partial_out + row * shape->head_dim);
+            lwk_ref_sum_store(&sum, &args->partial[row], args->partial_out + row * shape->head_dim);
             if (args->out.data != NULL)
                 write_out(&sum, args, t, h, row);
         }

@@ -13,17 +13,17 @@ static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *s
     uint32_t count = step->scratch.item_count[kv_row];
     for (uint32_t first = 0; first < count; first += LWK_ITEM_TILE) {
         ref_sum_t sum;
-        ref_sum_init(&sum, shape->head_dim);
+        lwk_ref_sum_init(&sum, shape->head_dim);
         for (uint32_t i = first; i < count && i < first + LWK_ITEM_TILE; i++) {
             if (lwk_place_kind(items[i].place) != LWK_PLACE_PENDING)
                 continue;
             const uint8_t *record = lwk_ref_landed(step, session, &items[i]);
             if (record != NULL)
-                ref_sum_add_rows(&sum, shape, query, record, items[i].size, items[i].size);
+                lwk_ref_sum_add_rows(&sum, shape, query, record, items[i].size, items[i].size);
         }
         size_t at =
             row * step->scratch.partial_capacity + lwk_slot_arrivals(&step->scratch, first / LWK_ITEM_TILE);
-        ref_sum_store(&sum, &step->scratch.partial[at], step->scratch.partial_out + at * shape->head_dim);
+        lwk_ref_sum_store(&sum, &step->scratch.partial[at], step->scratch.partial_out + at * shape->head_dim);
     }
 }
 
@@ -33,7 +33,7 @@ static void merge_slots(ref_sum_t *sum, const lwk_step_t *step, size_t row, uint
     const float *shift = scratch->shift + row * sum->head_dim;
     for (uint32_t slot = first; slot < first + count; slot++) {
         size_t at = row * scratch->partial_capacity + slot;
-        ref_sum_merge(sum, &scratch->partial[at], scratch->partial_out + at * sum->head_dim, shift);
+        lwk_ref_sum_merge(sum, &scratch->partial[at], scratch->partial_out + at * sum->head_dim, shift);
     }
 }
 
@@ -50,14 +50,14 @@ static void finish_row(const lwk_step_t *step, uint32_t s, lwk_session_t *sessio
     attend_arrivals(step, s, session, head, row);
 
     ref_sum_t sum;
-    ref_sum_init(&sum, d);
+    lwk_ref_sum_init(&sum, d);
     merge_slots(&sum, step, row, 0, session->range_count);
     merge_slots(&sum, step, row, lwk_slot_steady(scratch, 0), steady_tiles);
     merge_slots(&sum, step, row, lwk_slot_hits(scratch, 0), item_tiles);
     merge_slots(&sum, step, row, lwk_slot_arrivals(scratch, 0), item_tiles);
 
     real out[LW_HEAD_DIM_MAX];
-    real lse = ref_sum_result(&sum, out);
+    real lse = lwk_ref_sum_result(&sum, out);
     size_t to = lwk_tensor_at(&step->out, s, t, query_head);
     for (uint32_t j = 0; j < d; j++) {
         if (step->out.data != NULL)

@@ -9,23 +9,23 @@ static void score_tile(const lwk_step_t *step, const lwk_session_t *session, siz
     const lwk_scratch_t *scratch = &step->scratch;
     uint32_t d = tile->head_dim, count = lwk_tile_entries(tile->tile);
     float *logits = scratch->logit + row * scratch->entry_capacity + session->ranges[range].entry_base;
-    ref_query_t query = ref_query_open(step, session, tile, row);
+    ref_query_t query = lwk_ref_query_open(step, session, tile, row);
     real key[LW_HEAD_DIM_MAX], largest = -INFINITY, sum = 0;
     for (uint32_t e = 0; e < count; e++) {
         if (lwk_entry_size(tile->tile, e) == 0) {
             logits[e] = -INFINITY;
             continue;
         }
-        ref_entry_key(tile, e, key);
+        lwk_ref_entry_key(tile, e, key);
         real dot = 0;
         for (uint32_t j = 0; j < d; j++)
             dot += query.query[j] * key[j];
-        logits[e] = (float)ref_soft_cap(query.scale * dot, query.soft_cap);
-        largest = fmax(largest, ref_entry_terms(tile, &query, e, logits[e]).rank);
+        logits[e] = (float)lwk_ref_soft_cap(query.scale * dot, query.soft_cap);
+        largest = fmax(largest, lwk_ref_entry_terms(tile, &query, e, logits[e]).rank);
     }
     for (uint32_t e = 0; e < count; e++)
         if (lwk_entry_size(tile->tile, e) > 0)
-            sum += exp(ref_entry_terms(tile, &query, e, logits[e]).rank - largest);
+            sum += exp(lwk_ref_entry_terms(tile, &query, e, logits[e]).rank - largest);
     scratch->tile_max[row * scratch->range_list_capacity + range] = (float)largest;
     /* The stored maximum is rounded; the sum is relative to what is stored. */
     scratch->tile_sum[row * scratch->range_list_capacity + range] =
@@ -51,7 +51,7 @@ lw_status_t lwk_ref_score(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
             for (uint32_t h = 0; h < lwk_query_heads(&store->shape); h++) {
                 uint32_t number =
                     lwk_tile_number(store, session->ranges[range].row, step->layer, h / store->shape.group);
-                ref_tile_t tile = ref_tile_open(&store->tiles[number], store->shape.head_dim);
+                ref_tile_t tile = lwk_ref_tile_open(&store->tiles[number], store->shape.head_dim);
                 for (uint32_t t = 0; t < step->query_tokens; t++)
                     score_tile(step, session, lwk_query_row(step, s, t, h), range, &tile);
             }

@@ -33,7 +33,7 @@ static ref_tile_t tile_of(const selection_t *sel, uint32_t range)
 {
     const lwk_store_t *store = sel->step->store;
     uint32_t number = lwk_tile_number(store, sel->session->ranges[range].row, sel->step->layer, sel->head);
-    return ref_tile_open(&store->tiles[number], store->shape.head_dim);
+    return lwk_ref_tile_open(&store->tiles[number], store->shape.head_dim);
 }
 
 /* Range that an entry slot lies in: the last one that begins at or before it. */
@@ -54,8 +54,8 @@ static ref_terms_t terms_of(const selection_t *sel, const ref_tile_t *tile, uint
                             uint32_t q)
 {
     const lwk_scratch_t *scratch = &sel->step->scratch;
-    ref_query_t query = ref_query_open(sel->step, sel->session, tile, sel->row[q]);
-    return ref_entry_terms(tile, &query, entry, scratch->logit[sel->row[q] * scratch->entry_capacity + slot]);
+    ref_query_t query = lwk_ref_query_open(sel->step, sel->session, tile, sel->row[q]);
+    return lwk_ref_entry_terms(tile, &query, entry, scratch->logit[sel->row[q] * scratch->entry_capacity + slot]);
 }
 
 /* The normaliser of each query head's vote: from the tile sums, in the order of the ranges. */

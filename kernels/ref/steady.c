@@ -10,17 +10,17 @@ void lwk_ref_steady(const lwk_step_t *step, const lwk_session_t *session, uint32
     uint32_t count = lwk_steady_count(session);
     for (uint32_t first = 0; first < count; first += LWK_STEADY_TILE) {
         ref_sum_t sum;
-        ref_sum_init(&sum, shape->head_dim);
+        lwk_ref_sum_init(&sum, shape->head_dim);
         for (uint32_t i = first; i < count && i < first + LWK_STEADY_TILE; i++) {
             uint32_t position = lwk_steady_position(session, i);
             if (!lwk_visible(step, session, t, position))
                 continue;
             bool sink = position < LW_SINK_TOKENS;
             size_t at = lwk_steady_at(session, shape, step->layer, head, position);
-            ref_sum_add_row(&sum, shape, query, sink ? session->sink_keys : session->steady_keys, at,
+            lwk_ref_sum_add_row(&sum, shape, query, sink ? session->sink_keys : session->steady_keys, at,
                             sink ? session->sink_values : session->steady_values, at);
         }
         size_t slot = row * step->scratch.partial_capacity + lwk_slot_steady(&step->scratch, first / LWK_STEADY_TILE);
-        ref_sum_store(&sum, &step->scratch.partial[slot], step->scratch.partial_out + slot * sum.head_dim);
+        lwk_ref_sum_store(&sum, &step->scratch.partial[slot], step->scratch.partial_out + slot * sum.head_dim);
     }
 }

@@ -1,7 +1,7 @@
 /* sum.c - the running softmax sum of sum.h. */
 #include "kernels/ref/sum.h"
 
-void ref_sum_init(ref_sum_t *sum, uint32_t head_dim)
+void lwk_ref_sum_init(ref_sum_t *sum, uint32_t head_dim)
 {
     sum->head_dim = head_dim;
     sum->m = -INFINITY;
@@ -23,7 +23,7 @@ static void raise_to(ref_sum_t *sum, real exponent)
         sum->o[j] *= factor;
 }
 
-void ref_sum_add(ref_sum_t *sum, real exponent, real shift, const real *value)
+void lwk_ref_sum_add(ref_sum_t *sum, real exponent, real shift, const real *value)
 {
     raise_to(sum, exponent);
     real weight = exp(exponent - sum->m);
@@ -33,7 +33,7 @@ void ref_sum_add(ref_sum_t *sum, real exponent, real shift, const real *value)
         sum->o[j] += weight * value[j];
 }
 
-void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys,
+void lwk_ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const void *keys,
                      size_t key, const void *values, size_t value)
 {
     real dot = 0, row[LW_HEAD_DIM_MAX];
@@ -41,18 +41,18 @@ void ref_sum_add_row(ref_sum_t *sum, const lwk_shape_t *shape, const float *quer
         dot += (real)query[j] * lwk_load(keys, shape->dtype, key + j);
         row[j] = lwk_load(values, shape->dtype, value + j);
     }
-    ref_sum_add(sum, ref_soft_cap(shape->scale * dot, shape->soft_cap), 0, row);
+    lwk_ref_sum_add(sum, lwk_ref_soft_cap(shape->scale * dot, shape->soft_cap), 0, row);
 }
 
-void ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows,
+void lwk_ref_sum_add_rows(ref_sum_t *sum, const lwk_shape_t *shape, const float *query, const uint8_t *rows,
                       uint32_t count, uint32_t stride)
 {
     for (uint32_t i = 0; i < count; i++)
-        ref_sum_add_row(sum, shape, query, rows, (size_t)i * shape->head_dim, rows,
+        lwk_ref_sum_add_row(sum, shape, query, rows, (size_t)i * shape->head_dim, rows,
                         (size_t)(stride + i) * shape->head_dim);
 }
 
-void ref_sum_store(const ref_sum_t *sum, lwk_partial_t *partial_out, float *value_out)
+void lwk_ref_sum_store(const ref_sum_t *sum, lwk_partial_t *partial_out, float *value_out)
 {
     /* The stored m is rounded; the rest is made relative to what is stored. */
     float m = (float)sum->m;
@@ -62,7 +62,7 @@ void ref_sum_store(const ref_sum_t *sum, lwk_partial_t *partial_out, float *valu
         value_out[j] = (float)(sum->o[j] * factor);
 }
 
-void ref_sum_merge(ref_sum_t *sum, const lwk_partial_t *partial, const float *value, const float *shift)
+void lwk_ref_sum_merge(ref_sum_t *sum, const lwk_partial_t *partial, const float *value, const float *shift)
 {
     if (!(partial->z > 0))
         return;
@@ -73,7 +73,7 @@ void ref_sum_merge(ref_sum_t *sum, const lwk_partial_t *partial, const float *va
         sum->o[j] += weight * (value[j] + (shift != NULL ? (real)partial->t * shift[j] : 0));
 }
 
-real ref_sum_result(const ref_sum_t *sum, real *out)
+real lwk_ref_sum_result(const ref_sum_t *sum, real *out)
 {
     for (uint32_t j = 0; j < sum->head_dim; j++)
         out[j] = sum->z > 0 ? sum->o[j] / sum->z : 0;

@@ -39,15 +39,15 @@ static const char schema[] =
 
 static lw_status_t sqlite_exec(lwd_catalogue_t *cat, const char *text, const char *doing, lw_error_t *error)
 {
-    return sqlite3_exec(cat->db, text, NULL, NULL, NULL) == SQLITE_OK ? LW_OK : sql_failed(cat, doing, error);
+    return sqlite3_exec(cat->db, text, NULL, NULL, NULL) == SQLITE_OK ? LW_OK : lwd_sql_failed(cat, doing, error);
 }
 
 static lw_status_t sqlite_version(lwd_catalogue_t *cat, int *version_out, lw_error_t *error)
 {
     sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v2(cat->db, "PRAGMA user_version", -1, &statement, NULL) != SQLITE_OK)
-        return sql_failed(cat, "reading the schema's version", error);
-    lw_status_t status = sqlite3_step(statement) == SQLITE_ROW ? LW_OK : sql_failed(cat, "reading the schema's version", error);
+        return lwd_sql_failed(cat, "reading the schema's version", error);
+    lw_status_t status = sqlite3_step(statement) == SQLITE_ROW ? LW_OK : lwd_sql_failed(cat, "reading the schema's version", error);
     if (status == LW_OK)
         *version_out = sqlite3_column_int(statement, 0);
     sqlite3_finalize(statement);
@@ -106,7 +106,7 @@ static lw_status_t sqlite_open(const char *where, lwd_catalogue_t **out, lw_erro
         status = lw_fail(error, LW_ERR_VERSION, "catalogue %s has schema %d, this program knows %d", where, version,
                          SQL_SCHEMA_VERSION);
     if (status == LW_OK)
-        status = sql_prepare(cat, error);
+        status = lwd_sql_prepare(cat, error);
     if (status != LW_OK)
         goto close;
     *out = cat;
@@ -118,7 +118,7 @@ close:
 
 static lw_status_t sqlite_meta(lwd_catalogue_t *cat, const char *name, uint64_t *out, lw_error_t *error)
 {
-    return sql_value(cat, sql_bind(cat, SQL_META_GET, "s", name), 0, out, error);
+    return lwd_sql_value(cat, lwd_sql_bind(cat, SQL_META_GET, "s", name), 0, out, error);
 }
 
 static lw_status_t sqlite_fleet(lwd_catalogue_t *cat, uint64_t *fleet_id_out, uint64_t *epoch_out, lw_error_t *error)
@@ -137,7 +137,7 @@ static lw_status_t sqlite_fleet(lwd_catalogue_t *cat, uint64_t *fleet_id_out, ui
 static lw_status_t sqlite_set_epoch(lwd_catalogue_t *cat, uint64_t epoch, lw_error_t *error)
 {
     uint64_t last = 0;
-    lw_status_t status = sql_begin(cat, error);
+    lw_status_t status = lwd_sql_begin(cat, error);
     if (status != LW_OK)
         return status;
     status = sqlite_meta(cat, "epoch", &last, error);
@@ -145,8 +145,8 @@ static lw_status_t sqlite_set_epoch(lwd_catalogue_t *cat, uint64_t epoch, lw_err
         status = lw_fail(error, LW_ERR_STALE, "epoch %llu is not after %llu", (unsigned long long)epoch,
                          (unsigned long long)last);
     if (status == LW_OK)
-        status = sql_run(cat, sql_bind(cat, SQL_META_SET, "su", "epoch", epoch), error);
-    return sql_end(cat, status, error);
+        status = lwd_sql_run(cat, lwd_sql_bind(cat, SQL_META_SET, "su", "epoch", epoch), error);
+    return lwd_sql_end(cat, status, error);
 }
 
 static lw_status_t sqlite_members(lwd_catalogue_t *cat, const char *const *control, uint32_t count, lw_error_t *error)
@@ -154,29 +154,29 @@ static lw_status_t sqlite_members(lwd_catalogue_t *cat, const char *const *contr
     lw_status_t status = lwd_catalogue_check_members(control, count, error);
     if (status != LW_OK)
         return status;
-    status = sql_begin(cat, error);
+    status = lwd_sql_begin(cat, error);
     if (status != LW_OK)
         return status;
     for (uint32_t i = 0; i < count && status == LW_OK; i++) {
         uint64_t index = i;
-        status = sql_value(cat, sql_bind(cat, SQL_MEMBER_AT, "s", control[i]), i, &index, error);
+        status = lwd_sql_value(cat, lwd_sql_bind(cat, SQL_MEMBER_AT, "s", control[i]), i, &index, error);
         if (status == LW_OK && index != i)
             status = lw_fail(error, LW_ERR_INVALID, "node %s was number %llu of the fleet and is now %u: the list may only "
                              "grow at its end", control[i], (unsigned long long)index, i);
     }
     for (uint32_t i = 0; i < count && status == LW_OK; i++)
-        status = sql_run(cat, sql_bind(cat, SQL_MEMBER_SET, "us", (uint64_t)i, control[i]), error);
-    return sql_end(cat, status, error);
+        status = lwd_sql_run(cat, lwd_sql_bind(cat, SQL_MEMBER_SET, "us", (uint64_t)i, control[i]), error);
+    return lwd_sql_end(cat, status, error);
 }
 
 const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void)
 {
     static const lwd_catalogue_ops_t ops = {
         .name = "sqlite", .open = sqlite_open, .close = sqlite_close,
-        .create = sqlite_create, .open_session = sqlite_open_session, .renew = sqlite_renew, .release = sqlite_release,
-        .fork = sqlite_fork, .pin = sqlite_pin, .drop = sqlite_drop, .get = sqlite_get, .list = sqlite_list,
-        .commit = sqlite_commit, .ranges = sqlite_ranges, .check = sqlite_check, .orphans = sqlite_orphans,
-        .expire = sqlite_expire, .ended = sqlite_ended, .trim = sqlite_trim,
+        .create = lwd_sqlite_create, .open_session = lwd_sqlite_open_session, .renew = lwd_sqlite_renew, .release = lwd_sqlite_release,
+        .fork = lwd_sqlite_fork, .pin = lwd_sqlite_pin, .drop = lwd_sqlite_drop, .get = lwd_sqlite_get, .list = lwd_sqlite_list,
+        .commit = lwd_sqlite_commit, .ranges = lwd_sqlite_ranges, .check = lwd_sqlite_check, .orphans = lwd_sqlite_orphans,
+        .expire = lwd_sqlite_expire, .ended = lwd_sqlite_ended, .trim = lwd_sqlite_trim,
         .fleet = sqlite_fleet, .set_epoch = sqlite_set_epoch, .members = sqlite_members,
     };
     return &ops;

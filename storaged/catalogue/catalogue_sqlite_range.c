@@ -19,9 +19,9 @@ static void range_read(sqlite3_stmt *st, lwd_range_t *range)
 static lw_status_t range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd_range_t *out, bool *found_out,
                               lw_error_t *error)
 {
-    int stepped = sql_step(statement);
+    int stepped = lwd_sql_step(statement);
     if (stepped < 0)
-        return sql_failed(cat, "reading a range", error);
+        return lwd_sql_failed(cat, "reading a range", error);
     *found_out = stepped == 1;
     if (stepped == 1) {
         range_read(statement, out);
@@ -30,14 +30,14 @@ static lw_status_t range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd
     return LW_OK;
 }
 
-lw_status_t sql_count_tokens(lwd_catalogue_t *cat, sql_session_t *session, lw_error_t *error)
+lw_status_t lwd_sql_count_tokens(lwd_catalogue_t *cat, sql_session_t *session, lw_error_t *error)
 {
     uint32_t least = UINT32_MAX;
     lw_status_t status = LW_OK;
     for (uint32_t rank = 0; rank < session->row.shape.rank_count && status == LW_OK; rank++) {
         lwd_range_t last;
         bool found = false;
-        status = range_find(cat, sql_bind(cat, SQL_RANGE_LAST, "uu", session->row.session_id, (uint64_t)rank), &last,
+        status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", session->row.session_id, (uint64_t)rank), &last,
                             &found, error);
         uint32_t end = found ? lwd_range_end(&last) : session->row.cut_tokens;
         if (end < least)
@@ -54,7 +54,7 @@ static lw_status_t range_is_boundary(lwd_catalogue_t *cat, const sql_session_t *
     sql_session_t at = *session, parent;
     bool has = true;
     while (token < at.row.cut_tokens) {
-        lw_status_t status = sql_session_parent(cat, &at, &parent, &has, error);
+        lw_status_t status = lwd_sql_session_parent(cat, &at, &parent, &has, error);
         if (status != LW_OK)
             return status;
         at = parent; /* there is one: its cut is above zero */
@@ -64,8 +64,8 @@ static lw_status_t range_is_boundary(lwd_catalogue_t *cat, const sql_session_t *
         return LW_OK;
     for (uint32_t rank = 0; rank < at.row.shape.rank_count && *is_out; rank++) {
         uint64_t one = 0;
-        lw_status_t status = sql_value(
-            cat, sql_bind(cat, SQL_RANGE_BOUNDARY, "uuu", at.row.session_id, (uint64_t)rank, (uint64_t)token), 0, &one,
+        lw_status_t status = lwd_sql_value(
+            cat, lwd_sql_bind(cat, SQL_RANGE_BOUNDARY, "uuu", at.row.session_id, (uint64_t)rank, (uint64_t)token), 0, &one,
             error);
         if (status != LW_OK)
             return status;
@@ -74,7 +74,7 @@ static lw_status_t range_is_boundary(lwd_catalogue_t *cat, const sql_session_t *
     return LW_OK;
 }
 
-lw_status_t sql_cut(lwd_catalogue_t *cat, const sql_session_t *session, uint32_t limit, uint32_t *cut_out,
+lw_status_t lwd_sql_cut(lwd_catalogue_t *cat, const sql_session_t *session, uint32_t limit, uint32_t *cut_out,
                     lw_error_t *error)
 {
     sql_session_t at = *session, parent;
@@ -84,7 +84,7 @@ lw_status_t sql_cut(lwd_catalogue_t *cat, const sql_session_t *session, uint32_t
         uint64_t end = 0;
         bool is = false;
         while (status == LW_OK) {
-            status = sql_value(cat, sql_bind(cat, SQL_RANGE_ENDS, "uu", at.row.session_id, (uint64_t)limit), 0, &end,
+            status = lwd_sql_value(cat, lwd_sql_bind(cat, SQL_RANGE_ENDS, "uu", at.row.session_id, (uint64_t)limit), 0, &end,
                                error);
             if (status != LW_OK || end == 0)
                 break;
@@ -98,7 +98,7 @@ lw_status_t sql_cut(lwd_catalogue_t *cat, const sql_session_t *session, uint32_t
         if (status != LW_OK)
             return status;
         bool has;
-        status = sql_session_parent(cat, &at, &parent, &has, error);
+        status = lwd_sql_session_parent(cat, &at, &parent, &has, error);
         if (status != LW_OK)
             return status;
         if (!has) {
@@ -118,14 +118,14 @@ static lw_status_t range_insert(lwd_catalogue_t *cat, const sql_session_t *sessi
 {
     uint64_t count = 0;
     lw_status_t status =
-        sql_value(cat, sql_bind(cat, SQL_RANGE_COUNT, "uu", session->row.session_id, (uint64_t)rank), 0, &count, error);
+        lwd_sql_value(cat, lwd_sql_bind(cat, SQL_RANGE_COUNT, "uu", session->row.session_id, (uint64_t)rank), 0, &count, error);
     if (status == LW_OK && count >= LW_RANGES_MAX)
         return lw_fail(error, LW_ERR_EXHAUSTED, "the session has %llu ranges", (unsigned long long)count);
     if (status != LW_OK)
         return status;
     int node_bytes = (int)(session->row.shape.layer_count * range->replicas * sizeof(uint16_t));
-    return sql_run(cat,
-                   sql_bind(cat, SQL_RANGE_INSERT, "uuuuuuuub", session->row.session_id, (uint64_t)rank,
+    return lwd_sql_run(cat,
+                   lwd_sql_bind(cat, SQL_RANGE_INSERT, "uuuuuuuub", session->row.session_id, (uint64_t)rank,
                             (uint64_t)range->first_token, (uint64_t)range->token_count, (uint64_t)range->generation,
                             (uint64_t)range->flags, (uint64_t)range->replicas, range->bytes,
                             (const void *)range->node_index, node_bytes),
@@ -137,12 +137,12 @@ static lw_status_t range_replace(lwd_catalogue_t *cat, sql_session_t *session, u
                                  lw_error_t *error)
 {
     uint64_t serial;
-    lw_status_t status = sql_run(cat,
-                                 sql_bind(cat, SQL_RANGE_DELETE, "uuu", session->row.session_id, (uint64_t)rank,
+    lw_status_t status = lwd_sql_run(cat,
+                                 lwd_sql_bind(cat, SQL_RANGE_DELETE, "uuu", session->row.session_id, (uint64_t)rank,
                                           (uint64_t)old->first_token),
                                  error);
     if (status == LW_OK)
-        status = sql_log_ending(cat, session->row.session_id, rank, old->first_token, old->generation, &serial, error);
+        status = lwd_sql_log_ending(cat, session->row.session_id, rank, old->first_token, old->generation, &serial, error);
     session->row.bytes -= old->bytes * old->replicas;
     return status;
 }
@@ -153,9 +153,9 @@ static lw_status_t commit_one(lwd_catalogue_t *cat, sql_session_t *session, uint
     uint64_t id = session->row.session_id;
     lwd_range_t last, same;
     bool has_last = false, found = false;
-    lw_status_t status = range_find(cat, sql_bind(cat, SQL_RANGE_LAST, "uu", id, (uint64_t)rank), &last, &has_last, error);
+    lw_status_t status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", id, (uint64_t)rank), &last, &has_last, error);
     if (status == LW_OK)
-        status = range_find(cat, sql_bind(cat, SQL_RANGE_AT, "uuu", id, (uint64_t)rank, (uint64_t)range->first_token),
+        status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_AT, "uuu", id, (uint64_t)rank, (uint64_t)range->first_token),
                             &same, &found, error);
     if (status != LW_OK)
         return status;
@@ -180,27 +180,27 @@ static lw_status_t commit_one(lwd_catalogue_t *cat, sql_session_t *session, uint
     return status;
 }
 
-lw_status_t sqlite_commit(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t term,
+lw_status_t lwd_sqlite_commit(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t term,
                           const lwd_range_t *ranges, uint32_t count, uint64_t now, lw_error_t *error)
 {
-    lw_status_t status = sql_begin(cat, error);
+    lw_status_t status = lwd_sql_begin(cat, error);
     if (status != LW_OK)
         return status;
     sql_session_t session;
-    status = sql_session_open(cat, NULL, session_id, &session, error);
+    status = lwd_sql_session_open(cat, NULL, session_id, &session, error);
     if (status == LW_OK)
-        status = sql_writer(&session, term, now, error);
+        status = lwd_sql_writer(&session, term, now, error);
     if (status == LW_OK)
         status = lwd_catalogue_check_ranges(&session.row.shape, rank, term, ranges, count, error);
     for (uint32_t i = 0; i < count && status == LW_OK; i++)
         status = commit_one(cat, &session, rank, &ranges[i], error);
     if (status == LW_OK)
-        status = sql_count_tokens(cat, &session, error);
+        status = lwd_sql_count_tokens(cat, &session, error);
     if (status == LW_OK) {
         session.row.used_us = now;
-        status = sql_session_store(cat, &session, error);
+        status = lwd_sql_session_store(cat, &session, error);
     }
-    return sql_end(cat, status, error);
+    return lwd_sql_end(cat, status, error);
 }
 
 /* ---- reading ---- */
@@ -224,18 +224,18 @@ static lw_status_t line_load(lwd_catalogue_t *cat, const sql_session_t *session,
         if (at.row.cut_tokens < limit)
             limit = at.row.cut_tokens;
         bool has;
-        lw_status_t status = sql_session_parent(cat, &at, &parent, &has, error);
+        lw_status_t status = lwd_sql_session_parent(cat, &at, &parent, &has, error);
         if (status != LW_OK || !has)
             return status;
         at = parent;
     }
 }
 
-lw_status_t sqlite_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t from_token,
+lw_status_t lwd_sqlite_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t from_token,
                           uint32_t capacity, lwd_range_t *ranges, uint32_t *count_out, lw_error_t *error)
 {
     sql_session_t session;
-    lw_status_t status = sql_session_open(cat, NULL, session_id, &session, error);
+    lw_status_t status = lwd_sql_session_open(cat, NULL, session_id, &session, error);
     if (status != LW_OK)
         return status;
     if (rank >= session.row.shape.rank_count)
@@ -244,31 +244,31 @@ lw_status_t sqlite_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_t ra
     status = line_load(cat, &session, &line, error);
     uint32_t count = 0;
     for (uint32_t i = line.count; status == LW_OK && i-- > 0 && count < capacity;) {
-        sqlite3_stmt *list = sql_bind(cat, SQL_RANGE_LIST, "uuuuu", line.ids[i], (uint64_t)rank, (uint64_t)from_token,
+        sqlite3_stmt *list = lwd_sql_bind(cat, SQL_RANGE_LIST, "uuuuu", line.ids[i], (uint64_t)rank, (uint64_t)from_token,
                                       (uint64_t)line.limits[i], (uint64_t)(capacity - count));
         int stepped;
-        while ((stepped = sql_step(list)) == 1)
+        while ((stepped = lwd_sql_step(list)) == 1)
             range_read(list, &ranges[count++]);
         if (stepped < 0)
-            status = sql_failed(cat, "reading ranges", error);
+            status = lwd_sql_failed(cat, "reading ranges", error);
     }
     if (status == LW_OK)
         *count_out = count;
     return status;
 }
 
-lw_status_t sqlite_check(lwd_catalogue_t *cat, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
+lw_status_t lwd_sqlite_check(lwd_catalogue_t *cat, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
                          uint32_t term, uint64_t now, uint64_t *origins, uint32_t *cuts, uint32_t capacity,
                          uint32_t *count_out, lw_error_t *error)
 {
     sql_session_t session;
-    lw_status_t status = sql_session_open(cat, NULL, session_id, &session, error);
+    lw_status_t status = lwd_sql_session_open(cat, NULL, session_id, &session, error);
     if (status != LW_OK)
         return status;
     if (!lwd_token_equal(token, session.row.token))
         return lw_fail(error, LW_ERR_PERMISSION, "session %llu: wrong token", (unsigned long long)session_id);
     if (write)
-        status = sql_writer(&session, term, now, error);
+        status = lwd_sql_writer(&session, term, now, error);
     line_t line;
     if (status == LW_OK)
         status = line_load(cat, &session, &line, error);
@@ -286,15 +286,15 @@ static lw_status_t orphan_one(lwd_catalogue_t *cat, const lw_segment_name_t *nam
                               lw_error_t *error)
 {
     sql_session_t session;
-    lw_status_t status = sql_session_load(cat, name->origin, &session, NULL);
+    lw_status_t status = lwd_sql_session_load(cat, name->origin, &session, NULL);
     if (status == LW_ERR_NOT_FOUND) {
         *dead_out = true;
         return LW_OK;
     }
     uint64_t named = 0;
     if (status == LW_OK)
-        status = sql_value(cat,
-                           sql_bind(cat, SQL_RANGE_NAMED, "uuuu", name->origin, (uint64_t)name->rank,
+        status = lwd_sql_value(cat,
+                           lwd_sql_bind(cat, SQL_RANGE_NAMED, "uuuu", name->origin, (uint64_t)name->rank,
                                     (uint64_t)name->first_token, (uint64_t)name->generation),
                            0, &named, error);
     if (status != LW_OK)
@@ -304,11 +304,11 @@ static lw_status_t orphan_one(lwd_catalogue_t *cat, const lw_segment_name_t *nam
     return LW_OK;
 }
 
-lw_status_t sqlite_orphans(lwd_catalogue_t *cat, const lw_segment_name_t *names, uint32_t count, uint64_t now,
+lw_status_t lwd_sqlite_orphans(lwd_catalogue_t *cat, const lw_segment_name_t *names, uint32_t count, uint64_t now,
                            bool *dead, lw_error_t *error)
 {
-    lw_status_t status = sql_begin(cat, error); /* one snapshot for all of them */
+    lw_status_t status = lwd_sql_begin(cat, error); /* one snapshot for all of them */
     for (uint32_t i = 0; i < count && status == LW_OK; i++)
         status = orphan_one(cat, &names[i], now, &dead[i], error);
-    return sql_end(cat, status, error);
+    return lwd_sql_end(cat, status, error);
 }

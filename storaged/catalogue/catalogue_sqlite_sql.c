@@ -101,22 +101,22 @@ static const char *const sql_texts[SQL_COUNT] = {
     [SQL_MEMBER_SET] = "INSERT OR REPLACE INTO members (node_index, control) VALUES (?, ?)",
 };
 
-lw_status_t sql_failed(lwd_catalogue_t *cat, const char *doing, lw_error_t *error)
+lw_status_t lwd_sql_failed(lwd_catalogue_t *cat, const char *doing, lw_error_t *error)
 {
     LW_ERROR("catalogue", "%s: %s", doing, sqlite3_errmsg(cat->db));
     return lw_fail(error, LW_ERR_IO, "catalogue: %s: %s", doing, sqlite3_errmsg(cat->db));
 }
 
-lw_status_t sql_prepare(lwd_catalogue_t *cat, lw_error_t *error)
+lw_status_t lwd_sql_prepare(lwd_catalogue_t *cat, lw_error_t *error)
 {
     for (unsigned i = 0; i < SQL_COUNT; i++)
         if (sqlite3_prepare_v3(cat->db, sql_texts[i], -1, SQLITE_PREPARE_PERSISTENT, &cat->statements[i], NULL) !=
             SQLITE_OK)
-            return sql_failed(cat, sql_texts[i], error);
+            return lwd_sql_failed(cat, sql_texts[i], error);
     return LW_OK;
 }
 
-sqlite3_stmt *sql_bind(lwd_catalogue_t *cat, sql_id_t id, const char *types, ...)
+sqlite3_stmt *lwd_sql_bind(lwd_catalogue_t *cat, sql_id_t id, const char *types, ...)
 {
     sqlite3_stmt *statement = cat->statements[id];
     sqlite3_reset(statement);
@@ -138,7 +138,7 @@ sqlite3_stmt *sql_bind(lwd_catalogue_t *cat, sql_id_t id, const char *types, ...
     return statement;
 }
 
-int sql_step(sqlite3_stmt *statement)
+int lwd_sql_step(sqlite3_stmt *statement)
 {
     int stepped = sqlite3_step(statement);
     if (stepped == SQLITE_ROW)
@@ -147,34 +147,34 @@ int sql_step(sqlite3_stmt *statement)
     return stepped == SQLITE_DONE ? 0 : -1;
 }
 
-lw_status_t sql_run(lwd_catalogue_t *cat, sqlite3_stmt *statement, lw_error_t *error)
+lw_status_t lwd_sql_run(lwd_catalogue_t *cat, sqlite3_stmt *statement, lw_error_t *error)
 {
-    int stepped = sql_step(statement);
-    return stepped == 0 ? LW_OK : sql_failed(cat, sqlite3_sql(statement), error);
+    int stepped = lwd_sql_step(statement);
+    return stepped == 0 ? LW_OK : lwd_sql_failed(cat, sqlite3_sql(statement), error);
 }
 
-lw_status_t sql_value(lwd_catalogue_t *cat, sqlite3_stmt *statement, uint64_t none, uint64_t *out, lw_error_t *error)
+lw_status_t lwd_sql_value(lwd_catalogue_t *cat, sqlite3_stmt *statement, uint64_t none, uint64_t *out, lw_error_t *error)
 {
-    int stepped = sql_step(statement);
+    int stepped = lwd_sql_step(statement);
     if (stepped < 0)
-        return sql_failed(cat, sqlite3_sql(statement), error);
+        return lwd_sql_failed(cat, sqlite3_sql(statement), error);
     *out = stepped ? sql_u64(statement, 0) : none;
     sqlite3_reset(statement);
     return LW_OK;
 }
 
-lw_status_t sql_begin(lwd_catalogue_t *cat, lw_error_t *error)
+lw_status_t lwd_sql_begin(lwd_catalogue_t *cat, lw_error_t *error)
 {
-    return sql_run(cat, cat->statements[SQL_BEGIN], error);
+    return lwd_sql_run(cat, cat->statements[SQL_BEGIN], error);
 }
 
-lw_status_t sql_end(lwd_catalogue_t *cat, lw_status_t status, lw_error_t *error)
+lw_status_t lwd_sql_end(lwd_catalogue_t *cat, lw_status_t status, lw_error_t *error)
 {
     if (status == LW_OK)
-        status = sql_run(cat, cat->statements[SQL_COMMIT], error);
+        status = lwd_sql_run(cat, cat->statements[SQL_COMMIT], error);
     if (status != LW_OK && !sqlite3_get_autocommit(cat->db)) {
         lw_error_t ignored;
-        if (sql_run(cat, cat->statements[SQL_ROLLBACK], &ignored) != LW_OK)
+        if (lwd_sql_run(cat, cat->statements[SQL_ROLLBACK], &ignored) != LW_OK)
             LW_WARN("catalogue", "rollback failed; SQLite has rolled back by itself");
     }
     return status;

@@ -147,7 +147,7 @@ lw_status_t lwd_ctl_expire_async(lwd_ctl_t *ctl, uint64_t bytes, lwd_ctl_expired
     return agent_submit(ctl, ask);
 }
 
-void ctl_agent_kick(ctl_agent_t *agent)
+void lwd_ctl_agent_kick(ctl_agent_t *agent)
 {
     if (!agent)
         return;
@@ -261,7 +261,7 @@ static bool agent_take_view(lwd_ctl_t *ctl, const Longwave__V1__View *message)
     lw_node_t *nodes = calloc(message->n_nodes + 1, sizeof(*nodes));
     bool good = nodes && message->n_nodes > 0 && message->n_nodes <= LW_NODES_MAX;
     for (size_t i = 0; i < message->n_nodes && good; i++)
-        good = ctl_pb_node_read(message->nodes[i], &nodes[i]);
+        good = lwd_ctl_pb_node_read(message->nodes[i], &nodes[i]);
     if (!good) {
         free(nodes);
         return false;
@@ -358,7 +358,7 @@ static uint8_t *pack_sync(ctl_agent_t *agent, size_t *bytes_out)
     memcpy(own.data, ctl->data, sizeof(own.data));
     Longwave__V1__Node node;
     Longwave__V1__SyncRequest request = LONGWAVE__V1__SYNC_REQUEST__INIT;
-    ctl_pb_node(&own, used, free_bytes, &node);
+    lwd_ctl_pb_node(&own, used, free_bytes, &node);
     request.node = &node;
     request.ended_serial = agent->ended_serial;
     request.epoch = atomic_load(&ctl->epoch);
@@ -433,7 +433,7 @@ static void agent_send(ctl_agent_t *agent, ask_t *ask)
     pthread_mutex_unlock(&agent->lock);
     lw_status_t status = LW_ERR_NO_MEMORY;
     if (packed)
-        status = ctl_ask(agent->ctl, ctl_method(paths[ask->kind]), packed, bytes,
+        status = lwd_ctl_ask(agent->ctl, lwd_ctl_method(paths[ask->kind]), packed, bytes,
                          ask->kind == ASK_SYNC ? LWD_CTL_DOWN_US : AGENT_ASK_US, ask_done, ask);
     free(packed);
     if (status == LW_OK)
@@ -538,7 +538,7 @@ static void *agent_thread(void *arg)
     }
 }
 
-lw_status_t ctl_agent_start(lwd_ctl_t *ctl, ctl_agent_t **agent_out, lw_error_t *error)
+lw_status_t lwd_ctl_agent_start(lwd_ctl_t *ctl, ctl_agent_t **agent_out, lw_error_t *error)
 {
     ctl_agent_t *agent = calloc(1, sizeof(*agent));
     if (!agent)
@@ -562,7 +562,7 @@ lw_status_t ctl_agent_start(lwd_ctl_t *ctl, ctl_agent_t **agent_out, lw_error_t 
     return LW_OK;
 }
 
-void ctl_agent_stop(ctl_agent_t *agent)
+void lwd_ctl_agent_stop(ctl_agent_t *agent)
 {
     if (!agent)
         return;

@@ -7,10 +7,10 @@
 
 typedef struct ctl_agent ctl_agent_t;
 
-LW_CHECK lw_status_t ctl_agent_start(lwd_ctl_t *ctl, ctl_agent_t **agent_out, lw_error_t *error);
-void ctl_agent_kick(ctl_agent_t *agent); /* a heartbeat now; NULL is fine */
+LW_CHECK lw_status_t lwd_ctl_agent_start(lwd_ctl_t *ctl, ctl_agent_t **agent_out, lw_error_t *error);
+void lwd_ctl_agent_kick(ctl_agent_t *agent); /* a heartbeat now; NULL is fine */
 /* Answers what waits with ERR_CANCELED and ends the thread. Requests in flight must be ending: the control thread has
  * stopped and the channel to the holder is closed. */
-void ctl_agent_stop(ctl_agent_t *agent);
+void lwd_ctl_agent_stop(ctl_agent_t *agent);
 
 #endif /* LWD_CTL_AGENT_H */

@@ -9,7 +9,7 @@
 
 #include "base/log.h"
 
-const ctl_method_t *ctl_method(const char *path)
+const ctl_method_t *lwd_ctl_method(const char *path)
 {
     const struct { const ctl_method_t *rows; size_t count; } tables[] = {
         {ctl_session_methods, LW_ARRAY_SIZE(ctl_session_methods)},
@@ -38,7 +38,7 @@ static ctl_job_t *job_create(lwd_ctl_t *ctl, const ctl_method_t *method, const v
     return job;
 }
 
-void ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const void *reply, size_t reply_bytes)
+void lwd_ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const void *reply, size_t reply_bytes)
 {
     if (!text && status != LW_OK)
         text = lw_status_text(status);
@@ -54,10 +54,10 @@ void ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const void
     free(job);
 }
 
-void ctl_fail(ctl_job_t *job, const lw_error_t *error)
+void lwd_ctl_fail(ctl_job_t *job, const lw_error_t *error)
 {
     lw_count(&job->ctl->stats[0].calls_failed, 1);
-    ctl_answer(job, error->status, error->text, NULL, 0);
+    lwd_ctl_answer(job, error->status, error->text, NULL, 0);
 }
 
 /* False: too many wait, or the thread has stopped; the job is still the caller's. */
@@ -77,7 +77,7 @@ static bool job_push(lwd_ctl_t *ctl, ctl_job_t *job, lw_status_t *status_out)
     return taken;
 }
 
-void ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes)
+void lwd_ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes)
 {
     const ctl_bound_t *bound = arg;
     lwd_ctl_t *ctl = bound->ctl;
@@ -90,7 +90,7 @@ void ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes
     job->give_up_us = ctl_now(ctl) + lw_min_u64(lw_rpc_time_left_us(call), CTL_FORWARD_US);
     lw_status_t status;
     if (!job_push(ctl, job, &status))
-        ctl_answer(job, status, status == LW_ERR_BUSY ? "too many requests wait here" : "the node is stopping", NULL, 0);
+        lwd_ctl_answer(job, status, status == LW_ERR_BUSY ? "too many requests wait here" : "the node is stopping", NULL, 0);
 }
 
 /* ---- sending on ---- */
@@ -107,10 +107,10 @@ static void forward_done(void *arg, lw_status_t status, const char *text, lw_rpc
             return;
         char why[sizeof(((lw_error_t *)0)->text)];
         snprintf(why, sizeof(why), "the catalogue's node %s is away: %s", ctl->fleet[0], text);
-        ctl_answer(job, LW_ERR_FLEET, why, NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_FLEET, why, NULL, 0);
         return;
     }
-    ctl_answer(job, status, text, reply->data, reply->bytes);
+    lwd_ctl_answer(job, status, text, reply->data, reply->bytes);
 }
 
 static lw_status_t channel_call(lwd_ctl_t *ctl, const char *path, const void *request, size_t bytes, uint64_t timeout_us,
@@ -131,10 +131,10 @@ static void job_forward(lwd_ctl_t *ctl, ctl_job_t *job)
     if (now >= job->give_up_us ||
         channel_call(ctl, job->method->path, job->request, job->request_bytes, job->give_up_us - now, forward_done, job,
                      &error) != LW_OK)
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
 }
 
-lw_status_t ctl_ask(lwd_ctl_t *ctl, const ctl_method_t *method, const void *request, size_t bytes, uint64_t timeout_us,
+lw_status_t lwd_ctl_ask(lwd_ctl_t *ctl, const ctl_method_t *method, const void *request, size_t bytes, uint64_t timeout_us,
                     lw_rpc_done_fn done, void *arg)
 {
     lw_error_t error;
@@ -155,11 +155,11 @@ lw_status_t ctl_ask(lwd_ctl_t *ctl, const ctl_method_t *method, const void *requ
 
 /* ---- streams ---- */
 
-void ctl_watch(ctl_job_t *job, bool health, const char *service)
+void lwd_ctl_watch(ctl_job_t *job, bool health, const char *service)
 {
     lwd_ctl_t *ctl = job->ctl;
     if (ctl->watch_count == CTL_WATCHES_MAX) {
-        ctl_answer(job, LW_ERR_EXHAUSTED, "too many streams are open on this node", NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_EXHAUSTED, "too many streams are open on this node", NULL, 0);
         return;
     }
     ctl_watch_t *watch = &ctl->watches[ctl->watch_count++];
@@ -177,7 +177,7 @@ static void watches_feed(lwd_ctl_t *ctl)
     for (unsigned i = 0; i < ctl->watch_count; i++) {
         ctl_watch_t *watch = &ctl->watches[i];
         bool going = !lw_rpc_canceled(watch->call) &&
-                     (watch->health ? ctl_health_watch(ctl, watch) : ctl_fleet_watch(ctl, watch));
+                     (watch->health ? lwd_ctl_health_watch(ctl, watch) : lwd_ctl_fleet_watch(ctl, watch));
         if (!going || stopping)
             lw_rpc_finish(watch->call, LW_ERR_UNREACHABLE, "the node is stopping");
         else
@@ -193,7 +193,7 @@ static void job_run(lwd_ctl_t *ctl, ctl_job_t *job)
 {
     lw_count(&ctl->stats[0].calls, job->not_before_us == 0);
     if (job->call && lw_rpc_canceled(job->call))
-        ctl_answer(job, LW_ERR_CANCELED, NULL, NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_CANCELED, NULL, NULL, 0);
     else if (ctl->holder || job->method->local)
         job->method->run(ctl, job);
     else
@@ -241,7 +241,7 @@ static void control_tick(lwd_ctl_t *ctl)
 {
     atomic_store(&ctl->ticked_us, ctl_now(ctl));
     if (ctl->holder)
-        ctl_fleet_tick(ctl);
+        lwd_ctl_fleet_tick(ctl);
     watches_feed(ctl);
 }
 
@@ -264,29 +264,29 @@ static void *control_thread(void *arg)
         closed = ctl->jobs_closed;
         pthread_mutex_unlock(&ctl->job_lock);
     }
-    ctl_refuse_jobs(ctl);
+    lwd_ctl_refuse_jobs(ctl);
     watches_feed(ctl);
     return NULL;
 }
 
-void ctl_refuse_jobs(lwd_ctl_t *ctl)
+void lwd_ctl_refuse_jobs(lwd_ctl_t *ctl)
 {
     pthread_mutex_lock(&ctl->job_lock);
     ctl->jobs_closed = true;
     pthread_mutex_unlock(&ctl->job_lock);
     ctl_job_t *job;
     while ((job = job_take(ctl, 0)))
-        ctl_answer(job, LW_ERR_CANCELED, "the node is stopping", NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_CANCELED, "the node is stopping", NULL, 0);
 }
 
-lw_status_t ctl_control_start(lwd_ctl_t *ctl, lw_error_t *error)
+lw_status_t lwd_ctl_control_start(lwd_ctl_t *ctl, lw_error_t *error)
 {
     if (pthread_create(&ctl->thread, NULL, control_thread, ctl) != 0)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no thread for the control plane");
     return LW_OK;
 }
 
-void ctl_control_stop(lwd_ctl_t *ctl)
+void lwd_ctl_control_stop(lwd_ctl_t *ctl)
 {
     pthread_mutex_lock(&ctl->job_lock);
     ctl->jobs_closed = true;

@@ -107,7 +107,7 @@ static lw_status_t ctl_listen(lwd_ctl_t *ctl, const lwd_ctl_params_t *params, ct
             LW_ASSERT(count < LW_RPC_METHODS_MAX);
             bound[count] = (ctl_bound_t){ctl, &tables[t].rows[i]};
             methods[count] = (lw_rpc_method_t){.path = tables[t].rows[i].path, .streaming = tables[t].rows[i].streaming,
-                                               .serve = ctl_serve, .arg = &bound[count]};
+                                               .serve = lwd_ctl_serve, .arg = &bound[count]};
         }
     const lw_rpc_tls_t tls = {.ca_pem = params->ca_pem, .cert_pem = params->cert_pem, .key_pem = params->key_pem};
     return lw_rpc_serve(params->listen, &tls, methods, count, &ctl->server, error);
@@ -118,7 +118,7 @@ static lw_status_t ctl_open_catalogue(lwd_ctl_t *ctl, const lwd_ctl_params_t *pa
     if (!ctl->ops)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no SQLite: it cannot hold the catalogue");
     lw_status_t status = ctl->ops->open(params->catalogue_path, &ctl->catalogue, error);
-    return status == LW_OK ? ctl_fleet_start(ctl, error) : status;
+    return status == LW_OK ? lwd_ctl_fleet_start(ctl, error) : status;
 }
 
 static lw_status_t ctl_connect(lwd_ctl_t *ctl, const lwd_ctl_params_t *params, lw_error_t *error)
@@ -189,32 +189,32 @@ lw_status_t lwd_ctl_start(const lwd_ctl_params_t *params, lwd_ctl_t **ctl_out, l
         goto close_server;
     if (params->http && params->http[0]) {
 #ifdef LW_HAVE_MHD
-        status = ctl_http_start(ctl, params->http, &ctl->http, error);
+        status = lwd_ctl_http_start(ctl, params->http, &ctl->http, error);
 #else
         status = lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no libmicrohttpd: no HTTP on %s", params->http);
 #endif
         if (status != LW_OK)
             goto close_server;
     }
-    status = ctl_agent_start(ctl, &ctl->agent, error);
+    status = lwd_ctl_agent_start(ctl, &ctl->agent, error);
     if (status != LW_OK)
         goto stop_http;
-    status = ctl_control_start(ctl, error);
+    status = lwd_ctl_control_start(ctl, error);
     if (status != LW_OK)
         goto stop_agent;
     *ctl_out = ctl;
     return LW_OK;
 
 stop_agent:
-    ctl_refuse_jobs(ctl);
+    lwd_ctl_refuse_jobs(ctl);
     ctl_disconnect(ctl);
-    ctl_agent_stop(ctl->agent);
+    lwd_ctl_agent_stop(ctl->agent);
 stop_http:
 #ifdef LW_HAVE_MHD
-    ctl_http_stop(ctl->http);
+    lwd_ctl_http_stop(ctl->http);
 #endif
 close_server:
-    ctl_refuse_jobs(ctl);
+    lwd_ctl_refuse_jobs(ctl);
     ctl_disconnect(ctl);
     lw_rpc_server_stop(ctl->server, 0);
 free_ctl:
@@ -228,11 +228,11 @@ void lwd_ctl_stop(lwd_ctl_t *ctl, uint64_t grace_us)
         return;
     atomic_store(&ctl->stopping, true);
     lw_rpc_server_stop(ctl->server, grace_us); /* the control thread goes on answering, and ends the streams */
-    ctl_control_stop(ctl);
+    lwd_ctl_control_stop(ctl);
     ctl_disconnect(ctl);
-    ctl_agent_stop(ctl->agent);
+    lwd_ctl_agent_stop(ctl->agent);
 #ifdef LW_HAVE_MHD
-    ctl_http_stop(ctl->http);
+    lwd_ctl_http_stop(ctl->http);
 #endif
     ctl_free(ctl);
 }
@@ -240,7 +240,7 @@ void lwd_ctl_stop(lwd_ctl_t *ctl, uint64_t grace_us)
 void lwd_ctl_drain(lwd_ctl_t *ctl)
 {
     atomic_store(&ctl->draining, true);
-    ctl_agent_kick(ctl->agent);
+    lwd_ctl_agent_kick(ctl->agent);
 }
 
 /* ---- what others ask ---- */
@@ -253,7 +253,7 @@ const char *lwd_ctl_address(const lwd_ctl_t *ctl)
 const char *lwd_ctl_http_address(const lwd_ctl_t *ctl)
 {
 #ifdef LW_HAVE_MHD
-    return ctl->http ? ctl_http_address(ctl->http) : "";
+    return ctl->http ? lwd_ctl_http_bound(ctl->http) : "";
 #else
     (void)ctl;
     return "";

@@ -25,10 +25,10 @@
 #define CTL_FORGET_US 3600000000ull     /* a node not heard of for an hour no longer keeps endings in the log */
 #define CTL_STALL_US 10000000ull        /* a control thread that has not moved for this long is not healthy */
 
-typedef struct ctl_method ctl_method_t;
+typedef struct lwd_ctl_method ctl_method_t;
 typedef struct ctl_job ctl_job_t;
 
-struct ctl_method {
+struct lwd_ctl_method {
     const char *path;
     bool streaming;
     bool local;  /* answered by the node that is asked */
@@ -48,7 +48,7 @@ struct ctl_job {
     uint8_t request[];
 };
 
-typedef struct ctl_watch { /* an open stream */
+typedef struct lwd_ctl_watch { /* an open stream */
     lw_rpc_call_t *call;
     bool health;           /* else a stream of views */
     char service[64];
@@ -113,46 +113,46 @@ static inline uint64_t ctl_now(const lwd_ctl_t *ctl) { return lw_now_us(ctl->clo
 static inline uint64_t ctl_unix(const lwd_ctl_t *ctl) { return ctl->clock->unix_us(ctl->clock->self); }
 
 /* ---- control.c: jobs and the control thread ---- */
-lw_status_t ctl_control_start(lwd_ctl_t *ctl, lw_error_t *error);
-void ctl_control_stop(lwd_ctl_t *ctl); /* what waits is answered ERR_CANCELED */
-void ctl_refuse_jobs(lwd_ctl_t *ctl);  /* the same when the thread never ran */
-void ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes); /* arg: ctl_bound_t */
+lw_status_t lwd_ctl_control_start(lwd_ctl_t *ctl, lw_error_t *error);
+void lwd_ctl_control_stop(lwd_ctl_t *ctl); /* what waits is answered ERR_CANCELED */
+void lwd_ctl_refuse_jobs(lwd_ctl_t *ctl);  /* the same when the thread never ran */
+void lwd_ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes); /* arg: ctl_bound_t */
 typedef struct ctl_bound {
     lwd_ctl_t *ctl;
     const ctl_method_t *method;
 } ctl_bound_t;
 /* Asks the holder on this node's behalf: OK means that done will run once, on the control thread or the channel's. */
-LW_CHECK lw_status_t ctl_ask(lwd_ctl_t *ctl, const ctl_method_t *method, const void *request, size_t bytes,
+LW_CHECK lw_status_t lwd_ctl_ask(lwd_ctl_t *ctl, const ctl_method_t *method, const void *request, size_t bytes,
                              uint64_t timeout_us, lw_rpc_done_fn done, void *arg);
 /* Answers a job and frees it. text NULL: the status's own. */
-void ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const void *reply, size_t reply_bytes);
-void ctl_fail(ctl_job_t *job, const lw_error_t *error);
+void lwd_ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const void *reply, size_t reply_bytes);
+void lwd_ctl_fail(ctl_job_t *job, const lw_error_t *error);
 /* Makes a stream of the job's call; the job is freed. */
-void ctl_watch(ctl_job_t *job, bool health, const char *service);
-const ctl_method_t *ctl_method(const char *path); /* NULL: none */
+void lwd_ctl_watch(ctl_job_t *job, bool health, const char *service);
+const ctl_method_t *lwd_ctl_method(const char *path); /* NULL: none */
 
 /* ---- service_*.c ---- */
 extern const ctl_method_t ctl_session_methods[12], ctl_fleet_methods[5], ctl_admin_methods[2], ctl_health_methods[2];
 
 /* ---- service_fleet.c ---- */
-LW_CHECK lw_status_t ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error); /* holder: members and epoch from the catalogue */
-void ctl_fleet_tick(lwd_ctl_t *ctl);                                     /* holder: nodes that fell silent; trims the log */
+LW_CHECK lw_status_t lwd_ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error); /* holder: members and epoch from the catalogue */
+void lwd_ctl_fleet_tick(lwd_ctl_t *ctl);                                     /* holder: nodes that fell silent; trims the log */
 /* Sends the view to a stream; false: it is over. */
-bool ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
-bool ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
+bool lwd_ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
+bool lwd_ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
 
 /* ---- ready.c ---- */
 /* Is the node ready? Writes why not, one reason a line. Any thread. */
-bool ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes);
+bool lwd_ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes);
 /* The server's figures, then ctl's own; as snprintf. Any thread. */
-size_t ctl_metrics(lwd_ctl_t *ctl, char *text, size_t bytes);
+size_t lwd_ctl_metrics(lwd_ctl_t *ctl, char *text, size_t bytes);
 /* malloc'd text of a snprintf-like callback; NULL: out of memory. */
-char *ctl_text(size_t (*write)(void *arg, char *text, size_t bytes), void *arg);
-bool ctl_alive(const lwd_ctl_t *ctl); /* the control thread moves */
+char *lwd_ctl_text(size_t (*write)(void *arg, char *text, size_t bytes), void *arg);
+bool lwd_ctl_alive(const lwd_ctl_t *ctl); /* the control thread moves */
 
 /* ---- http.c ---- */
-LW_CHECK lw_status_t ctl_http_start(lwd_ctl_t *ctl, const char *address, ctl_http_t **http_out, lw_error_t *error);
-const char *ctl_http_address(const ctl_http_t *http);
-void ctl_http_stop(ctl_http_t *http);
+LW_CHECK lw_status_t lwd_ctl_http_start(lwd_ctl_t *ctl, const char *address, ctl_http_t **http_out, lw_error_t *error);
+const char *lwd_ctl_http_bound(const ctl_http_t *http);
+void lwd_ctl_http_stop(ctl_http_t *http);
 
 #endif /* LWD_CTL_PRIVATE_H */

@@ -23,7 +23,7 @@ static size_t status_pack(lwd_ctl_t *ctl, const char *service, uint8_t *packed, 
     char reasons[256];
     Grpc__Health__V1__HealthCheckResponse reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     reply.status = !service_known(service) ? SERVICE_UNKNOWN
-                   : ctl_ready(ctl, reasons, sizeof(reasons)) ? SERVING : NOT_SERVING;
+                   : lwd_ctl_ready(ctl, reasons, sizeof(reasons)) ? SERVING : NOT_SERVING;
     *status_out = (uint64_t)reply.status;
     return grpc__health__v1__health_check_response__pack(&reply, packed);
 }
@@ -35,18 +35,18 @@ static void serve(lwd_ctl_t *ctl, ctl_job_t *job)
     uint8_t packed[16];
     uint64_t status;
     if (!request || strlen(request->service) >= sizeof(ctl->watches[0].service))
-        ctl_answer(job, LW_ERR_INVALID, "the request is no HealthCheckRequest", NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_INVALID, "the request is no HealthCheckRequest", NULL, 0);
     else if (job->method->streaming)
-        ctl_watch(job, true, request->service);
+        lwd_ctl_watch(job, true, request->service);
     else if (!service_known(request->service))
-        ctl_answer(job, LW_ERR_NOT_FOUND, "no such service", NULL, 0);
+        lwd_ctl_answer(job, LW_ERR_NOT_FOUND, "no such service", NULL, 0);
     else
-        ctl_answer(job, LW_OK, NULL, packed, status_pack(ctl, request->service, packed, &status));
+        lwd_ctl_answer(job, LW_OK, NULL, packed, status_pack(ctl, request->service, packed, &status));
     if (request)
         grpc__health__v1__health_check_request__free_unpacked(request, NULL);
 }
 
-bool ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
+bool lwd_ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
 {
     uint8_t packed[16];
     uint64_t serving;

@@ -34,12 +34,12 @@ static enum MHD_Result http_answer(struct MHD_Connection *connection, unsigned c
 
 static size_t metrics_write(void *arg, char *text, size_t bytes)
 {
-    return ctl_metrics(arg, text, bytes);
+    return lwd_ctl_metrics(arg, text, bytes);
 }
 
 static enum MHD_Result http_metrics(struct MHD_Connection *connection, lwd_ctl_t *ctl)
 {
-    char *text = ctl_text(metrics_write, ctl);
+    char *text = lwd_ctl_text(metrics_write, ctl);
     if (!text)
         return MHD_NO;
     return http_answer(connection, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", text, MHD_RESPMEM_MUST_FREE);
@@ -49,7 +49,7 @@ static enum MHD_Result http_metrics(struct MHD_Connection *connection, lwd_ctl_t
 static enum MHD_Result http_ready(struct MHD_Connection *connection, lwd_ctl_t *ctl)
 {
     char reasons[1024], body[2 * sizeof(reasons) + 64];
-    bool ready = ctl_ready(ctl, reasons, sizeof(reasons));
+    bool ready = lwd_ctl_ready(ctl, reasons, sizeof(reasons));
     size_t at = (size_t)snprintf(body, sizeof(body), "{\"ready\":%s,\"reasons\":[", ready ? "true" : "false");
     bool first = true;
     char *state = NULL;
@@ -83,7 +83,7 @@ static enum MHD_Result http_serve(void *arg, struct MHD_Connection *connection, 
     if (strcmp(url, "/readyz") == 0)
         return http_ready(connection, http->ctl);
     if (strcmp(url, "/healthz") == 0)
-        return ctl_alive(http->ctl)
+        return lwd_ctl_alive(http->ctl)
                    ? http_answer(connection, MHD_HTTP_OK, "application/json", "{\"alive\":true}\n", MHD_RESPMEM_PERSISTENT)
                    : http_answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "application/json",
                                  "{\"alive\":false,\"reasons\":[\"the control thread does not move\"]}\n",
@@ -122,7 +122,7 @@ static bool http_parse(const char *address, struct sockaddr_storage *out, char *
     return inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &in4->sin_addr) == 1;
 }
 
-lw_status_t ctl_http_start(lwd_ctl_t *ctl, const char *address, ctl_http_t **http_out, lw_error_t *error)
+lw_status_t lwd_ctl_http_start(lwd_ctl_t *ctl, const char *address, ctl_http_t **http_out, lw_error_t *error)
 {
     struct sockaddr_storage bind_to;
     char host[80];
@@ -151,12 +151,12 @@ lw_status_t ctl_http_start(lwd_ctl_t *ctl, const char *address, ctl_http_t **htt
     return LW_OK;
 }
 
-const char *ctl_http_address(const ctl_http_t *http)
+const char *lwd_ctl_http_bound(const ctl_http_t *http)
 {
     return http->address;
 }
 
-void ctl_http_stop(ctl_http_t *http)
+void lwd_ctl_http_stop(ctl_http_t *http)
 {
     if (!http)
         return;

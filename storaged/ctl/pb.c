@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void ctl_pb_session(lwd_session_row_t *row, uint64_t now, bool with_token, ctl_pb_session_t *out)
+void lwd_ctl_pb_session(lwd_session_row_t *row, uint64_t now, bool with_token, ctl_pb_session_t *out)
 {
     longwave__v1__session_info__init(&out->info);
     longwave__v1__shape__init(&out->shape);
@@ -43,7 +43,7 @@ void ctl_pb_session(lwd_session_row_t *row, uint64_t now, bool with_token, ctl_p
         info->token = (ProtobufCBinaryData){.data = row->token, .len = LW_TOKEN_BYTES};
 }
 
-lw_status_t ctl_pb_shape_read(const Longwave__V1__Shape *shape, lwd_session_shape_t *out, lw_error_t *error)
+lw_status_t lwd_ctl_pb_shape_read(const Longwave__V1__Shape *shape, lwd_session_shape_t *out, lw_error_t *error)
 {
     if (!shape)
         return lw_fail(error, LW_ERR_INVALID, "shape is missing");
@@ -67,7 +67,7 @@ lw_status_t ctl_pb_shape_read(const Longwave__V1__Shape *shape, lwd_session_shap
     return LW_OK;
 }
 
-lw_status_t ctl_pb_range_read(const Longwave__V1__Range *range, uint32_t layers, lwd_range_t *out, lw_error_t *error)
+lw_status_t lwd_ctl_pb_range_read(const Longwave__V1__Range *range, uint32_t layers, lwd_range_t *out, lw_error_t *error)
 {
     if (range->replicas == 0 || range->replicas > LW_REPLICAS_MAX)
         return lw_fail(error, LW_ERR_INVALID, "range's replicas is %u, must be 1 to %u", range->replicas, LW_REPLICAS_MAX);
@@ -90,7 +90,7 @@ lw_status_t ctl_pb_range_read(const Longwave__V1__Range *range, uint32_t layers,
     return LW_OK;
 }
 
-void ctl_pb_range(const lwd_range_t *range, uint32_t layers, uint32_t *nodes, Longwave__V1__Range *out)
+void lwd_ctl_pb_range(const lwd_range_t *range, uint32_t layers, uint32_t *nodes, Longwave__V1__Range *out)
 {
     longwave__v1__range__init(out);
     out->origin = range->origin;
@@ -106,7 +106,7 @@ void ctl_pb_range(const lwd_range_t *range, uint32_t layers, uint32_t *nodes, Lo
         nodes[i] = range->node_index[i];
 }
 
-void ctl_pb_node(lw_node_t *node, uint64_t used_bytes, uint64_t free_bytes, Longwave__V1__Node *out)
+void lwd_ctl_pb_node(lw_node_t *node, uint64_t used_bytes, uint64_t free_bytes, Longwave__V1__Node *out)
 {
     longwave__v1__node__init(out);
     out->id = node->id;
@@ -121,7 +121,7 @@ void ctl_pb_node(lw_node_t *node, uint64_t used_bytes, uint64_t free_bytes, Long
     out->free_bytes = free_bytes;
 }
 
-bool ctl_pb_node_read(const Longwave__V1__Node *node, lw_node_t *out)
+bool lwd_ctl_pb_node_read(const Longwave__V1__Node *node, lw_node_t *out)
 {
     if (strlen(node->zone) >= sizeof(out->zone) || strlen(node->control) >= sizeof(out->control) ||
         strlen(node->data) >= sizeof(out->data))
@@ -138,7 +138,7 @@ bool ctl_pb_node_read(const Longwave__V1__Node *node, lw_node_t *out)
     return true;
 }
 
-lw_status_t ctl_pb_view_pack(const lw_view_t *view, uint8_t **out, size_t *bytes_out)
+lw_status_t lwd_ctl_pb_view_pack(const lw_view_t *view, uint8_t **out, size_t *bytes_out)
 {
     Longwave__V1__View message = LONGWAVE__V1__VIEW__INIT;
     Longwave__V1__Node *nodes = calloc(view->node_count + 1, sizeof(*nodes));
@@ -146,7 +146,7 @@ lw_status_t ctl_pb_view_pack(const lw_view_t *view, uint8_t **out, size_t *bytes
     lw_status_t status = LW_ERR_NO_MEMORY;
     if (nodes && pointers) {
         for (uint32_t i = 0; i < view->node_count; i++) {
-            ctl_pb_node(&view->nodes[i], 0, 0, &nodes[i]);
+            lwd_ctl_pb_node(&view->nodes[i], 0, 0, &nodes[i]);
             pointers[i] = &nodes[i];
         }
         message.epoch = view->epoch;

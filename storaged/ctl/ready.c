@@ -13,7 +13,7 @@ static const lw_stat_row_t stat_rows[] = {
 #undef STAT
 };
 
-bool ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes)
+bool lwd_ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes)
 {
     char own[512] = "";
     bool ready = true;
@@ -31,13 +31,13 @@ bool ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes)
     return ready && !more;
 }
 
-bool ctl_alive(const lwd_ctl_t *ctl)
+bool lwd_ctl_alive(const lwd_ctl_t *ctl)
 {
     uint64_t ticked = atomic_load(&ctl->ticked_us);
     return ticked == 0 || ctl_now(ctl) - ticked < CTL_STALL_US;
 }
 
-size_t ctl_metrics(lwd_ctl_t *ctl, char *text, size_t bytes)
+size_t lwd_ctl_metrics(lwd_ctl_t *ctl, char *text, size_t bytes)
 {
     const void *blocks[] = {&ctl->stats[0], &ctl->stats[1]};
     size_t used = 0;
@@ -48,7 +48,7 @@ size_t ctl_metrics(lwd_ctl_t *ctl, char *text, size_t bytes)
                                      bytes - at);
 }
 
-char *ctl_text(size_t (*write)(void *arg, char *text, size_t bytes), void *arg)
+char *lwd_ctl_text(size_t (*write)(void *arg, char *text, size_t bytes), void *arg)
 {
     size_t bytes = 4096;
     for (unsigned tries = 0; tries < 8; tries++) {

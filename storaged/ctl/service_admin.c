@@ -13,7 +13,7 @@
 
 static size_t metrics_write(void *arg, char *text, size_t bytes)
 {
-    return ctl_metrics(arg, text, bytes);
+    return lwd_ctl_metrics(arg, text, bytes);
 }
 
 static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
@@ -25,7 +25,7 @@ static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
     reply.fleet_id = atomic_load(&ctl->fleet_id);
     reply.epoch = atomic_load(&ctl->epoch);
     reply.uptime_us = ctl_now(ctl) - ctl->started_us;
-    reply.ready = ctl_ready(ctl, reasons, sizeof(reasons));
+    reply.ready = lwd_ctl_ready(ctl, reasons, sizeof(reasons));
     reply.holds_catalogue = ctl->holder;
     reply.version = (char *)LW_VERSION;
     reply.control = ctl->advertise;
@@ -35,8 +35,8 @@ static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
     reply.used_bytes = ctl->used_bytes;
     reply.free_bytes = ctl->free_bytes;
     pthread_mutex_unlock(&ctl->view_lock);
-    char *metrics = ctl_text(metrics_write, ctl);
-    char *options = ctl->callbacks.status_text ? ctl_text(ctl->callbacks.status_text, ctl->callbacks.arg) : NULL;
+    char *metrics = lwd_ctl_text(metrics_write, ctl);
+    char *options = ctl->callbacks.status_text ? lwd_ctl_text(ctl->callbacks.status_text, ctl->callbacks.arg) : NULL;
     if (metrics)
         reply.metrics = metrics;
     if (options)
@@ -45,7 +45,7 @@ static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
     uint8_t *packed = malloc(bytes + 1);
     if (packed)
         longwave__v1__status_reply__pack(&reply, packed);
-    ctl_answer(job, packed ? LW_OK : LW_ERR_NO_MEMORY, NULL, packed, bytes);
+    lwd_ctl_answer(job, packed ? LW_OK : LW_ERR_NO_MEMORY, NULL, packed, bytes);
     free(packed);
     free(metrics);
     free(options);
@@ -61,12 +61,12 @@ static void serve_set_log_level(lwd_ctl_t *ctl, ctl_job_t *job)
     if (!request || lw_log_level_parse(request->level, &level) != LW_OK) {
         lw_fail(&error, LW_ERR_INVALID, "level is '%.20s', must be error, warn, info or debug",
                 request ? request->level : "");
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     } else {
         lw_log(LW_LOG_WARN, "ctl", "log level set to %s by %s", request->level,
                job->call && lw_rpc_peer(job->call)[0] ? lw_rpc_peer(job->call) : "a client");
         lw_log_set_level(level);
-        ctl_answer(job, LW_OK, NULL, "", 0);
+        lwd_ctl_answer(job, LW_OK, NULL, "", 0);
     }
     if (request)
         longwave__v1__set_log_level_request__free_unpacked(request, NULL);

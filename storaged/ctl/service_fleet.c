@@ -12,7 +12,7 @@ static void malformed(ctl_job_t *job, const char *what)
 {
     lw_error_t error;
     lw_fail(&error, LW_ERR_INVALID, "the request is no %s", what);
-    ctl_fail(job, &error);
+    lwd_ctl_fail(job, &error);
 }
 
 /* ---- members, on the holder ---- */
@@ -23,10 +23,10 @@ static void fleet_bump(lwd_ctl_t *ctl)
     ctl->member_epoch++;
     if (ctl->ops->set_epoch(ctl->catalogue, ctl->member_epoch, &error) != LW_OK)
         LW_ERROR("ctl", "epoch %llu is not stored: %s", (unsigned long long)ctl->member_epoch, error.text);
-    ctl_agent_kick(ctl->agent);
+    lwd_ctl_agent_kick(ctl->agent);
 }
 
-lw_status_t ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error)
+lw_status_t lwd_ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error)
 {
     const char *control[LWD_CTL_FLEET_MAX];
     for (uint32_t i = 0; i < ctl->fleet_count; i++)
@@ -60,7 +60,7 @@ static void fleet_trim(lwd_ctl_t *ctl, uint64_t now)
         LW_WARN("ctl", "the log of endings is not trimmed: %s", error.text);
 }
 
-void ctl_fleet_tick(lwd_ctl_t *ctl)
+void lwd_ctl_fleet_tick(lwd_ctl_t *ctl)
 {
     uint64_t now = ctl_now(ctl), freed;
     bool changed = false;
@@ -149,7 +149,7 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     reply.ended = pointers;
     if (request->epoch != view.epoch) {
         for (uint32_t i = 0; i < view.node_count; i++) {
-            ctl_pb_node(&nodes[i], ctl->members[i].used_bytes, ctl->members[i].free_bytes, &node_messages[i]);
+            lwd_ctl_pb_node(&nodes[i], ctl->members[i].used_bytes, ctl->members[i].free_bytes, &node_messages[i]);
             node_pointers[i] = &node_messages[i];
         }
         view_message.epoch = view.epoch;
@@ -163,7 +163,7 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     if (!packed)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a view");
     longwave__v1__sync_reply__pack(&reply, packed);
-    ctl_answer(job, LW_OK, NULL, packed, bytes);
+    lwd_ctl_answer(job, LW_OK, NULL, packed, bytes);
     free(packed);
     return LW_OK;
 }
@@ -172,7 +172,7 @@ static void serve_sync(lwd_ctl_t *ctl, ctl_job_t *job)
 {
     Longwave__V1__SyncRequest *request = longwave__v1__sync_request__unpack(NULL, job->request_bytes, job->request);
     lw_node_t heard;
-    if (!request || !request->node || !ctl_pb_node_read(request->node, &heard)) {
+    if (!request || !request->node || !lwd_ctl_pb_node_read(request->node, &heard)) {
         malformed(job, "SyncRequest");
     } else {
         lw_error_t error;
@@ -189,7 +189,7 @@ static void serve_sync(lwd_ctl_t *ctl, ctl_job_t *job)
             status = sync_reply(ctl, job, request, &error);
         }
         if (status != LW_OK)
-            ctl_fail(job, &error);
+            lwd_ctl_fail(job, &error);
     }
     if (request)
         longwave__v1__sync_request__free_unpacked(request, NULL);
@@ -220,7 +220,7 @@ static lw_status_t orphans_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave_
     if (status == LW_OK && !packed)
         status = lw_fail(error, LW_ERR_NO_MEMORY, "no memory for %zu answers", count);
     if (status == LW_OK)
-        ctl_answer(job, LW_OK, NULL, packed, longwave__v1__orphans_reply__pack(&reply, packed));
+        lwd_ctl_answer(job, LW_OK, NULL, packed, longwave__v1__orphans_reply__pack(&reply, packed));
     free(packed);
     free(dead);
     free(names);
@@ -235,7 +235,7 @@ static void serve_orphans(lwd_ctl_t *ctl, ctl_job_t *job)
     if (!request)
         malformed(job, "OrphansRequest");
     else if (orphans_reply(ctl, job, request, &error) != LW_OK)
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     if (request)
         longwave__v1__orphans_request__free_unpacked(request, NULL);
 }
@@ -250,12 +250,12 @@ static void serve_expire(lwd_ctl_t *ctl, ctl_job_t *job)
     lw_error_t error;
     Longwave__V1__ExpireReply reply = LONGWAVE__V1__EXPIRE_REPLY__INIT;
     if (ctl->ops->expire(ctl->catalogue, request->bytes, ctl_unix(ctl), &reply.bytes_freed, &error) != LW_OK) {
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     } else {
         uint8_t packed[32];
         if (reply.bytes_freed)
-            ctl_agent_kick(ctl->agent); /* this node learns at once what to free, the others within a heartbeat */
-        ctl_answer(job, LW_OK, NULL, packed, longwave__v1__expire_reply__pack(&reply, packed));
+            lwd_ctl_agent_kick(ctl->agent); /* this node learns at once what to free, the others within a heartbeat */
+        lwd_ctl_answer(job, LW_OK, NULL, packed, longwave__v1__expire_reply__pack(&reply, packed));
     }
     longwave__v1__expire_request__free_unpacked(request, NULL);
 }
@@ -267,7 +267,7 @@ static lw_status_t view_pack(lwd_ctl_t *ctl, uint8_t **packed_out, size_t *bytes
 {
     pthread_mutex_lock(&ctl->view_lock);
     lw_status_t status =
-        ctl->view.node_count == 0 ? LW_ERR_FLEET : ctl_pb_view_pack(&ctl->view, packed_out, bytes_out);
+        ctl->view.node_count == 0 ? LW_ERR_FLEET : lwd_ctl_pb_view_pack(&ctl->view, packed_out, bytes_out);
     *epoch_out = ctl->view.epoch;
     pthread_mutex_unlock(&ctl->view_lock);
     return status;
@@ -280,19 +280,19 @@ static void serve_get(lwd_ctl_t *ctl, ctl_job_t *job)
     uint64_t epoch;
     lw_status_t status = view_pack(ctl, &packed, &bytes, &epoch);
     if (status == LW_ERR_FLEET)
-        ctl_answer(job, status, "this node has not reached the catalogue's node yet", NULL, 0);
+        lwd_ctl_answer(job, status, "this node has not reached the catalogue's node yet", NULL, 0);
     else
-        ctl_answer(job, status, NULL, packed, bytes);
+        lwd_ctl_answer(job, status, NULL, packed, bytes);
     free(packed);
 }
 
 static void serve_watch(lwd_ctl_t *ctl, ctl_job_t *job)
 {
     (void)ctl;
-    ctl_watch(job, false, "");
+    lwd_ctl_watch(job, false, "");
 }
 
-bool ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
+bool lwd_ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
 {
     uint8_t *packed = NULL;
     size_t bytes = 0;

@@ -12,7 +12,7 @@
         uint8_t *packed = malloc(packed_bytes + 1);                                \
         if (packed)                                                                \
             longwave__v1__##type##__pack(message, packed);                         \
-        ctl_answer(job, packed ? LW_OK : LW_ERR_NO_MEMORY, NULL, packed, packed_bytes); \
+        lwd_ctl_answer(job, packed ? LW_OK : LW_ERR_NO_MEMORY, NULL, packed, packed_bytes); \
         free(packed);                                                              \
     } while (0)
 
@@ -21,7 +21,7 @@
     Longwave__V1__##ctype *request = longwave__v1__##type##__unpack(NULL, job->request_bytes, job->request);     \
     if (!request) {                                                                                              \
         lw_count(&ctl->stats[0].calls_failed, 1);                                                                \
-        ctl_answer(job, LW_ERR_INVALID, "the request is no " #ctype, NULL, 0);                                   \
+        lwd_ctl_answer(job, LW_ERR_INVALID, "the request is no " #ctype, NULL, 0);                                   \
         return;                                                                                                  \
     }                                                                                                            \
     lw_error_t error = {.status = LW_OK}
@@ -40,11 +40,11 @@ static void reply_session(lwd_ctl_t *ctl, ctl_job_t *job, lw_status_t status, lw
                           const lw_error_t *error)
 {
     if (status != LW_OK) {
-        ctl_fail(job, error);
+        lwd_ctl_fail(job, error);
         return;
     }
     ctl_pb_session_t session;
-    ctl_pb_session(row, ctl_unix(ctl), true, &session);
+    lwd_ctl_pb_session(row, ctl_unix(ctl), true, &session);
     Longwave__V1__SessionReply reply = LONGWAVE__V1__SESSION_REPLY__INIT;
     reply.session = &session.info;
     REPLY(job, session_reply, &reply);
@@ -53,9 +53,9 @@ static void reply_session(lwd_ctl_t *ctl, ctl_job_t *job, lw_status_t status, lw
 static void reply_done(ctl_job_t *job, lw_status_t status, const lw_error_t *error)
 {
     if (status != LW_OK)
-        ctl_fail(job, error);
+        lwd_ctl_fail(job, error);
     else
-        ctl_answer(job, LW_OK, NULL, "", 0); /* Done has no fields: no bytes */
+        lwd_ctl_answer(job, LW_OK, NULL, "", 0); /* Done has no fields: no bytes */
 }
 
 static void serve_create(lwd_ctl_t *ctl, ctl_job_t *job)
@@ -65,7 +65,7 @@ static void serve_create(lwd_ctl_t *ctl, ctl_job_t *job)
     lwd_create_t create = {.lease_us = request->lease_us, .ttl_us = request->ttl_us};
     lw_status_t status = client_read(request->client, &error);
     if (status == LW_OK)
-        status = ctl_pb_shape_read(request->shape, &create.shape, &error);
+        status = lwd_ctl_pb_shape_read(request->shape, &create.shape, &error);
     if (status == LW_OK) {
         create.tenant = request->client->tenant;
         create.client_id = request->client->client_id;
@@ -102,7 +102,7 @@ static void serve_renew(lwd_ctl_t *ctl, ctl_job_t *job)
     if (status == LW_OK)
         REPLY(job, renew_reply, &reply);
     else
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     longwave__v1__renew_request__free_unpacked(request, NULL);
 }
 
@@ -178,7 +178,7 @@ static lw_status_t list_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     if (status == LW_OK) {
         Longwave__V1__ListReply reply = LONGWAVE__V1__LIST_REPLY__INIT;
         for (uint32_t i = 0; i < count; i++) {
-            ctl_pb_session(&rows[i], ctl_unix(ctl), false, &sessions[i]);
+            lwd_ctl_pb_session(&rows[i], ctl_unix(ctl), false, &sessions[i]);
             pointers[i] = &sessions[i].info;
         }
         reply.n_sessions = count;
@@ -198,7 +198,7 @@ static void serve_list(lwd_ctl_t *ctl, ctl_job_t *job)
     if (status == LW_OK)
         status = list_reply(ctl, job, request, &error);
     if (status != LW_OK)
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     longwave__v1__list_request__free_unpacked(request, NULL);
 }
 
@@ -237,7 +237,7 @@ static lw_status_t commit_ranges(lwd_ctl_t *ctl, const Longwave__V1__CommitReque
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for %zu ranges", request->n_ranges);
     lw_status_t status = LW_OK;
     for (size_t i = 0; i < request->n_ranges && status == LW_OK; i++)
-        status = ctl_pb_range_read(request->ranges[i], row->shape.layer_count, &ranges[i], error);
+        status = lwd_ctl_pb_range_read(request->ranges[i], row->shape.layer_count, &ranges[i], error);
     if (status == LW_OK)
         status = ctl->ops->commit(ctl->catalogue, request->session_id, (uint16_t)request->rank, request->term, ranges,
                                   (uint32_t)request->n_ranges, ctl_unix(ctl), error);
@@ -276,7 +276,7 @@ static lw_status_t ranges_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__
     if (status == LW_OK) {
         Longwave__V1__RangesReply reply = LONGWAVE__V1__RANGES_REPLY__INIT;
         for (uint32_t i = 0; i < count; i++) {
-            ctl_pb_range(&ranges[i], layers, nodes + (size_t)stride * i, &messages[i]);
+            lwd_ctl_pb_range(&ranges[i], layers, nodes + (size_t)stride * i, &messages[i]);
             pointers[i] = &messages[i];
         }
         reply.n_ranges = count;
@@ -298,7 +298,7 @@ static void serve_ranges(lwd_ctl_t *ctl, ctl_job_t *job)
     if (status == LW_OK)
         status = ranges_reply(ctl, job, request, &row, &error);
     if (status != LW_OK)
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     longwave__v1__ranges_request__free_unpacked(request, NULL);
 }
 
@@ -311,7 +311,7 @@ static void serve_check(lwd_ctl_t *ctl, ctl_job_t *job)
     if (status == LW_OK)
         REPLY(job, check_reply, &reply);
     else
-        ctl_fail(job, &error);
+        lwd_ctl_fail(job, &error);
     longwave__v1__check_request__free_unpacked(request, NULL);
 }
 

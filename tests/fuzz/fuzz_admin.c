@@ -81,7 +81,7 @@ static const ctl_method_t *method_pick(uint8_t number)
                                         "/longwave.v1.Admin/SetLogLevel", "/grpc.health.v1.Health/Check"};
     number %= LW_ARRAY_SIZE(ctl_session_methods) + LW_ARRAY_SIZE(admin);
     return number < LW_ARRAY_SIZE(ctl_session_methods) ? &ctl_session_methods[number]
-                                                       : ctl_method(admin[number - LW_ARRAY_SIZE(ctl_session_methods)]);
+                                                       : lwd_ctl_method(admin[number - LW_ARRAY_SIZE(ctl_session_methods)]);
 }
 
 static void request_run(lwd_ctl_t *ctl, uint8_t number, const uint8_t *bytes, size_t byte_count)
@@ -114,7 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t byte_count)
     ctl.fleet_count = 1;
     strcpy(ctl.fleet[0], "127.0.0.1:1");
     FUZZ_REQUIRE(ctl.ops->open("", &ctl.catalogue, &error) == LW_OK);
-    FUZZ_REQUIRE(ctl_fleet_start(&ctl, &error) == LW_OK);
+    FUZZ_REQUIRE(lwd_ctl_fleet_start(&ctl, &error) == LW_OK);
     world_fill(&ctl);
     for (unsigned requests = 0; byte_count >= 3 && requests < 64; requests++) {
         size_t length = (size_t)bytes[1] | (size_t)bytes[2] << 8;
