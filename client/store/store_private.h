@@ -75,7 +75,7 @@ typedef struct lwc_batch {
     bool used;
     uint32_t count;
     lwc_want_t wants[LWC_BATCH_WANTS]; /* FETCH */
-    uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH: key << 3 | replica */
+    uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH: key << 3 | replica; FETCH: checksums of records that have landed */
     uint32_t versions[LWC_BATCH_WANTS]; /* ATTACH: of the segment, when it was asked */
     uint64_t lists[(LWC_BATCH_WANTS * sizeof(lw_segment_name_t)) / 8]; /* ATTACH: names; FETCH: runs, then entries */
 } lwc_batch_t;
@@ -95,6 +95,8 @@ typedef struct lwc_request {
     uint32_t span;         /* FETCH: its landing span, LWC_NO_SLOT: none */
     lw_msg_t reply;        /* FETCH, READ: head of the reply while the payload lands */
     uint64_t payload_bytes;
+    uint32_t hashed;       /* FETCH: wants whose record's checksum is in keys, if no run failed */
+    uint64_t hashed_bytes; /* FETCH: of the payload */
     uint32_t session_slot; /* ATTACH */
     lwc_arrived_t arrived; /* FETCH */
     void *arg;

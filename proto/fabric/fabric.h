@@ -53,6 +53,7 @@ typedef struct lw_fabric_msg {
 } lw_fabric_msg_t;
 
 typedef void (*lw_fabric_done_t)(void *arg, lw_status_t status);
+typedef void (*lw_fabric_landed_t)(void *arg, uint64_t bytes);
 
 typedef struct lw_fabric_handler {
     /* A message. To keep the payload call recv() from inside; otherwise it is dropped. */
@@ -108,6 +109,12 @@ typedef struct lw_fabric_ops {
      * perhaps before recv returns. `region` says in which registered memory `into` lies, or NULL. */
     void (*recv)(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
                  lw_fabric_done_t done, void *arg);
+
+    /* As recv, and `landed` (never NULL) may run before done, any number of times, with the number of leading
+     * bytes that are in place: a receiver can hash them while they are in the cache. Same argument as done's.
+     */
+    void (*recv_watched)(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                         lw_fabric_landed_t landed, lw_fabric_done_t done, void *arg);
 
     /* Registers memory for zero-copy transfers; ERR_EXHAUSTED when the memlock limit is too small (callers go
      * on without). */

@@ -203,6 +203,12 @@ static void sim_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into
         land(event);
 }
 
+static void sim_recv_watched(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                             lw_fabric_landed_t landed, lw_fabric_done_t done, void *arg)
+{
+    sim_recv(fabric, msg, into, region, done, arg); /* all of it at once */
+}
+
 static void deliver_message(lw_fabric_t *fabric, lw_sim_event_t *event)
 {
     arrival_t arrival = {.event = event};
@@ -472,6 +478,7 @@ const lw_fabric_ops_t *lw_fabric_sim(void)
         .user = sim_user,
         .send = sim_send,
         .recv = sim_recv,
+        .recv_watched = sim_recv_watched,
         .register_memory = sim_register,
         .unregister = sim_unregister,
         .progress = sim_progress,

@@ -287,6 +287,7 @@ const lw_fabric_ops_t *lw_fabric_ucx(void)
         .user = ucx_user,
         .send = lw_ucx_send,
         .recv = lw_ucx_recv,
+        .recv_watched = lw_ucx_recv_watched,
         .register_memory = ucx_register,
         .unregister = ucx_unregister,
         .progress = ucx_progress,

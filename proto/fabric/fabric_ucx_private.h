@@ -50,8 +50,8 @@ typedef struct lw_ucx_op { /* one for each send and receive in flight */
     uint32_t copy_class; /* of `copy` */
     uint32_t head_bytes;
     uint32_t parts, parts_left; /* of a stream: how many, and how many UCX still has to send */
-    void *copy; /* a buffer: the pieces together, their list, or a stream's parts; or NULL */
-    const void *payload; /* what UCX is given: memory in place, or `copy` */
+    void *copy;                 /* a buffer: the pieces together, their list, or a stream's parts; or NULL */
+    const void *payload;        /* what UCX is given: memory in place, or `copy` */
     size_t payload_count;
     ucp_datatype_t payload_type;
     uint8_t head[LW_MSG_HEAD_MAX];
@@ -80,8 +80,9 @@ typedef struct lw_ucx_inbound { /* the stream that is arriving on a connection; 
     bool open;                  /* more of it is to come */
     uint32_t id;
     uint64_t total, got;
-    uint8_t *into;   /* NULL: nobody wanted it */
-    lw_ucx_op_t *op; /* the receive, while into is set */
+    uint8_t *into;             /* NULL: nobody wanted it */
+    lw_ucx_op_t *op;           /* the receive, while into is set */
+    lw_fabric_landed_t landed; /* or NULL */
 } lw_ucx_inbound_t;
 
 struct lw_conn {
@@ -181,6 +182,8 @@ LW_CHECK lw_status_t lw_ucx_send(lw_conn_t *conn, const void *head, size_t head_
                                  uint32_t piece_count, lw_send_mode_t mode, lw_fabric_done_t done, void *arg);
 void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
                  lw_fabric_done_t done, void *arg);
+void lw_ucx_recv_watched(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                         lw_fabric_landed_t landed, lw_fabric_done_t done, void *arg);
 ucs_status_t lw_ucx_on_message(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                                const ucp_am_recv_param_t *param);
 void lw_ucx_send_ready(

@@ -184,7 +184,9 @@ static void land(lw_conn_t *conn, const void *data, size_t bytes)
     if (inbound->into != NULL && bytes > 0)
         memcpy(inbound->into + inbound->got, data, bytes);
     inbound->got += bytes;
-    if (inbound->got < inbound->total)
+    if (inbound->op != NULL && inbound->landed != NULL)
+        inbound->landed(inbound->op->arg, inbound->got);
+    if (inbound->got < inbound->total || !inbound->open)
         return;
     lw_ucx_op_t *op = inbound->op;
     *inbound = (lw_ucx_inbound_t){0};

@@ -198,6 +198,12 @@ static void on_received(void *request, ucs_status_t status, size_t bytes, void *
 void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
                  lw_fabric_done_t done, void *arg)
 {
+    lw_ucx_recv_watched(fabric, msg, into, region, NULL, done, arg);
+}
+
+void lw_ucx_recv_watched(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
+                         lw_fabric_landed_t landed, lw_fabric_done_t done, void *arg)
+{
     lw_ucx_arrival_t *arrival = msg->handle;
     LW_ASSERT(!arrival->taken);
     arrival->taken = true;
@@ -218,6 +224,7 @@ void lw_ucx_recv(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw
     if (arrival->stream) { /* the rest comes by on_part */
         arrival->conn->inbound.into = into;
         arrival->conn->inbound.op = op;
+        arrival->conn->inbound.landed = landed;
         return;
     }
     ucp_request_param_t param = {
