@@ -4,6 +4,7 @@
  *   BEGIN --> BUILD (a layer at a time, while earlier layers travel) --> DRAIN --> COMMIT --> done
  *   any of them --error, abandoned--> DRAIN --> done with that status
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/fault.h"
@@ -18,7 +19,7 @@ void lwc_keep_fail(lwc_keep_t *keep, lw_status_t status, const char *text)
 {
     if (atomic_load_explicit(&keep->fault, memory_order_relaxed) != LW_OK)
         return;
-    strncpy(keep->fault_text, text, sizeof(keep->fault_text) - 1);
+    snprintf(keep->fault_text, sizeof(keep->fault_text), "%s", text);
     keep->fault_text[sizeof(keep->fault_text) - 1] = '\0';
     atomic_store_explicit(&keep->fault, status, memory_order_release);
 }
