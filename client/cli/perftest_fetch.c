@@ -67,10 +67,8 @@ static lw_status_t create_store(lwc_perf_client_t *client, lw_error_t *error)
     for (uint32_t i = 0; i < options->batch_count; i++)
         batch = batch > options->batches[i] ? batch : options->batches[i];
     /* No larger than it has to be, so that it stays in the cache; more than what is in flight, since answers
-     * overtake each other. A mixed batch is smaller than this almost always. */
-    uint64_t record = options->modes[LWC_PERF_MIX]
-                          ? lw_max_u64(options->record_bytes, 32 * LWC_PERF_ROW_BYTES)
-                          : options->record_bytes;
+     * overtake each other. Mixed records have about 4 KiB on the average. */
+    uint64_t record = lw_max_u64(options->record_bytes, 8192);
     client->landing_bytes = lw_align_up((uint64_t)(options->depth + 2) * (batch * (record + 8) + 4096), 64);
     client->landing =
         mmap(NULL, client->landing_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

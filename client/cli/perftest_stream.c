@@ -88,8 +88,9 @@ struct lwc_perf_stream {
     lw_conn_t *conn;
     bool asking, lost;
     uint32_t in_flight;
-    uint64_t message_bytes, landing_bytes;
-    uint8_t *landing; /* landing_bytes for each slot */
+    uint64_t message_bytes;
+    uint8_t *landing; /* a ring of about the store client's size, so that both find their memory as warm */
+    uint64_t landing_bytes, landing_at;
     uint64_t asked_ns[LWC_PERF_DEPTH_MAX], latency_count;
     uint32_t *latency_ns100;
     lwc_perf_row_t row;
@@ -145,8 +146,11 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
     if (question.slot >= stream->options->depth)
         return;
     slot_refs[question.slot] = (slot_ref_t){stream, question.slot};
-    stream->ops->recv(stream->fabric, msg, stream->landing + question.slot * stream->landing_bytes, NULL,
-                      on_landed, &slot_refs[question.slot]);
+    if (stream->landing_at + stream->message_bytes > stream->landing_bytes)
+        stream->landing_at = 0;
+    uint8_t *into = stream->landing + stream->landing_at;
+    stream->landing_at += lw_align_up(stream->message_bytes, 4096);
+    stream->ops->recv(stream->fabric, msg, into, NULL, on_landed, &slot_refs[question.slot]);
 }
 
 static void on_closed(void *arg, lw_conn_t *conn, lw_status_t status)
@@ -166,12 +170,13 @@ lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_str
     stream->options = options;
     stream->ops = lw_fabric_ucx();
     stream->latency_ns100 = malloc(LATENCIES_MAX * sizeof(uint32_t));
+    uint64_t largest = 0;
     for (uint32_t i = 0; i < options->batch_count; i++)
-        stream->landing_bytes = lw_max_u64(
-            stream->landing_bytes, lw_align_up((uint64_t)options->batches[i] * options->record_bytes, 4096));
+        largest =
+            lw_max_u64(largest, lw_align_up((uint64_t)options->batches[i] * options->record_bytes, 4096));
+    stream->landing_bytes = (options->depth + 2) * largest;
     snprintf(region, sizeof(region), "%llu",
-             (unsigned long long)lw_max_u64(4 * stream->landing_bytes,
-                                            lw_min_u64(options->store_bytes, REGION_BYTES_MAX)));
+             (unsigned long long)lw_max_u64(4 * largest, lw_min_u64(options->store_bytes, REGION_BYTES_MAX)));
     const char *const argv[] = {"/proc/self/exe", "perftest", "--stream-server", options->transport, region,
                                 "%ready",         NULL};
     lw_fabric_params_t params = {
@@ -180,12 +185,12 @@ lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_str
     };
     lw_status_t status =
         stream->ops == NULL ? lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no UCX") : LW_OK;
-    stream->landing = mmap(NULL, options->depth * stream->landing_bytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    stream->landing =
+        mmap(NULL, stream->landing_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stream->landing == MAP_FAILED || stream->latency_ns100 == NULL)
         status = lw_fail(error, LW_ERR_NO_MEMORY, "landing memory of the stream");
     else
-        memset(stream->landing, 0, options->depth * stream->landing_bytes);
+        memset(stream->landing, 0, stream->landing_bytes);
     if (status == LW_OK)
         status = lwc_perf_child_start(&stream->child, argv, error);
     if (status == LW_OK)
@@ -210,7 +215,7 @@ void lwc_perf_stream_close(lwc_perf_stream_t *stream)
         stream->ops->close(stream->fabric);
     lwc_perf_child_stop(&stream->child);
     if (stream->landing != NULL && stream->landing != MAP_FAILED)
-        munmap(stream->landing, stream->options->depth * stream->landing_bytes);
+        munmap(stream->landing, stream->landing_bytes);
     free(stream->latency_ns100);
     free(stream);
 }
