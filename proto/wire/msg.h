@@ -164,7 +164,7 @@ typedef struct lw_msg_fetch_reply {
 
 typedef struct lw_msg_read {
     uint64_t handle, offset; /* of the stored segment, header included */
-    uint32_t bytes;          /* 1..LW_MSG_BULK_MAX; what lies beyond the segment's end is not sent */
+    uint32_t bytes;          /* at most LW_MSG_BULK_MAX, 0: to the end; what lies beyond the end is not sent */
     uint32_t reserved;
 } lw_msg_read_t; /* 24 */
 
