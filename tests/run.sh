@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # run.sh - installs what is missing, builds, and runs every test that this machine can run. Exit status 0: all passed.
 #
-#   ./tests/run.sh            everything: quick suite, end to end, 200 simulator seeds, sanitizers on the quick set
+#   ./tests/run.sh            everything: quick suite, end to end, 200 simulator seeds, ASan+UBSan on the quick set
+#                             (the TSan build has a word of its own: tests/dev san thread)
 #   ./tests/run.sh --quick    the quick suite alone (units, ops, wire, corpora, lint): under 10 minutes on 2 cores
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
--h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+-h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
 "" | --quick) ;;
 *) echo "run.sh: unknown option '$1' (--quick, --help)" >&2; exit 2 ;;
 esac
@@ -17,5 +18,5 @@ esac
 if [ "${1:-}" != --quick ]; then
   ./tests/dev e2e
   ./tests/dev sim --seeds 200
-  ./tests/dev san
+  ./tests/dev san address
 fi
