@@ -70,18 +70,6 @@ static void usage(FILE *out)
           out);
 }
 
-static bool number(const char *name, const char *text, uint32_t *out)
-{
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-    if (*text == 0 || *end || value > 1000000) {
-        fprintf(stderr, "longwave demo: --%s: '%s' is not a number in 0..1000000\n", name, text);
-        return false;
-    }
-    *out = (uint32_t)value;
-    return true;
-}
-
 static int parse(int argc, char **argv, options_t *options)
 {
     static const struct option longs[] = {
@@ -104,12 +92,12 @@ static int parse(int argc, char **argv, options_t *options)
         case 'o': options->config = optarg; break;
         case 'j': options->json = optarg; break;
         case 'q': options->quiet = true; break;
-        case 'c': fine = number(name, optarg, &options->context); break;
-        case 't': fine = number(name, optarg, &options->teacher); break;
-        case 'n': fine = number(name, optarg, &options->decode); break;
-        case 'C': fine = number(name, optarg, &options->control); break;
-        case 'r': fine = number(name, optarg, &options->retrieve_ppm); break;
-        case 'T': fine = number(name, optarg, &options->threads); break;
+        case 'c': fine = lwc_engine_number("demo", name, optarg, &options->context); break;
+        case 't': fine = lwc_engine_number("demo", name, optarg, &options->teacher); break;
+        case 'n': fine = lwc_engine_number("demo", name, optarg, &options->decode); break;
+        case 'C': fine = lwc_engine_number("demo", name, optarg, &options->control); break;
+        case 'r': fine = lwc_engine_number("demo", name, optarg, &options->retrieve_ppm); break;
+        case 'T': fine = lwc_engine_number("demo", name, optarg, &options->threads); break;
         case 'h': usage(stdout); return 0;
         default: fine = false; break;
         }

@@ -86,18 +86,6 @@ static void usage(FILE *out)
           out);
 }
 
-static bool number(const char *name, const char *text, uint32_t *out)
-{
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-    if (*text == 0 || *end || value > 1000000) {
-        fprintf(stderr, "longwave quality: --%s: '%s' is not a number in 0..1000000\n", name, text);
-        return false;
-    }
-    *out = (uint32_t)value;
-    return true;
-}
-
 static int parse(int argc, char **argv, options_t *options)
 {
     static const struct option longs[] = {
@@ -122,9 +110,9 @@ static int parse(int argc, char **argv, options_t *options)
         case 'R': options->names = optarg; break;
         case 's': options->small = true; break;
         case 'q': options->quiet = true; break;
-        case 'c': fine = number(name, optarg, &options->context); break;
-        case 't': fine = number(name, optarg, &options->teacher); break;
-        case 'T': fine = number(name, optarg, &options->threads); break;
+        case 'c': fine = lwc_engine_number("quality", name, optarg, &options->context); break;
+        case 't': fine = lwc_engine_number("quality", name, optarg, &options->teacher); break;
+        case 'T': fine = lwc_engine_number("quality", name, optarg, &options->threads); break;
         case 'h': usage(stdout); return 0;
         default: fine = false; break;
         }
@@ -209,11 +197,10 @@ static void run_row(lwc_engine_t *engine, const options_t *options, const block_
     }
 }
 
-static void print_head(const options_t *options)
+static void print_head(void)
 {
     printf("| policy | top-1 %% | mean KL | max KL | exact %% | retrieved %% | index B/token | KiB retrieved a token | "
            "KiB fetched a token | hits %% | NLL |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
-    (void)options;
 }
 
 static void print_row(const result_t *result)
@@ -264,7 +251,7 @@ static lw_status_t run(lwc_engine_t *engine, const options_t *options, lwc_json_
             status = error->status;
     }
     if (status == LW_OK)
-        print_head(options);
+        print_head();
     for (size_t i = 0; i < LW_ARRAY_SIZE(rows) && status == LW_OK; i++) {
         if (!chosen(options, &rows[i]))
             continue;
