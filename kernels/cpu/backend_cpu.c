@@ -5,13 +5,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "kernels/cpu/build.h"
 #include "kernels/cpu/cpu_private.h"
 #include "kernels/host.h"
 #include "kernels/ref/ref.h"
 #include "kernels/stubs.h"
-#ifdef LWK_BUILD_OPS
-#include "kernels/cpu/build.h"
-#endif
 
 /* Best first; plain is always there. */
 static const lwk_loops_t *const all_loops[] = {
@@ -95,22 +93,7 @@ static const lwk_backend_t cpu_table = {
     .open = cpu_open,
     .close = cpu_close,
     .describe = cpu_describe,
-    .alloc = lwk_host_alloc,
-    .free = lwk_host_free,
-    .register_host = lwk_host_register,
-    .unregister_host = lwk_host_unregister,
-    .copy = lwk_host_copy,
-    .stream_create = lwk_host_stream_create,
-    .stream_destroy = lwk_host_stream_destroy,
-    .event_create = lwk_host_event_create,
-    .event_destroy = lwk_host_event_destroy,
-    .event_record = lwk_host_event_record,
-    .event_query = lwk_host_event_query,
-    .capture_begin = lwk_no_capture_begin,
-    .capture_end = lwk_no_capture_end,
-    .graph_launch = lwk_no_graph_launch,
-    .graph_destroy = lwk_no_graph_destroy,
-    .warm_up = lwk_host_warm_up,
+    LWK_HOST_ROWS,
     .workspace_bytes = lwk_cpu_workspace_bytes,
     .prepare = lwk_cpu_prepare,
     .score = lwk_cpu_score,
@@ -121,7 +104,6 @@ static const lwk_backend_t cpu_table = {
     .publish = lwk_ref_publish,
     .retire = lwk_ref_retire,
     .extend = lwk_cpu_extend,
-#ifdef LWK_BUILD_OPS
     .build_workspace_bytes = lwk_cpu_build_workspace_bytes,
     .kmeans = lwk_cpu_kmeans,
     .outliers = lwk_cpu_outliers,
@@ -129,15 +111,6 @@ static const lwk_backend_t cpu_table = {
     .encode = lwk_cpu_encode,
     .pack = lwk_cpu_pack,
     .unpack = lwk_cpu_unpack,
-#else
-    .build_workspace_bytes = lwk_no_build_workspace_bytes,
-    .kmeans = lwk_no_build,
-    .outliers = lwk_no_build,
-    .moments = lwk_no_build,
-    .encode = lwk_no_build,
-    .pack = lwk_no_build,
-    .unpack = lwk_no_unpack,
-#endif
     .gather = lwk_ref_gather,
 };
 

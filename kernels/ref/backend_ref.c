@@ -2,10 +2,8 @@
 #include "kernels/ref/ref.h"
 
 #include "kernels/host.h"
-#include "kernels/stubs.h"
-#ifdef LWK_BUILD_OPS
 #include "kernels/ref/build.h"
-#endif
+#include "kernels/stubs.h"
 
 struct lwk_dev {
     unsigned ordinal;
@@ -36,22 +34,7 @@ static const lwk_backend_t ref_table = {
     .open = ref_open,
     .close = ref_close,
     .describe = ref_describe,
-    .alloc = lwk_host_alloc,
-    .free = lwk_host_free,
-    .register_host = lwk_host_register,
-    .unregister_host = lwk_host_unregister,
-    .copy = lwk_host_copy,
-    .stream_create = lwk_host_stream_create,
-    .stream_destroy = lwk_host_stream_destroy,
-    .event_create = lwk_host_event_create,
-    .event_destroy = lwk_host_event_destroy,
-    .event_record = lwk_host_event_record,
-    .event_query = lwk_host_event_query,
-    .capture_begin = lwk_no_capture_begin,
-    .capture_end = lwk_no_capture_end,
-    .graph_launch = lwk_no_graph_launch,
-    .graph_destroy = lwk_no_graph_destroy,
-    .warm_up = lwk_host_warm_up,
+    LWK_HOST_ROWS,
     .workspace_bytes = lwk_ref_workspace_bytes,
     .prepare = lwk_ref_prepare,
     .score = lwk_ref_score,
@@ -62,7 +45,6 @@ static const lwk_backend_t ref_table = {
     .publish = lwk_ref_publish,
     .retire = lwk_ref_retire,
     .extend = lwk_ref_extend,
-#ifdef LWK_BUILD_OPS
     .build_workspace_bytes = lwk_ref_build_workspace_bytes,
     .kmeans = lwk_ref_kmeans,
     .outliers = lwk_ref_outliers,
@@ -70,15 +52,6 @@ static const lwk_backend_t ref_table = {
     .encode = lwk_ref_encode,
     .pack = lwk_ref_pack,
     .unpack = lwk_ref_unpack,
-#else
-    .build_workspace_bytes = lwk_no_build_workspace_bytes,
-    .kmeans = lwk_no_build,
-    .outliers = lwk_no_build,
-    .moments = lwk_no_build,
-    .encode = lwk_no_build,
-    .pack = lwk_no_build,
-    .unpack = lwk_no_unpack,
-#endif
     .gather = lwk_ref_gather,
 };
 
