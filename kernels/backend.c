@@ -11,6 +11,7 @@
 #include "kernels/ref/ref.h"
 
 #define CUDA_LIBRARY "liblwk_cuda.so"
+#define CUDA_LIBRARY_ENV "LWK_CUDA_LIBRARY" /* names another file: the emulated one, or one that is not installed */
 #define CUDA_SYMBOL "lwk_backend_cuda" /* const lwk_backend_t *(void); NULL when no device can be used */
 
 static const lwk_backend_t *cuda_backend;
@@ -18,7 +19,8 @@ static pthread_once_t cuda_once = PTHREAD_ONCE_INIT;
 
 static void load_cuda(void)
 {
-    void *library = dlopen(CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    const char *other = getenv(CUDA_LIBRARY_ENV);
+    void *library = dlopen(other != NULL && other[0] != '\0' ? other : CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL)
         return;
     union {

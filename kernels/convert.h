@@ -1,7 +1,7 @@
 /* convert.h - bf16, fp16 and fp32, one number or one row at a time.
  *
- * Rounding is to the nearest, ties to even, everywhere; the F16C path gives the same bits as the portable
- * one. NaN stays NaN (quiet), infinities stay, subnormal fp16 numbers are kept. Any thread.
+ * Rounding is to the nearest, ties to even, everywhere; the F16C path and the CUDA one give the same bits
+ * as the portable one (but for the payload of a NaN). NaN stays NaN (quiet), infinities stay, subnormal fp16 numbers are kept. Any thread.
  */
 #ifndef LWK_CONVERT_H
 #define LWK_CONVERT_H
@@ -11,31 +11,32 @@
 #include <string.h>
 
 #include "base/longwave_types.h"
+#include "kernels/hd.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
 
-static inline uint32_t lwk_float_bits(float x)
+LWK_HD uint32_t lwk_float_bits(float x)
 {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
     return u;
 }
 
-static inline float lwk_bits_float(uint32_t u)
+LWK_HD float lwk_bits_float(uint32_t u)
 {
     float x;
     memcpy(&x, &u, sizeof x);
     return x;
 }
 
-static inline float lwk_bf16_to_f32(uint16_t h)
+LWK_HD float lwk_bf16_to_f32(uint16_t h)
 {
     return lwk_bits_float((uint32_t)h << 16);
 }
 
-static inline uint16_t lwk_f32_to_bf16(float x)
+LWK_HD uint16_t lwk_f32_to_bf16(float x)
 {
     uint32_t u = lwk_float_bits(x);
     if ((u & 0x7FFFFFFFu) > 0x7F800000u)
@@ -43,20 +44,35 @@ static inline uint16_t lwk_f32_to_bf16(float x)
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
 }
 
-#if defined(__F16C__)
+#if defined(__CUDA_ARCH__)
 
-static inline float lwk_f16_to_f32(uint16_t h)
+LWK_HD float lwk_f16_to_f32(uint16_t h)
+{
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+    return x;
+}
+LWK_HD uint16_t lwk_f32_to_f16(float x)
+{
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+
+#elif defined(__F16C__)
+
+LWK_HD float lwk_f16_to_f32(uint16_t h)
 {
     return _cvtsh_ss(h);
 }
-static inline uint16_t lwk_f32_to_f16(float x)
+LWK_HD uint16_t lwk_f32_to_f16(float x)
 {
     return (uint16_t)_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
 }
 
 #else
 
-static inline float lwk_f16_to_f32(uint16_t h)
+LWK_HD float lwk_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, magnitude = h & 0x7FFFu;
     if (magnitude >= 0x7C00u) /* infinity or NaN, made quiet as the hardware does */
@@ -69,7 +85,7 @@ static inline float lwk_f16_to_f32(uint16_t h)
     return lwk_bits_float(sign | ((magnitude << 13) + (112u << 23)));
 }
 
-static inline uint16_t lwk_f32_to_f16(float x)
+LWK_HD uint16_t lwk_f32_to_f16(float x)
 {
     uint32_t u = lwk_float_bits(x), magnitude = u & 0x7FFFFFFFu;
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000u);
@@ -89,13 +105,13 @@ static inline uint16_t lwk_f32_to_f16(float x)
 #endif
 
 /* Bytes of one element of an lw_dtype_t; 0 for an unknown one. */
-static inline uint32_t lwk_dtype_bytes(uint32_t dtype)
+LWK_HD uint32_t lwk_dtype_bytes(uint32_t dtype)
 {
     return dtype == LW_DTYPE_FP32 ? 4 : dtype == LW_DTYPE_BF16 || dtype == LW_DTYPE_FP16 ? 2 : 0;
 }
 
 /* Element `at` of rows of a dtype. */
-static inline float lwk_load(const void *rows, uint32_t dtype, size_t at)
+LWK_HD float lwk_load(const void *rows, uint32_t dtype, size_t at)
 {
     switch (dtype) {
     case LW_DTYPE_BF16: return lwk_bf16_to_f32(((const uint16_t *)rows)[at]);
@@ -104,7 +120,7 @@ static inline float lwk_load(const void *rows, uint32_t dtype, size_t at)
     }
 }
 
-static inline void lwk_store(void *rows, uint32_t dtype, size_t at, float x)
+LWK_HD void lwk_store(void *rows, uint32_t dtype, size_t at, float x)
 {
     switch (dtype) {
     case LW_DTYPE_BF16: ((uint16_t *)rows)[at] = lwk_f32_to_bf16(x); break;
@@ -114,7 +130,7 @@ static inline void lwk_store(void *rows, uint32_t dtype, size_t at, float x)
 }
 
 /* `count` elements from element `first` of `rows` on. */
-static inline void lwk_load_row(const void *rows, uint32_t dtype, size_t first, uint32_t count,
+LWK_HD void lwk_load_row(const void *rows, uint32_t dtype, size_t first, uint32_t count,
                                 float *row_out)
 {
     if (dtype == LW_DTYPE_FP32) {

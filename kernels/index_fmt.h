@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "base/longwave_types.h"
+#include "kernels/hd.h"
 
 typedef struct lwk_index_layout {
     uint32_t key_center, key_channel, value_center, value_channel; /* f32[head_dim] each */
@@ -32,7 +33,7 @@ typedef struct lwk_index_layout {
 } lwk_index_layout_t;
 
 /* Bytes of one row of head_dim elements in an encoding. */
-static inline uint32_t lwk_encoded_row_bytes(uint32_t encoding, uint32_t head_dim)
+LWK_HD uint32_t lwk_encoded_row_bytes(uint32_t encoding, uint32_t head_dim)
 {
     switch (encoding) {
     case LW_ENCODING_FP32: return 4 * head_dim;
@@ -43,26 +44,26 @@ static inline uint32_t lwk_encoded_row_bytes(uint32_t encoding, uint32_t head_di
     }
 }
 
-static inline int lwk_encoding_is_coded(uint32_t encoding)
+LWK_HD int lwk_encoding_is_coded(uint32_t encoding)
 {
     return encoding == LW_ENCODING_INT8 || encoding == LW_ENCODING_INT4;
 }
 
 /* Code of element j of an INT4 row. */
-static inline int lwk_int4_code(const uint8_t *row, uint32_t j)
+LWK_HD int lwk_int4_code(const uint8_t *row, uint32_t j)
 {
     int nibble = row[j / 2] >> 4 * (j & 1) & 15;
     return (nibble ^ 8) - 8;
 }
 
-static inline uint32_t lwk_index_part(uint32_t *at, uint32_t bytes)
+LWK_HD uint32_t lwk_index_part(uint32_t *at, uint32_t bytes)
 {
     uint32_t offset = (*at + 63u) & ~63u;
     *at = offset + bytes;
     return bytes == 0 ? 0 : offset;
 }
 
-static inline lwk_index_layout_t lwk_index_layout(uint32_t cluster_encoding, uint32_t outlier_encoding, uint32_t clusters,
+LWK_HD lwk_index_layout_t lwk_index_layout(uint32_t cluster_encoding, uint32_t outlier_encoding, uint32_t clusters,
                                                   uint32_t outliers, uint32_t head_dim)
 {
     lwk_index_layout_t l;
@@ -98,7 +99,7 @@ typedef struct lwk_moments_header {
     float mean_residual, reserved;
 } lwk_moments_header_t;
 
-static inline uint64_t lwk_moments_bytes(uint32_t head_dim)
+LWK_HD uint64_t lwk_moments_bytes(uint32_t head_dim)
 {
     return (sizeof(lwk_moments_header_t) + 8ull * head_dim * head_dim + 63u) & ~63ull;
 }

@@ -5,6 +5,10 @@
 
 #include "kernels/backend.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 lw_status_t lwk_no_step(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
 lw_status_t lwk_no_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream);
 lw_status_t lwk_no_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream);
@@ -17,5 +21,9 @@ lw_status_t lwk_no_capture_begin(lwk_dev_t *dev, void *stream);
 lw_status_t lwk_no_capture_end(lwk_dev_t *dev, void *stream, lwk_graph_t **graph_out);
 lw_status_t lwk_no_graph_launch(lwk_graph_t *graph, void *stream);
 void lwk_no_graph_destroy(lwk_graph_t *graph);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* LWK_STUBS_H */

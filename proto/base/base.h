@@ -17,12 +17,20 @@
 #define LW_ASSERT(cond) \
     ((cond) ? (void)0 : lw_assert_failed(__FILE__, __LINE__, #cond))
 
-_Noreturn void lw_assert_failed(const char *file, int line, const char *cond);
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+__attribute__((noreturn)) void lw_assert_failed(const char *file, int line, const char *cond);
 
 /* Text of a status; "unknown status" for a code outside the list. Never NULL, static. */
 const char *lw_status_text(int status);
 /* Short name of a status ("ERR_BUSY"). Never NULL, static. */
 const char *lw_status_name(int status);
+
+#ifdef __cplusplus
+}
+#endif
 
 static inline uint64_t lw_align_up(uint64_t value, uint64_t align) /* align: a power of two */
 {

@@ -11,7 +11,15 @@ typedef struct lw_error {
     char text[240]; /* one line, no newline at its end */
 } lw_error_t;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Records status and text (when error is not NULL) and returns status, so that `return lw_fail(...)` reads well. */
 lw_status_t lw_fail(lw_error_t *error, lw_status_t status, const char *format, ...) LW_PRINTF(3, 4);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* LW_ERROR_H */

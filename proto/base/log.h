@@ -8,6 +8,10 @@
 
 #include "base/base.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum lw_log_level { LW_LOG_ERROR, LW_LOG_WARN, LW_LOG_INFO, LW_LOG_DEBUG } lw_log_level_t;
 
 /* Lines above `level` are dropped. Default: LW_LOG_WARN, or the environment's LW_LOG (error, warn, info, debug). */
@@ -27,6 +31,10 @@ typedef struct lw_log_rate {
 } lw_log_rate_t;
 void lw_log_rated(lw_log_rate_t *state, lw_log_level_t level, const char *component, const char *format, ...)
     LW_PRINTF(4, 5);
+
+#ifdef __cplusplus
+}
+#endif
 
 #define LW_ERROR(component, ...) lw_log(LW_LOG_ERROR, component, __VA_ARGS__)
 #define LW_WARN(component, ...) lw_log(LW_LOG_WARN, component, __VA_ARGS__)
