@@ -63,13 +63,18 @@ static lw_status_t final_status(const lwc_want_t *want)
 
 static void set_waiting(lwc_request_t *request)
 {
-    if (request->state != LWC_WAITING || request->serial != 0) {
-        if (request->serial != 0)
-            request->peer->requests--;
-        request->serial = 0;
-        request->state = LWC_WAITING;
-    }
-    request->store->fetches_waiting++;
+    if (request->serial != 0)
+        request->peer->requests--;
+    request->serial = 0;
+    request->state = LWC_WAITING;
+    lwc_request_move(request, &request->store->waiting);
+}
+
+/* A callback may have left another user's request half built. */
+static bool is_for(const lwc_request_t *request, const lwc_request_t *like)
+{
+    return request->arrived == like->arrived && request->arg == like->arg && request->deadline_us == like->deadline_us &&
+           request->contiguous == like->contiguous;
 }
 
 /* Adds a want to the request that is being built for its node; false when the tables are full or no replica is left. */
@@ -77,7 +82,7 @@ static bool build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const 
 {
     lwc_peer_t *peer = lwc_peer(store, store->segments[want->segment].replica[r].node_index);
     lwc_request_t *request = peer->building;
-    if (!request || request->batch->count == LWC_BATCH_WANTS) {
+    if (!request || request->batch->count == LWC_BATCH_WANTS || !is_for(request, like)) {
         if (store->batch_free_count == 0)
             return false;
         request = lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us);
@@ -88,7 +93,6 @@ static bool build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const 
         request->arg = like->arg;
         request->contiguous = like->contiguous;
         request->retry_at_us = like->retry_at_us;
-        store->fetches_waiting++;
         peer->building = request;
     }
     lwc_want_t *copy = &request->batch->wants[request->batch->count++];
@@ -125,12 +129,16 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
         lwc_want_t want = wants[i];
         want.reserved = 0;
         uint32_t r = choose(store, &want);
-        if (r == LW_REPLICAS_MAX) /* no node of the view has it: still answered through the normal path */
-            end_want(&like, &want, LW_ERR_UNREACHABLE, NULL);
-        else
+        if (r != LW_REPLICAS_MAX)
             LW_ASSERT(build(store, &want, r, &like));
     }
     build_done(store);
+    for (uint32_t i = 0; i < count; i++) { /* last: callbacks may fetch, and that would take the batches counted above */
+        lwc_want_t want = wants[i];
+        want.reserved = 0;
+        if (choose(store, &want) == LW_REPLICAS_MAX) /* no node of the view has it */
+            end_want(&like, &want, LW_ERR_UNREACHABLE, NULL);
+    }
     lwc_fetches_kick(store);
     return LW_OK;
 }
@@ -216,13 +224,12 @@ static void fail_all(lwc_request_t *request, lw_status_t status)
     request->batch->count = 0;
 }
 
-void lwc_fetch_try(lwc_request_t *request)
+static void try_send(lwc_request_t *request)
 {
     lwc_store_t *store = request->store;
     if (store->now_us < request->retry_at_us || !lwc_peer_ready(request->peer) || !handles_ready(request))
         return;
     if (request->batch->count == 0) {
-        store->fetches_waiting--;
         lwc_request_end(request);
         return;
     }
@@ -235,7 +242,6 @@ void lwc_fetch_try(lwc_request_t *request)
         if (reply_bytes > store->landing.bytes) {
             lwc_store_fail(store, LW_ERR_EXHAUSTED, "a fetch of %llu bytes does not fit landing memory of %llu",
                            (unsigned long long)reply_bytes, (unsigned long long)store->landing.bytes);
-            store->fetches_waiting--;
             fail_all(request, LW_ERR_EXHAUSTED);
             lwc_request_end(request);
         }
@@ -247,7 +253,6 @@ void lwc_fetch_try(lwc_request_t *request)
                                    .entry_count = request->batch->count,
                                    .deadline_us = left > UINT32_MAX ? UINT32_MAX : (uint32_t)left,
                                    .flags = request->contiguous ? LW_MSG_FETCH_CONTIGUOUS : 0}};
-    store->fetches_waiting--;
     store->stats.fetch_requests++;
     request->peer->stats.fetches++;
     lwc_request_send(request, &msg, request->batch->lists, list_bytes, NULL, 0);
@@ -255,13 +260,17 @@ void lwc_fetch_try(lwc_request_t *request)
 
 void lwc_fetches_kick(lwc_store_t *store)
 {
-    if (store->fetches_waiting == 0)
+    lwc_request_list_t *waiting = &store->waiting;
+    if (!waiting->first || store->kicking)
         return;
-    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
-        lwc_request_t *request = &store->requests[slot];
-        if (request->kind == LWC_REQUEST_FETCH && request->state == LWC_WAITING)
-            lwc_fetch_try(request);
+    store->kicking = true;
+    for (lwc_request_t *request = lwc_requests_first(waiting); request; request = lwc_requests_next(waiting)) {
+        if (store->now_us >= request->deadline_us)
+            lwc_fetch_expire(request, LW_ERR_TIMEOUT);
+        else
+            try_send(request);
     }
+    store->kicking = false;
     lwc_attach_flush(store);
 }
 
@@ -319,9 +328,10 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
         end_want(request, want, LW_OK, record);
         return;
     }
+    static lw_log_rate_t rate; /* a bad copy has many records */
     store->stats.checksum_failures++;
-    LW_WARN("store", "node %u: segment %u head %u entry %u has a wrong checksum", request->peer->node.index, want->segment,
-            want->head, want->entry);
+    lw_log_rated(&rate, LW_LOG_WARN, "store", "node %u: segment %u head %u entry %u has a wrong checksum",
+                 request->peer->node.index, want->segment, want->head, want->entry);
     if (want_attempts(want) >= TRANSIT_RETRIES) /* not the wire, then: this copy is bad */
         want_fails(want, LW_ERR_CORRUPT);
     again(request, want);
@@ -450,11 +460,8 @@ void lwc_fetch_expire(lwc_request_t *request, lw_status_t status)
 {
     lwc_store_t *store = request->store;
     lwc_peer_t *peer = request->peer;
-    if (request->state == LWC_WAITING) {
-        store->fetches_waiting--;
-        if (peer->state != LWC_PEER_READY)
-            status = status == LW_ERR_TIMEOUT ? LW_ERR_UNREACHABLE : status;
-    }
+    if (request->state == LWC_WAITING && peer->state != LWC_PEER_READY)
+        status = status == LW_ERR_TIMEOUT ? LW_ERR_UNREACHABLE : status;
     store->stats.timeouts += status == LW_ERR_TIMEOUT;
     lwc_store_fail(store, status, "node %u at %s: %u records not fetched in time: %s%s%s", peer->node.index,
                    peer->node.data, request->batch->count, lw_status_text(status), peer->cause[0] ? ": " : "", peer->cause);

@@ -5,6 +5,45 @@
 #include "base/log.h"
 #include "client/store/store_private.h"
 
+static void list_remove(lwc_request_t *request)
+{
+    lwc_request_list_t *list = request->list;
+    if (list->cursor == request)
+        list->cursor = request->after;
+    *(request->before ? &request->before->after : &list->first) = request->after;
+    *(request->after ? &request->after->before : &list->last) = request->before;
+    request->list = NULL;
+}
+
+static void list_append(lwc_request_t *request, lwc_request_list_t *list)
+{
+    request->list = list;
+    request->before = list->last;
+    request->after = NULL;
+    *(list->last ? &list->last->after : &list->first) = request;
+    list->last = request;
+}
+
+void lwc_request_move(lwc_request_t *request, lwc_request_list_t *list)
+{
+    list_remove(request);
+    list_append(request, list);
+}
+
+lwc_request_t *lwc_requests_first(lwc_request_list_t *list)
+{
+    list->cursor = list->first;
+    return lwc_requests_next(list);
+}
+
+lwc_request_t *lwc_requests_next(lwc_request_list_t *list)
+{
+    lwc_request_t *request = list->cursor;
+    if (request)
+        list->cursor = request->after;
+    return request;
+}
+
 lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_peer_t *peer, uint64_t deadline_us)
 {
     for (uint32_t tried = 0; tried < store->request_capacity; tried++) {
@@ -17,6 +56,7 @@ lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_
                                    .store = store, .peer = peer, .deadline_us = deadline_us, .span = LWC_NO_SLOT};
         store->request_next = (slot + 1) % store->request_capacity;
         store->request_count++;
+        list_append(request, kind == LWC_REQUEST_FETCH ? &store->waiting : &store->away);
         return request;
     }
     return NULL;
@@ -42,6 +82,7 @@ static void release(lwc_request_t *request)
     }
     if (request->span != LWC_NO_SLOT)
         lwc_landing_settle(&store->landing, request->span);
+    list_remove(request);
     request->kind = LWC_REQUEST_FREE;
     store->request_count--;
 }
@@ -78,6 +119,8 @@ void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, 
     /* A request has lists or bulk, never both. */
     lw_iov_t piece = {.data = list_bytes ? lists : bulk, .bytes = list_bytes ? list_bytes : bulk_bytes};
 
+    if (request->list != &store->away)
+        lwc_request_move(request, &store->away);
     request->state = LWC_SENT;
     request->serial = peer->serial;
     request->sent_us = store->now_us;
@@ -197,10 +240,9 @@ void lwc_on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
 
 void lwc_requests_lost(lwc_peer_t *peer)
 {
-    lwc_store_t *store = peer->store;
-    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
-        lwc_request_t *request = &store->requests[slot];
-        if (request->kind == LWC_REQUEST_FREE || request->peer != peer || request->serial == 0)
+    lwc_request_list_t *away = &peer->store->away;
+    for (lwc_request_t *request = lwc_requests_first(away); request; request = lwc_requests_next(away)) {
+        if (request->peer != peer || request->serial == 0)
             continue;
         LW_ASSERT(!request->send_pending);
         if (request->state == LWC_ZOMBIE) {
@@ -219,30 +261,24 @@ void lwc_requests_lost(lwc_peer_t *peer)
 
 void lwc_requests_scan(lwc_store_t *store)
 {
-    for (uint32_t slot = 0; slot < store->request_capacity && store->request_count > 0; slot++) {
-        lwc_request_t *request = &store->requests[slot];
-        if (request->kind == LWC_REQUEST_FREE || request->state == LWC_ZOMBIE)
+    lwc_request_list_t *away = &store->away;
+    for (lwc_request_t *request = lwc_requests_first(away); request; request = lwc_requests_next(away)) {
+        if (request->state == LWC_ZOMBIE || store->now_us < request->deadline_us)
             continue;
-        bool late = store->now_us >= request->deadline_us;
-        if (request->kind == LWC_REQUEST_FETCH) {
-            if (late)
-                lwc_fetch_expire(request, LW_ERR_TIMEOUT);
-            else if (request->state == LWC_WAITING)
-                lwc_fetch_try(request);
-        } else if (late && request->kind == LWC_REQUEST_ATTACH && request->state == LWC_SENT) {
+        if (request->kind == LWC_REQUEST_FETCH)
+            lwc_fetch_expire(request, LW_ERR_TIMEOUT);
+        else if (request->kind == LWC_REQUEST_ATTACH && request->state == LWC_SENT)
             lwc_attach_lost(request, LW_ERR_TIMEOUT);
-        } else if (late && request->kind == LWC_REQUEST_PING && request->state == LWC_SENT) {
+        else if (request->kind == LWC_REQUEST_PING && request->state == LWC_SENT)
             request->state = LWC_ZOMBIE; /* the peer's silence is judged by peer.c */
-        }
     }
 }
 
 uint32_t lwc_requests_let_go(lwc_store_t *store, const void *owner)
 {
     uint32_t count = 0;
-    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
-        lwc_request_t *request = &store->requests[slot];
-        if (request->kind == LWC_REQUEST_FREE || request->owner != owner || request->state == LWC_ZOMBIE)
+    for (lwc_request_t *request = store->away.first; request; request = request->after) {
+        if (request->owner != owner || request->state == LWC_ZOMBIE)
             continue;
         if (request->state == LWC_SENT && !request->send_pending) {
             request->state = LWC_ZOMBIE;

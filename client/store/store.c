@@ -126,11 +126,12 @@ void lwc_store_destroy(lwc_store_t *store)
     if (!store)
         return;
     store->closing = true;
-    for (uint32_t slot = 0; slot < store->request_capacity; slot++) {
-        lwc_request_t *request = &store->requests[slot];
-        if (request->kind == LWC_REQUEST_FETCH && request->state != LWC_ZOMBIE)
-            lwc_fetch_expire(request, LW_ERR_CANCELED);
-    }
+    store->kicking = true; /* nothing is sent any more */
+    lwc_request_list_t *lists[] = {&store->waiting, &store->away};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(lists); i++)
+        for (lwc_request_t *request = lwc_requests_first(lists[i]); request; request = lwc_requests_next(lists[i]))
+            if (request->kind == LWC_REQUEST_FETCH && request->state != LWC_ZOMBIE)
+                lwc_fetch_expire(request, LW_ERR_CANCELED);
     store->ops->close(store->fabric);
     cancel_users(store);
     release(store);

@@ -2,7 +2,7 @@
  *
  * A store belongs to one thread and has one fabric. The library has two (the step's and the keeper's); perftest and the
  * simulator use it bare. Everything moves inside lwc_store_round(): callbacks run there and may start new work, but not
- * destroy the store. All memory is allocated by create; starting work answers ERR_BUSY when a table is full.
+ * destroy the store nor change its view. All memory is allocated by create; starting work answers ERR_BUSY when a table is full.
  *
  * Every operation ends exactly once, at its deadline at the latest, with a status: OK, TIMEOUT, UNREACHABLE (no node that
  * holds it answers), SESSION_LOST (nodes answer and none has it), CORRUPT (no copy with valid checksums), EXHAUSTED (fleet

@@ -80,7 +80,15 @@ typedef struct lwc_batch {
     uint64_t lists[(LWC_BATCH_WANTS * sizeof(lw_segment_name_t)) / 8]; /* ATTACH: names; FETCH: runs, then entries */
 } lwc_batch_t;
 
+/* Requests in the order in which they came into the list. */
+typedef struct lwc_request_list {
+    struct lwc_request *first, *last;
+    struct lwc_request *cursor; /* what a walk visits next; removing moves it on, so callbacks may change the list */
+} lwc_request_list_t;
+
 typedef struct lwc_request {
+    lwc_request_list_t *list;             /* the one that it is in; NULL: free */
+    struct lwc_request *before, *after;
     lwc_request_kind_t kind;
     lwc_request_state_t state;
     uint32_t slot, generation;
@@ -215,6 +223,7 @@ struct lwc_store {
 
     lwc_request_t *requests;
     uint32_t request_capacity, request_count, request_next;
+    lwc_request_list_t waiting, away; /* fetches that could not be sent yet; all other requests in use */
     lwc_batch_t *batches;
     lwc_batch_t **batch_free; /* stack */
     uint32_t batch_free_count;
@@ -224,7 +233,8 @@ struct lwc_store {
     lwc_waiter_t waiters[LWC_ATTACH_WAITERS];
     uint64_t *attach_queue; /* key << 8 | replica; ring of attach_capacity */
     uint32_t attach_capacity, attach_first, attach_count;
-    uint32_t wants_in_flight, fetches_waiting;
+    uint32_t wants_in_flight;
+    bool kicking; /* inside lwc_fetches_kick: what a callback adds is tried by the kick that is running */
     lwc_landing_t landing;
     lwc_put_t *puts;
     lwc_read_t *reads;
@@ -252,6 +262,10 @@ lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_
 /* Sends it; on failure the peer is disconnected and the request is left to lwc_request_lost. */
 void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, uint32_t list_bytes, const void *bulk,
                       uint64_t bulk_bytes);
+/* Into another list, at its end. */
+void lwc_request_move(lwc_request_t *request, lwc_request_list_t *list);
+lwc_request_t *lwc_requests_first(lwc_request_list_t *list); /* begins the list's one walk */
+lwc_request_t *lwc_requests_next(lwc_request_list_t *list);  /* NULL: the walk is over */
 /* No reply will come (any more): frees it as soon as the fabric has let go of its memory. */
 void lwc_request_end(lwc_request_t *request);
 lwc_batch_t *lwc_batch_new(lwc_store_t *store);
@@ -275,11 +289,10 @@ void lwc_attach_lost(lwc_request_t *request, lw_status_t status);
 void lwc_waiters_scan(lwc_store_t *store);
 
 /* ---- fetch.c ---- */
-void lwc_fetch_try(lwc_request_t *request);
 void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg);
 void lwc_fetch_lost(lwc_request_t *request);
 void lwc_fetch_expire(lwc_request_t *request, lw_status_t status);
-void lwc_fetches_kick(lwc_store_t *store); /* tries what waits */
+void lwc_fetches_kick(lwc_store_t *store); /* tries what waits; ends what has waited too long */
 
 /* ---- landing.c ---- */
 LW_CHECK lw_status_t lwc_landing_init(lwc_landing_t *landing, uint8_t *memory, uint64_t bytes, uint32_t span_capacity);
