@@ -153,9 +153,10 @@ void lwd_commit_begun(lwd_request_t *request)
     uint64_t before = lw_now_us(worker->params.clock);
     request->status = lwd_shard_commit_verify(worker->params.shard, request->ref, &error);
     lw_histogram_add(&lwd_stats(worker)->commit_us, lw_now_us(worker->params.clock) - before);
+    static lw_log_rate_t rate;
     if (request->status != LW_OK)
-        LW_WARN("net", "COMMIT of client %llu refused: %s", (unsigned long long)request->peer->client_id,
-                error.text);
+        lw_log_rated(&rate, LW_LOG_WARN, "net", "COMMIT of client %llu refused: %s",
+                     (unsigned long long)request->peer->client_id, error.text);
     lwd_change_submit(request, LWD_CHANGE_COMMIT_END);
 }
 
