@@ -9,8 +9,6 @@ lw_status_t lwk_cuda_check(const char *what, cudaError_t error)
     return error == cudaErrorMemoryAllocation ? LW_ERR_NO_MEMORY : LW_ERR_DEVICE;
 }
 
-#if defined(__CUDACC__)
-
 /* More than this must be asked for, kernel by kernel. */
 static const size_t SHARED_BYTES_FREE = 48u << 10;
 
@@ -20,7 +18,7 @@ unsigned lwk_resident_blocks_impl(const void *kernel, unsigned threads, size_t s
     if (shared_bytes > SHARED_BYTES_FREE &&
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes) !=
             cudaSuccess)
-        return 0;
+        return 0; /* the next check reports it */
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, (int)threads, shared_bytes) !=
@@ -28,6 +26,8 @@ unsigned lwk_resident_blocks_impl(const void *kernel, unsigned threads, size_t s
         return 0;
     return (unsigned)(each * processors);
 }
+
+#if defined(__CUDACC__)
 
 lw_status_t lwk_launch_raw(const char *name, const void *kernel, dim3 grid, unsigned threads,
                            size_t shared_bytes, cudaStream_t stream, bool resident, void **args)
