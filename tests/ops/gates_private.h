@@ -24,7 +24,7 @@ ops_rig_t *gates_rig(const ops_config_t *config, uint32_t sealed, uint32_t open)
 /* Puts sessions `token_count` back, as lw_session_truncate does. */
 void gates_truncate(ops_rig_t *rig, uint32_t s, uint32_t token_count);
 
-extern const struct CMUnitTest gates_alloc_tests[], gates_cache_tests[], gates_policy_tests[];
-extern const size_t gates_alloc_count, gates_cache_count, gates_policy_count;
+extern const struct CMUnitTest gates_alloc_tests[], gates_cache_tests[], gates_local_tests[], gates_policy_tests[];
+extern const size_t gates_alloc_count, gates_cache_count, gates_local_count, gates_policy_count;
 
 #endif /* OPS_GATES_PRIVATE_H */

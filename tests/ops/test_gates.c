@@ -486,9 +486,16 @@ static void test_bad_shapes_are_refused(void **state)
     step.key.data = NULL;
     assert_int_equal(rig->backend->prepare(rig->dev, &step, NULL), LW_ERR_INVALID);
     assert_int_equal(ops_session(rig, 0).token_count, 270);
-    lwk_publish_t publish = {.store = rig->store, .session = &rig->sessions[0], .row = OPS_RANGES_MAX};
+    lwk_publish_t publish = {.shape = rig->config.shape,
+                             .range_capacity = OPS_RANGES_MAX,
+                             .store = rig->store,
+                             .session = &rig->sessions[0],
+                             .row = OPS_RANGES_MAX};
     assert_int_equal(rig->backend->publish(rig->dev, &publish, NULL), LW_ERR_INVALID);
-    lwk_retire_t retire = {.store = rig->store, .row = OPS_RANGES_MAX};
+    lwk_retire_t retire = {.shape = rig->config.shape,
+                           .range_capacity = OPS_RANGES_MAX,
+                           .store = rig->store,
+                           .row = OPS_RANGES_MAX};
     assert_int_equal(rig->backend->retire(rig->dev, &retire, NULL), LW_ERR_INVALID);
     ops_rig_destroy(rig);
 }
@@ -539,6 +546,8 @@ int main(int argc, char **argv)
         failures += _cmocka_run_group_tests("gates", gates_tests, LW_ARRAY_SIZE(gates_tests), NULL, NULL);
         failures += _cmocka_run_group_tests("gates_alloc", gates_alloc_tests, gates_alloc_count, NULL, NULL);
         failures += _cmocka_run_group_tests("gates_cache", gates_cache_tests, gates_cache_count, NULL, NULL);
+        failures +=
+            _cmocka_run_group_tests("gates_local", gates_local_tests, gates_local_count, NULL, NULL);
         failures +=
             _cmocka_run_group_tests("gates_policy", gates_policy_tests, gates_policy_count, NULL, NULL);
     }
