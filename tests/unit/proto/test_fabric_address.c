@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <netdb.h>
 #include <string.h>
 
 #include "base/limits.h"
@@ -48,6 +49,10 @@ static void test_localhost_is_looked_up(void **state)
 {
     struct sockaddr_storage address;
     socklen_t bytes;
+    struct addrinfo *found = NULL;
+    if (getaddrinfo("localhost", NULL, NULL, &found) != 0)
+        skip(); /* a bare root file system, without /etc/hosts */
+    freeaddrinfo(found);
     assert_int_equal(lw_fabric_address_parse("localhost:7", &address, &bytes, NULL), LW_OK);
     assert_true(bytes > 0);
 }
