@@ -17,7 +17,9 @@ lw_status_t lwc_publish_range(struct lw_session *session, uint32_t row, const lw
         return lw_fail(error, LW_ERR_EXHAUSTED,
                        "session has %u ranges and %u entries a head: open with a larger tokens_max",
                        session->range_count, session->entry_count);
-    lwk_publish_t publish = {.store = kv->store_dev,
+    lwk_publish_t publish = {.shape = kv->model.shape,
+                             .range_capacity = kv->sizes.range_capacity,
+                             .store = kv->store_dev,
                              .session = &kv->rows[session->slot],
                              .row = row,
                              .entry_slots = range->entry_slots,
@@ -64,7 +66,10 @@ void lwc_publish_release(struct lw_session *session, uint32_t row)
                     error.text);
         return;
     }
-    lwk_retire_t retire = {.store = kv->store_dev, .row = row};
+    lwk_retire_t retire = {.shape = kv->model.shape,
+                           .range_capacity = kv->sizes.range_capacity,
+                           .store = kv->store_dev,
+                           .row = row};
     lw_status_t status = kv->device.backend->retire(kv->device.dev, &retire, kv->stream);
     if (status != LW_OK)
         LW_WARN("client", "op retire: %s", lw_status_text(status));

@@ -153,6 +153,7 @@ static lw_status_t make_args(struct lw *kv, const lw_step_t *from, const lw_tens
         return status;
     lwk_dims_t dims = dims_of(kv, s, t);
     *args_out = (lwk_step_t){
+        .shape = kv->model.shape,
         .layer = from->layer,
         .session_count = s,
         .query_tokens = t,

@@ -11,10 +11,14 @@
 #include "base/error.h"
 #include "kernels/ops.h"
 
-#define LWK_BACKEND_VERSION 1u
+#define LWK_BACKEND_VERSION 2u
 #define LWK_CAP_ASYNC (1u << 0)    /* ops return before they finish */
 #define LWK_CAP_PEER_DMA (1u << 1) /* the NIC can write this memory directly */
 #define LWK_CAP_CAPTURE (1u << 2)  /* a step can be captured and replayed */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef struct lwk_dev lwk_dev_t;     /* opaque, defined by each backend */
 typedef struct lwk_event lwk_event_t; /* opaque, defined by each backend */
@@ -63,6 +67,8 @@ typedef struct lwk_backend {
     void (*event_destroy)(lwk_event_t *event);
     lw_status_t (*event_record)(lwk_event_t *event, void *stream);
     lw_status_t (*event_query)(lwk_event_t *event); /* OK or INPROGRESS */
+    lw_status_t (*stream_wait)(lwk_dev_t *dev, void *stream, lwk_event_t *event); /* on the device: what comes on `stream` from
+                                                        now on runs after the event; nothing waits on the host */
     lw_status_t (*capture_begin)(lwk_dev_t *dev, void *stream);
     lw_status_t (*capture_end)(lwk_dev_t *dev, void *stream, lwk_graph_t **graph_out);
     lw_status_t (*graph_launch)(lwk_graph_t *graph, void *stream);
@@ -94,7 +100,12 @@ typedef struct lwk_backend {
     lw_status_t (*gather)(lwk_dev_t *, const lwk_gather_t *, void *stream);
 } lwk_backend_t;
 
-/* By name, or NULL / "" for the best that works here; the environment's LWK_BACKEND wins over NULL. NULL when unknown. */
+/* By name, or NULL / "" for the best that works here; the environment's LWK_BACKEND wins over NULL. NULL when unknown.
+ * "cuda" is the file that LWK_CUDA_LIBRARY names, else liblwk_cuda.so. */
 const lwk_backend_t *lwk_backend_find(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* LWK_BACKEND_H */

@@ -11,7 +11,7 @@
 #include "kernels/ops.h"
 
 /* A cluster with more members than this is split. */
-static inline uint32_t lwk_build_size_max(const lwk_build_t *args)
+LWK_HD uint32_t lwk_build_size_max(const lwk_build_t *args)
 {
     return 4 * args->cluster_tokens;
 }
@@ -36,7 +36,7 @@ static inline uint32_t lwk_build_outlier_max(const lwk_build_t *args)
 }
 
 /* Element number of row i of job j in keys and values. */
-static inline size_t lwk_build_row(const lwk_build_t *args, uint32_t job, uint32_t i)
+LWK_HD size_t lwk_build_row(const lwk_build_t *args, uint32_t job, uint32_t i)
 {
     uint64_t row = (uint64_t)args->first_row + i; /* below twice ring_rows */
     if (row >= args->ring_rows)

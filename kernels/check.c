@@ -26,10 +26,10 @@ lw_status_t lwk_step_check(const lwk_step_t *step)
     if (step->query_tokens == 0 || step->query_tokens > LW_QUERY_TOKENS_MAX ||
         step->session_count > LW_BATCH_MAX)
         return LW_ERR_INVALID;
-    lw_status_t status = lwk_shape_check(&step->store->shape);
+    lw_status_t status = lwk_shape_check(&step->shape);
     if (status != LW_OK)
         return status;
-    if (step->layer >= step->store->shape.layer_count)
+    if (step->layer >= step->shape.layer_count)
         return LW_ERR_INVALID;
     if (step->scratch.query == NULL || step->query.data == NULL)
         return LW_ERR_INVALID;

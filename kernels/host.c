@@ -69,6 +69,10 @@ lw_status_t lwk_host_event_query(lwk_event_t *event)
 {
     return LW_OK;
 }
+lw_status_t lwk_host_stream_wait(lwk_dev_t *dev, void *stream, lwk_event_t *event)
+{
+    return LW_OK;
+}
 lw_status_t lwk_host_warm_up(lwk_dev_t *dev, const lwk_dims_t *dims)
 {
     return LW_OK;

@@ -17,6 +17,7 @@ lw_status_t lwk_host_event_create(lwk_dev_t *dev, lwk_event_t **event_out);
 void lwk_host_event_destroy(lwk_event_t *event);
 lw_status_t lwk_host_event_record(lwk_event_t *event, void *stream);
 lw_status_t lwk_host_event_query(lwk_event_t *event);
+lw_status_t lwk_host_stream_wait(lwk_dev_t *dev, void *stream, lwk_event_t *event);
 lw_status_t lwk_host_warm_up(lwk_dev_t *dev, const lwk_dims_t *dims);
 
 /* What host memory decides in a backend's table: these rows stand in its initializer. Needs kernels/stubs.h.
@@ -26,7 +27,8 @@ lw_status_t lwk_host_warm_up(lwk_dev_t *dev, const lwk_dims_t *dims);
     .unregister_host = lwk_host_unregister, .copy = lwk_host_copy, .stream_create = lwk_host_stream_create, \
     .stream_destroy = lwk_host_stream_destroy, .event_create = lwk_host_event_create,                       \
     .event_destroy = lwk_host_event_destroy, .event_record = lwk_host_event_record,                         \
-    .event_query = lwk_host_event_query, .capture_begin = lwk_no_capture_begin,                             \
+    .event_query = lwk_host_event_query, .stream_wait = lwk_host_stream_wait,                               \
+    .capture_begin = lwk_no_capture_begin,                             \
     .capture_end = lwk_no_capture_end, .graph_launch = lwk_no_graph_launch,                                 \
     .graph_destroy = lwk_no_graph_destroy, .warm_up = lwk_host_warm_up
 

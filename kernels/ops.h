@@ -82,13 +82,13 @@ typedef struct lwk_policy {
 #define LWK_PLACE_REMOTE 0u
 #define LWK_PLACE_PENDING 1u /* number: low 30 bits of the ticket */
 #define LWK_PLACE_CACHED 2u  /* number: one-token page of an outlier; 0 for a cluster (its pages are in tile.pages) */
-static inline uint32_t lwk_place(uint32_t kind, uint32_t number) { return kind << 30 | (number & 0x3FFFFFFFu); }
-static inline uint32_t lwk_place_kind(uint32_t place) { return place >> 30; }
-static inline uint32_t lwk_place_number(uint32_t place) { return place & 0x3FFFFFFFu; }
+LWK_HD uint32_t lwk_place(uint32_t kind, uint32_t number) { return kind << 30 | (number & 0x3FFFFFFFu); }
+LWK_HD uint32_t lwk_place_kind(uint32_t place) { return place >> 30; }
+LWK_HD uint32_t lwk_place_number(uint32_t place) { return place & 0x3FFFFFFFu; }
 
 #define LWK_PAGE_TOKENS 8u
 /* Page references that a tile needs at most. */
-static inline uint32_t lwk_page_refs_max(uint32_t clusters, uint32_t tokens)
+LWK_HD uint32_t lwk_page_refs_max(uint32_t clusters, uint32_t tokens)
 {
     return clusters + tokens / LWK_PAGE_TOKENS;
 }
@@ -102,10 +102,18 @@ typedef struct lwk_tile {
     uint32_t *stamp;           /* [C + O] step of the last selection; 0: never */
     uint16_t *page_base;       /* [C] first reference of a cluster in pages; filled by publish */
     uint32_t *pages;           /* [lwk_page_refs_max] page numbers of cached clusters, ceil(size / 8) each */
+    uint64_t local;            /* 0: the records are elsewhere; else 1 + where the first one lies in `landing`, in bytes */
+    uint16_t *row_base;        /* [C] first row of a cluster's record; filled by publish; NULL: never local */
     uint16_t cluster_count, outlier_count;
     uint8_t cluster_encoding, outlier_encoding;
     uint16_t reserved;
 } lwk_tile_t;
+
+/* Local mode: the records of a tile lie together in pinned memory that begins at `landing`, in record order (clusters, then
+ * outliers), a multiple of LWK_LANDING_UNIT bytes from it and within 2^32 units. lookup then answers the ticket of a miss itself,
+ * in the same op: the record is attended where it lies. Tickets, counters, admission and placement are as for a remote tile, and
+ * the records must stay as long as the row is published. A handle all of whose tiles are local may have tickets, head, tail and
+ * arrivals in device memory: nobody else reads them. */
 
 /* In the list of batch slots: nobody here, nothing is read or written. */
 #define LWK_SLOT_NONE UINT32_MAX
@@ -144,12 +152,13 @@ typedef struct lwk_ticket {
 } lwk_ticket_t;
 #define LWK_TICKET_ADMIT 1u    /* second touch within the window: keep it */
 #define LWK_TICKET_PREFETCH 2u
+#define LWK_TICKET_LOCAL 4u    /* its arrival was written before the doorbell: nothing is to be fetched */
 
 /* arrivals[]: high half: low 32 bits of (ticket number + 1); low half: where the record landed, in units of
  * LWK_LANDING_UNIT bytes from `landing`, or LWK_LANDING_FAILED. */
 #define LWK_LANDING_UNIT 16u
 #define LWK_LANDING_FAILED 0xFFFFFFFFu
-static inline uint64_t lwk_arrival(uint64_t ticket, uint32_t where) { return ((ticket + 1) & 0xFFFFFFFFu) << 32 | where; }
+LWK_HD uint64_t lwk_arrival(uint64_t ticket, uint32_t where) { return ((ticket + 1) & 0xFFFFFFFFu) << 32 | where; }
 
 typedef struct lwk_page_owner {
     uint32_t tile;        /* in the tile table; UINT32_MAX: free */
@@ -191,10 +200,19 @@ typedef struct lwk_store {
     lwk_ticket_t *tickets;      /* [ticket_capacity] */
     uint64_t *ticket_head;      /* issued; the doorbell: stored with release after the tickets */
     uint64_t *ticket_tail;      /* released; stored with release by admit */
-    const uint64_t *arrivals;   /* [ticket_capacity]; loaded with acquire */
-    const uint8_t *landing;     /* base of the landing memory */
+    uint64_t *arrivals;         /* [ticket_capacity]; loaded with acquire; those of local tiles are stored by select */
+    const uint8_t *landing;     /* base of the landing memory, and of local records */
     lwk_counters_t *counters;
+    uint64_t *outcomes;         /* [LWK_OUTCOME_STEPS][session_capacity] lwk_outcome(); NULL: not wanted */
+    uint32_t *step_done;        /* newest step that has ended; stored with release after its outcomes; NULL: not wanted */
+    uint32_t session_capacity;  /* batch slots of the handle */
+    uint32_t reserved;
 } lwk_store_t;
+
+/* What admit tells about a step when it runs after the last layer, for each session of the batch: how a host learns that a
+ * step has ended, and how, without waiting. The step with number n (lwk_store_t.step) writes row n % LWK_OUTCOME_STEPS. */
+#define LWK_OUTCOME_STEPS 64u
+LWK_HD uint64_t lwk_outcome(uint32_t step, int32_t error) { return (uint64_t)step << 32 | (uint32_t)error; }
 
 /* ---- one layer step ------------------------------------------------------------------------------------------- */
 
@@ -244,7 +262,7 @@ typedef struct lwk_scratch {
 #define LWK_ITEM_TILE 32u    /* items of one partial slot */
 
 /* Partial slots: ranges first, then steady tiles, then item tiles for hits, then item tiles for arrivals. */
-static inline uint32_t lwk_partial_slots(uint32_t ranges, uint32_t steady_rows, uint32_t items)
+LWK_HD uint32_t lwk_partial_slots(uint32_t ranges, uint32_t steady_rows, uint32_t items)
 {
     return ranges + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * (items / LWK_ITEM_TILE + 1);
 }
@@ -253,6 +271,7 @@ static inline uint32_t lwk_partial_slots(uint32_t ranges, uint32_t steady_rows, 
 #define LWK_STEP_PREFETCH 1u
 
 typedef struct lwk_step {
+    lwk_shape_t shape;          /* the store's, by value: a host cannot read the store of every backend */
     uint32_t layer, session_count, query_tokens, flags;
     lwk_store_t *store;
     lwk_session_t *sessions;    /* device array of all batch slots */
@@ -264,16 +283,19 @@ typedef struct lwk_step {
     float *out_fp32;            /* optional [S][T][H][d], contiguous; NULL: none */
     float *lse_out;             /* optional [S][T][H]; NULL: none */
     const uint32_t *tree_mask;  /* [T] bit u set: query token t sees new token u; NULL: causal */
-    uint64_t wait_us;           /* finish: how long an arrival may take. Host backends are called when all have arrived */
+    uint64_t wait_us;           /* finish: how long an arrival may take; a session whose error is set is not waited for any more.
+                                   Host backends are called when all have arrived */
 } lwk_step_t;
 
 /* ---- between steps -------------------------------------------------------------------------------------------- */
 
 /* publish: adds one range to a session (its L * J tiles) and moves sealed_count; the tokens leave the steady zone of all
  * layers at once. Tiles come from pinned memory and are copied to the table unless the row is already there (a fork or a
- * prefix: tiles == NULL); place, stamp and page_base of a new row are initialised here. moments != NULL replaces the
+ * prefix: tiles == NULL); place, stamp, page_base and row_base of a new row are initialised here. moments != NULL replaces the
  * session's. Arrays that the tiles point to are already in device memory. */
 typedef struct lwk_publish {
+    lwk_shape_t shape;           /* the store's */
+    uint32_t range_capacity;     /* the store's */
     lwk_store_t *store;
     lwk_session_t *session;
     uint32_t row, entry_slots;   /* slots to reserve: most entries of any of its tiles */
@@ -284,6 +306,8 @@ typedef struct lwk_publish {
 
 /* retire: the row is no longer used by any session: frees its cached pages and forgets its tickets. */
 typedef struct lwk_retire {
+    lwk_shape_t shape;       /* the store's */
+    uint32_t range_capacity; /* the store's */
     lwk_store_t *store;
     uint32_t row;
 } lwk_retire_t;

@@ -63,7 +63,7 @@ static void estimate_range(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
                            const lwk_cpu_queries_t *queries, uint32_t range)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
-    uint32_t d = queries->step->store->shape.head_dim, weighed = 0;
+    uint32_t d = queries->step->shape.head_dim, weighed = 0;
     const uint8_t *mark =
         scratch->mark + lwk_kv_row(queries->step, queries->s, queries->head) * scratch->entry_capacity;
     float *weight[LWK_CPU_QUERIES_MAX], *out[LWK_CPU_QUERIES_MAX];
@@ -89,7 +89,7 @@ static void estimate_range(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
 static void add_cached(lwk_cpu_batch_t *batch, const lwk_store_t *store, const lwk_tile_t *tile,
                        const lwk_item_t *item)
 {
-    const lwk_shape_t *shape = &store->shape;
+    const lwk_shape_t *shape = batch->run->shape;
     if (item->entry >= tile->cluster_count) {
         uint64_t page = lwk_place_number(item->place);
         lwk_cpu_batch_add(batch, store->pages[1].bytes + page * lwk_page_bytes(shape, &store->pages[1]), 1,
@@ -123,7 +123,7 @@ static void attend_hits(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
             if (lwk_place_kind(items[i].place) != LWK_PLACE_CACHED)
                 continue;
             uint32_t row = queries->session->ranges[items[i].range].row;
-            add_cached(&batch, store, &store->tiles[lwk_tile_number(store, row, step->layer, queries->head)],
+            add_cached(&batch, store, &store->tiles[lwk_tile_number(&step->shape, row, step->layer, queries->head)],
                        &items[i]);
         }
         lwk_cpu_batch_flush(&batch);

@@ -54,10 +54,11 @@ void lwk_cpu_tile_open(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
 {
     const lwk_store_t *store = queries->step->store;
     lwk_range_ref_t ref = queries->session->ranges[range];
-    const lwk_tile_t *t = &store->tiles[lwk_tile_number(store, ref.row, queries->step->layer, queries->head)];
+    const lwk_shape_t *shape = &queries->step->shape;
+    const lwk_tile_t *t = &store->tiles[lwk_tile_number(shape, ref.row, queries->step->layer, queries->head)];
     *tile_out =
         (lwk_cpu_tile_t){.tile = t,
-                         .at = lwk_tile_layout(t, store->shape.head_dim),
+                         .at = lwk_tile_layout(t, shape->head_dim),
                          .count = lwk_tile_entries(t),
                          .base = ref.entry_base,
                          .columns = {.spread = work->spread, .log_size = work->log_size, .bias = work->bias}};
@@ -74,7 +75,7 @@ void lwk_cpu_tile_open(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
 
 lwk_lens_t lwk_cpu_lens(const lwk_cpu_queries_t *queries, uint32_t q, const lwk_cpu_tile_t *tile)
 {
-    const lwk_shape_t *shape = &queries->step->store->shape;
+    const lwk_shape_t *shape = &queries->step->shape;
     const lwk_policy_t *policy = &queries->session->policy;
     lwk_lens_t lens = {
         .spread = queries->step->scratch.spread[queries->row[q]],

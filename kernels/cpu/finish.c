@@ -81,7 +81,7 @@ static lwk_partial_t merge(const lwk_loops_t *loops, const slots_t *slots, const
 static void write_out(const lwk_cpu_queries_t *queries, uint32_t q, const float *out, float lse)
 {
     const lwk_step_t *step = queries->step;
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t d = shape->head_dim;
     size_t to = lwk_tensor_at(&step->out, queries->s, q / shape->group,
                               queries->head * shape->group + q % shape->group);
@@ -97,7 +97,7 @@ static void finish_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
                         const lwk_cpu_queries_t *queries)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
-    uint32_t d = queries->step->store->shape.head_dim;
+    uint32_t d = queries->step->shape.head_dim;
     attend_arrivals(loops, work, queries);
     slots_t slots = used_slots(queries);
     for (uint32_t q = 0; q < queries->count; q++) {

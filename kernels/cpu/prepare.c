@@ -6,7 +6,7 @@
 
 static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t first_new = session->token_count - step->query_tokens;
     size_t element = lwk_dtype_bytes(shape->dtype), bytes = lwk_row_bytes(shape);
     LW_ASSERT(session->token_count <= lwk_steady_first(session) + session->steady_rows);
@@ -25,7 +25,7 @@ static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
 static void load_queries(const lwk_loops_t *loops, const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     size_t element = lwk_dtype_bytes(shape->dtype);
     for (uint32_t q = 0; q < queries->count; q++) {
         size_t at = lwk_tensor_at(&step->query, queries->s, q / shape->group,
@@ -39,7 +39,7 @@ static void load_queries(const lwk_loops_t *loops, const lwk_cpu_queries_t *quer
 static void multiply_all(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
                          const lwk_cpu_queries_t *queries, const float *matrix, float *const *out)
 {
-    uint32_t d = queries->step->store->shape.head_dim;
+    uint32_t d = queries->step->shape.head_dim;
     const uint8_t *rows[LW_HEAD_DIM_MAX];
     for (uint32_t i = 0; i < d; i++)
         rows[i] = (const uint8_t *)(matrix + (size_t)i * d);
@@ -50,7 +50,7 @@ static void prepare_head(const lwk_loops_t *loops, const lwk_cpu_work_t *work,
                          const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t d = shape->head_dim;
     const uint8_t *moments =
         queries->session->moments +

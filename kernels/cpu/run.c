@@ -6,7 +6,7 @@ void lwk_cpu_run_begin(lwk_cpu_run_t *run, const lwk_loops_t *loops, const lwk_c
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     run->loops = loops;
-    run->shape = &queries->step->store->shape;
+    run->shape = &queries->step->shape;
     run->kind = lwk_dtype_kind(run->shape->dtype);
     run->query_count = queries->count;
     for (uint32_t q = 0; q < queries->count; q++) {

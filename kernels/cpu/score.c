@@ -7,7 +7,7 @@ static void dot_keys(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const
                      const lwk_cpu_tile_t *tile, uint32_t encoding, uint32_t keys, uint32_t first,
                      uint32_t count, float *const *logits)
 {
-    uint32_t d = queries->step->store->shape.head_dim;
+    uint32_t d = queries->step->shape.head_dim;
     bool coded = lwk_encoding_is_coded(encoding);
     const float *query[LWK_CPU_QUERIES_MAX];
     float *to[LWK_CPU_QUERIES_MAX];
@@ -34,7 +34,7 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
                        uint32_t range)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
-    const lwk_shape_t *shape = &queries->step->store->shape;
+    const lwk_shape_t *shape = &queries->step->shape;
     lwk_cpu_tile_t tile;
     lwk_cpu_tile_open(loops, work, queries, range, NULL, &tile);
     float *logits[LWK_CPU_QUERIES_MAX];

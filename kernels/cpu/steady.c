@@ -11,7 +11,7 @@ static void hide(const lwk_cpu_run_t *run, const lwk_cpu_queries_t *queries, uin
         if (position < first_new)
             return; /* positions ascend: everything before is older */
         for (uint32_t q = 0; q < queries->count; q++)
-            if (!lwk_visible(step, queries->session, q / step->store->shape.group, position))
+            if (!lwk_visible(step, queries->session, q / step->shape.group, position))
                 run->dots[q][i] = -INFINITY;
     }
 }
@@ -19,7 +19,7 @@ static void hide(const lwk_cpu_run_t *run, const lwk_cpu_queries_t *queries, uin
 void lwk_cpu_steady(const lwk_loops_t *loops, const lwk_cpu_work_t *work, const lwk_cpu_queries_t *queries)
 {
     const lwk_step_t *step = queries->step;
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     const lwk_session_t *session = queries->session;
     size_t element = lwk_dtype_bytes(shape->dtype);
     uint32_t total = lwk_steady_count(session);

@@ -41,7 +41,7 @@ uint64_t lwk_cpu_workspace_bytes(const lwk_dims_t *dims)
 lw_status_t lwk_cpu_work(const lwk_step_t *step, lwk_cpu_work_t *work_out)
 {
     const lwk_scratch_t *scratch = &step->scratch;
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint64_t used = lay_out(scratch->entry_capacity, (uint64_t)step->query_tokens * shape->group,
                             shape->head_dim, scratch->workspace, work_out);
     return scratch->workspace != NULL && used <= scratch->workspace_bytes ? LW_OK : LW_ERR_INVALID;
@@ -50,7 +50,7 @@ lw_status_t lwk_cpu_work(const lwk_step_t *step, lwk_cpu_work_t *work_out)
 void lwk_cpu_queries(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head,
                      lwk_cpu_queries_t *queries_out)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     queries_out->step = step;
     queries_out->session = session;
     queries_out->s = s;
@@ -72,10 +72,10 @@ lw_status_t lwk_cpu_each_head(lwk_dev_t *dev, const lwk_step_t *step, lwk_cpu_bo
     status = lwk_cpu_work(step, &work);
     if (status != LW_OK)
         return status;
-    const lwk_loops_t *loops = lwk_cpu_loops(dev, step->store->shape.head_dim);
+    const lwk_loops_t *loops = lwk_cpu_loops(dev, step->shape.head_dim);
     for (uint32_t s = 0; s < step->session_count; s++) {
         lwk_session_t *session = lwk_step_session(step, s);
-        for (uint32_t head = 0; session != NULL && head < step->store->shape.kv_head_count; head++) {
+        for (uint32_t head = 0; session != NULL && head < step->shape.kv_head_count; head++) {
             lwk_cpu_queries_t queries;
             lwk_cpu_queries(step, s, session, head, &queries);
             body(loops, &work, &queries);

@@ -97,7 +97,7 @@ static bool keep(lwk_store_t *store, uint32_t number, uint32_t entry, const uint
 static void release(lwk_store_t *store, uint64_t number, uint64_t arrival)
 {
     const lwk_ticket_t *ticket = &store->tickets[number & (store->ticket_capacity - 1)];
-    uint32_t tile_number = lwk_tile_number(store, ticket->row, ticket->layer, ticket->head);
+    uint32_t tile_number = lwk_tile_number(&store->shape, ticket->row, ticket->layer, ticket->head);
     lwk_tile_t *tile = &store->tiles[tile_number];
     bool failed = (uint32_t)arrival == LWK_LANDING_FAILED;
     store->counters->tickets_failed += failed;
@@ -115,6 +115,19 @@ static void release(lwk_store_t *store, uint64_t number, uint64_t arrival)
         store->counters->admit_refused++;
 }
 
+static void tell_outcomes(const lwk_step_t *step)
+{
+    lwk_store_t *store = step->store;
+    if (store->outcomes == NULL || store->step_done == NULL)
+        return;
+    uint64_t *row = store->outcomes + (size_t)(store->step % LWK_OUTCOME_STEPS) * store->session_capacity;
+    for (uint32_t s = 0; s < step->session_count; s++)
+        if (step->slots[s] != LWK_SLOT_NONE)
+            __atomic_store_n(&row[step->slots[s]], lwk_outcome(store->step, step->sessions[step->slots[s]].error),
+                             __ATOMIC_RELAXED);
+    __atomic_store_n(store->step_done, store->step, __ATOMIC_RELEASE);
+}
+
 lw_status_t lwk_ref_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
 {
     if (step->store == NULL)
@@ -130,12 +143,14 @@ lw_status_t lwk_ref_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
         tail++;
     }
     __atomic_store_n(store->ticket_tail, tail, __ATOMIC_RELEASE);
+    if (step->layer + 1 == store->shape.layer_count)
+        tell_outcomes(step);
     return LW_OK;
 }
 
 lw_status_t lwk_ref_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream)
 {
-    if (args->store == NULL || args->row >= args->store->range_capacity)
+    if (args->store == NULL || args->row >= args->range_capacity)
         return LW_ERR_INVALID;
     lwk_store_t *store = args->store;
     uint32_t per_row = store->shape.layer_count * store->shape.kv_head_count;

@@ -37,16 +37,16 @@ static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *quer
     const lwk_store_t *st = step->store;
     if (item->entry >= tile->cluster_count) {
         uint64_t page = lwk_place_number(item->place);
-        lwk_ref_sum_add_rows(sum, &st->shape, query,
-                         st->pages[1].bytes + page * lwk_page_bytes(&st->shape, &st->pages[1]), 1, 1);
+        lwk_ref_sum_add_rows(sum, &step->shape, query,
+                         st->pages[1].bytes + page * lwk_page_bytes(&step->shape, &st->pages[1]), 1, 1);
         return;
     }
     const uint32_t *pages = tile->pages + tile->page_base[item->entry];
     for (uint32_t first = 0; first < item->size; first += LWK_PAGE_TOKENS) {
         uint32_t count = item->size - first < LWK_PAGE_TOKENS ? item->size - first : LWK_PAGE_TOKENS;
         uint64_t page = pages[first / LWK_PAGE_TOKENS];
-        lwk_ref_sum_add_rows(sum, &st->shape, query,
-                         st->pages[0].bytes + page * lwk_page_bytes(&st->shape, &st->pages[0]), count,
+        lwk_ref_sum_add_rows(sum, &step->shape, query,
+                         st->pages[0].bytes + page * lwk_page_bytes(&step->shape, &st->pages[0]), count,
                          LWK_PAGE_TOKENS);
     }
 }
@@ -54,7 +54,7 @@ static void add_cached(ref_sum_t *sum, const lwk_step_t *step, const float *quer
 static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t head,
                         size_t row)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     const float *query = step->scratch.query + row * shape->head_dim;
     size_t kv_row = lwk_kv_row(step, s, head);
     const lwk_item_t *items = step->scratch.items + kv_row * step->scratch.item_capacity;
@@ -66,7 +66,7 @@ static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t 
             if (lwk_place_kind(items[i].place) != LWK_PLACE_CACHED)
                 continue;
             uint32_t number =
-                lwk_tile_number(step->store, session->ranges[items[i].range].row, step->layer, head);
+                lwk_tile_number(&step->shape, session->ranges[items[i].range].row, step->layer, head);
             add_cached(&sum, step, query, &step->store->tiles[number], &items[i]);
         }
         store(step, row, lwk_slot_hits(&step->scratch, first / LWK_ITEM_TILE), &sum);
@@ -76,12 +76,12 @@ static void attend_hits(const lwk_step_t *step, uint32_t s, const lwk_session_t 
 static void attend_row(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t,
                        uint32_t query_head)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t head = query_head / shape->group;
     size_t row = lwk_query_row(step, s, t, query_head);
     const uint8_t *mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity;
     for (uint32_t range = 0; range < session->range_count; range++) {
-        uint32_t number = lwk_tile_number(step->store, session->ranges[range].row, step->layer, head);
+        uint32_t number = lwk_tile_number(&step->shape, session->ranges[range].row, step->layer, head);
         ref_tile_t tile = lwk_ref_tile_open(&step->store->tiles[number], shape->head_dim);
         estimate_range(step, session, mark, row, range, &tile);
     }
@@ -96,7 +96,7 @@ lw_status_t lwk_ref_attend(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
     for (uint32_t s = 0; s < step->session_count; s++) {
         const lwk_session_t *session = lwk_step_session(step, s);
         for (uint32_t t = 0; session != NULL && t < step->query_tokens; t++)
-            for (uint32_t h = 0; h < lwk_query_heads(&step->store->shape); h++)
+            for (uint32_t h = 0; h < lwk_query_heads(&step->shape); h++)
                 attend_row(step, s, session, t, h);
     }
     return LW_OK;

@@ -86,7 +86,7 @@ uint32_t lwk_ref_outlier_parent(const ref_tile_t *tile, uint32_t entry)
 ref_query_t lwk_ref_query_open(const lwk_step_t *step, const lwk_session_t *session, const ref_tile_t *tile,
                            size_t query_row)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     ref_query_t q = {
         .policy = &session->policy,
         .query = step->scratch.query + query_row * shape->head_dim,

@@ -6,7 +6,7 @@
 static void attend_arrivals(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head,
                             size_t row)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     const float *query = step->scratch.query + row * shape->head_dim;
     size_t kv_row = lwk_kv_row(step, s, head);
     const lwk_item_t *items = step->scratch.items + kv_row * step->scratch.item_capacity;
@@ -40,7 +40,7 @@ static void merge_slots(ref_sum_t *sum, const lwk_step_t *step, size_t row, uint
 static void finish_row(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t t,
                        uint32_t query_head)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     const lwk_scratch_t *scratch = &step->scratch;
     uint32_t head = query_head / shape->group, d = shape->head_dim;
     size_t row = lwk_query_row(step, s, t, query_head);
@@ -79,7 +79,7 @@ lw_status_t lwk_ref_finish(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
     for (uint32_t s = 0; s < step->session_count; s++) {
         lwk_session_t *session = lwk_step_session(step, s);
         for (uint32_t t = 0; session != NULL && t < step->query_tokens; t++)
-            for (uint32_t h = 0; h < lwk_query_heads(&step->store->shape); h++)
+            for (uint32_t h = 0; h < lwk_query_heads(&step->shape); h++)
                 finish_row(step, s, session, t, h);
     }
     step->store->counters->steps++;

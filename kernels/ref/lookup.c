@@ -1,6 +1,7 @@
 /* lookup.c - from marks to items: where each chosen entry lies now, when it was last wanted, and a ticket for
  * each that is remote; and later, where a ticket's record landed. Serves every backend whose memory is host
  * memory. The only place that issues tickets. */
+#include <stdbool.h>
 #include <string.h>
 
 #include "kernels/ref/ref.h"
@@ -33,14 +34,20 @@ static int issue(lookup_t *look, uint32_t entry)
             lwk_session_fail(look->session, LW_ERR_EXHAUSTED);
         return 0;
     }
+    bool local = look->tile->local != 0;
     store->tickets[look->issued & (store->ticket_capacity - 1)] = (lwk_ticket_t){
         .row = look->row,
         .layer = (uint16_t)look->step->layer,
         .head = (uint16_t)look->head,
         .entry = (uint16_t)entry,
         .size = (uint16_t)lwk_entry_size(look->tile, entry),
-        .flags = admit_flag(look, entry) | (look->step->flags & LWK_STEP_PREFETCH ? LWK_TICKET_PREFETCH : 0),
+        .flags = admit_flag(look, entry) | (look->step->flags & LWK_STEP_PREFETCH ? LWK_TICKET_PREFETCH : 0) |
+                 (local ? LWK_TICKET_LOCAL : 0),
     };
+    if (local)
+        __atomic_store_n(&store->arrivals[look->issued & (store->ticket_capacity - 1)],
+                         lwk_arrival(look->issued, lwk_local_record(&store->shape, look->tile, entry)),
+                         __ATOMIC_RELEASE);
     look->tile->place[entry] = lwk_place(LWK_PLACE_PENDING, (uint32_t)look->issued);
     look->issued++;
     return 1;
@@ -138,7 +145,7 @@ void lwk_ref_lookup(const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t 
     for (uint32_t range = 0; range < look.session->range_count; range++) {
         lwk_range_ref_t ref = look.session->ranges[range];
         look.row = ref.row;
-        look.tile = &store->tiles[lwk_tile_number(store, ref.row, step->layer, head)];
+        look.tile = &store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, head)];
         count += look_up_range(&look, range, mark + ref.entry_base, items + count, &counted);
     }
     counted.entries_retrieved = count;

@@ -4,7 +4,7 @@
 
 static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t first_new = session->token_count - step->query_tokens;
     LW_ASSERT(session->token_count <= lwk_steady_first(session) + session->steady_rows);
     for (uint32_t t = 0; t < step->query_tokens; t++)
@@ -27,7 +27,7 @@ static void append(const lwk_step_t *step, uint32_t s, lwk_session_t *session)
 static void prepare_query(const lwk_step_t *step, uint32_t s, const lwk_session_t *session, uint32_t t,
                           uint32_t query_head)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     uint32_t d = shape->head_dim;
     size_t row = lwk_query_row(step, s, t, query_head);
     float *q = step->scratch.query + row * d;
@@ -78,7 +78,7 @@ lw_status_t lwk_ref_prepare(lwk_dev_t *dev, const lwk_step_t *step, void *stream
         if (!prefetch)
             append(step, s, session);
         for (uint32_t t = 0; t < step->query_tokens; t++)
-            for (uint32_t h = 0; h < lwk_query_heads(&step->store->shape); h++)
+            for (uint32_t h = 0; h < lwk_query_heads(&step->shape); h++)
                 prepare_query(step, s, session, t, h);
     }
     return LW_OK;

@@ -42,16 +42,16 @@ lw_status_t lwk_ref_score(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
         const lwk_session_t *session = lwk_step_session(step, s);
         if (session == NULL)
             continue;
-        for (uint32_t h = 0; h < lwk_query_heads(&store->shape); h++)
+        for (uint32_t h = 0; h < lwk_query_heads(&step->shape); h++)
             for (uint32_t t = 0; t < step->query_tokens; t++)
-                lwk_ref_steady(step, session, h / store->shape.group, t, lwk_query_row(step, s, t, h));
+                lwk_ref_steady(step, session, h / step->shape.group, t, lwk_query_row(step, s, t, h));
         if (session->policy.steady_only)
             continue;
         for (uint32_t range = 0; range < session->range_count; range++)
-            for (uint32_t h = 0; h < lwk_query_heads(&store->shape); h++) {
+            for (uint32_t h = 0; h < lwk_query_heads(&step->shape); h++) {
                 uint32_t number =
-                    lwk_tile_number(store, session->ranges[range].row, step->layer, h / store->shape.group);
-                ref_tile_t tile = lwk_ref_tile_open(&store->tiles[number], store->shape.head_dim);
+                    lwk_tile_number(&step->shape, session->ranges[range].row, step->layer, h / step->shape.group);
+                ref_tile_t tile = lwk_ref_tile_open(&store->tiles[number], step->shape.head_dim);
                 for (uint32_t t = 0; t < step->query_tokens; t++)
                     score_tile(step, session, lwk_query_row(step, s, t, h), range, &tile);
             }

@@ -32,8 +32,9 @@ uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims)
 static ref_tile_t tile_of(const selection_t *sel, uint32_t range)
 {
     const lwk_store_t *store = sel->step->store;
-    uint32_t number = lwk_tile_number(store, sel->session->ranges[range].row, sel->step->layer, sel->head);
-    return lwk_ref_tile_open(&store->tiles[number], store->shape.head_dim);
+    const lwk_shape_t *shape = &sel->step->shape;
+    uint32_t number = lwk_tile_number(shape, sel->session->ranges[range].row, sel->step->layer, sel->head);
+    return lwk_ref_tile_open(&store->tiles[number], shape->head_dim);
 }
 
 /* Range that an entry slot lies in: the last one that begins at or before it. */
@@ -245,7 +246,7 @@ static void mark_entries(selection_t *sel)
 static void select_head(const lwk_step_t *step, uint32_t s, lwk_session_t *session, uint32_t head)
 {
     const lwk_scratch_t *scratch = &step->scratch;
-    uint32_t group = step->store->shape.group;
+    uint32_t group = step->shape.group;
     selection_t sel = {
         .step = step,
         .session = session,
@@ -274,7 +275,7 @@ lw_status_t lwk_ref_select(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
         return LW_ERR_INVALID;
     for (uint32_t s = 0; s < step->session_count; s++) {
         lwk_session_t *session = lwk_step_session(step, s);
-        for (uint32_t head = 0; session != NULL && head < step->store->shape.kv_head_count; head++)
+        for (uint32_t head = 0; session != NULL && head < step->shape.kv_head_count; head++)
             select_head(step, s, session, head);
     }
     return LW_OK;

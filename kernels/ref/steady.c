@@ -5,7 +5,7 @@
 
 void lwk_ref_steady(const lwk_step_t *step, const lwk_session_t *session, uint32_t head, uint32_t t, size_t row)
 {
-    const lwk_shape_t *shape = &step->store->shape;
+    const lwk_shape_t *shape = &step->shape;
     const float *query = step->scratch.query + row * shape->head_dim;
     uint32_t count = lwk_steady_count(session);
     for (uint32_t first = 0; first < count; first += LWK_STEADY_TILE) {

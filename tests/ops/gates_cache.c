@@ -305,7 +305,10 @@ static void test_a_retired_row_gives_back_its_pages_and_forgets_its_tickets(void
     ops_get(rig, &store, rig->store, sizeof store);
     assert_true(store.pages[0].free_count < store.pages[0].count);
     for (uint32_t i = 0; i < rig->range_count; i++) {
-        lwk_retire_t args = {.store = rig->store, .row = rig->ranges[i].row};
+        lwk_retire_t args = {.shape = rig->config.shape,
+                             .range_capacity = OPS_RANGES_MAX,
+                             .store = rig->store,
+                             .row = rig->ranges[i].row};
         assert_int_equal(rig->backend->retire(rig->dev, &args, NULL), LW_OK);
     }
     ops_get(rig, &store, rig->store, sizeof store);
@@ -325,7 +328,10 @@ static void test_a_ticket_of_a_retired_row_is_released_without_effect(void **sta
     prefetch(rig, 0);
     assert_true(*rig->ticket_head > 0);
     for (uint32_t i = 0; i < rig->range_count; i++) {
-        lwk_retire_t args = {.store = rig->store, .row = rig->ranges[i].row};
+        lwk_retire_t args = {.shape = rig->config.shape,
+                             .range_capacity = OPS_RANGES_MAX,
+                             .store = rig->store,
+                             .row = rig->ranges[i].row};
         assert_int_equal(rig->backend->retire(rig->dev, &args, NULL), LW_OK);
     }
     assert_int_equal(ops_admit(rig), LW_OK);

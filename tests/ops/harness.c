@@ -305,7 +305,9 @@ static void create_store(ops_rig_t *rig)
     rig->counters = ops_device(rig, LWK_MEMORY_PINNED, sizeof(lwk_counters_t));
     rig->landing_bytes = (uint64_t)c->session_count * per_row * c->token_count *
                          (2 * lwk_row_bytes(&c->shape) + LWK_LANDING_UNIT);
-    rig->landing = ops_device(rig, LWK_MEMORY_PINNED, rig->landing_bytes);
+    rig->landing_bytes = lw_align_up(rig->landing_bytes, LWK_LANDING_UNIT);
+    rig->local_bytes = c->local_every > 0 ? rig->landing_bytes : 0;
+    rig->landing = ops_device(rig, LWK_MEMORY_PINNED, rig->landing_bytes + rig->local_bytes);
     st->tickets = rig->tickets;
     st->ticket_head = rig->ticket_head;
     st->ticket_tail = rig->ticket_tail;
@@ -489,6 +491,7 @@ lwk_step_t ops_step_args(ops_rig_t *rig, uint32_t layer)
     int64_t d = shape->head_dim, q = query_heads(rig) * d, k = shape->kv_head_count * d,
             tokens = rig->config.query_tokens;
     return (lwk_step_t){
+        .shape = *shape,
         .layer = layer,
         .session_count = rig->config.session_count,
         .query_tokens = rig->config.query_tokens,
@@ -549,10 +552,14 @@ void ops_answer(ops_rig_t *rig)
     uint32_t mask = rig->store_host.ticket_capacity - 1;
     for (; rig->answered < head; rig->answered++) {
         const lwk_ticket_t *ticket = &rig->tickets[rig->answered & mask];
+        uint64_t *arrival = &rig->arrivals[rig->answered & mask];
+        if (ticket->flags & LWK_TICKET_LOCAL) {
+            ops_must(lwk_has_arrived(*arrival, rig->answered), "a local ticket's arrival");
+            continue;
+        }
         if (rig->answered == rig->drop_ticket ||
             (rig->hold_prefetch && (ticket->flags & LWK_TICKET_PREFETCH)))
             continue;
-        uint64_t *arrival = &rig->arrivals[rig->answered & mask];
         if (rig->answered == rig->fail_ticket) {
             __atomic_store_n(arrival, lwk_arrival(rig->answered, LWK_LANDING_FAILED), __ATOMIC_RELEASE);
             continue;

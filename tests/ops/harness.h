@@ -46,6 +46,7 @@ typedef struct ops_config {
     uint32_t ticket_capacity; /* default: enough for everything */
     uint32_t page_count[2];   /* default: enough for everything; UINT32_MAX: none */
     uint32_t admit_window;
+    uint32_t local_every; /* every so-manieth range has its records in pinned memory: 1: all; 0: none */
 } ops_config_t;
 
 /* One (range row, layer, KV head) as the storage side keeps it. */
@@ -84,7 +85,8 @@ typedef struct ops_rig {
     lwk_ticket_t *tickets;
     uint64_t *ticket_head, *ticket_tail, *arrivals;
     uint8_t *landing;
-    uint64_t landing_bytes, landing_at;
+    uint64_t landing_bytes, landing_at; /* of landed records; local ones lie behind them */
+    uint64_t local_bytes, local_at;
     lwk_counters_t *counters;
     uint64_t answered; /* tickets answered so far */
     /* host */

@@ -207,9 +207,20 @@ static void *to_device(ops_rig_t *rig, const void *from, size_t bytes)
     return ptr;
 }
 
-static void make_tile(ops_rig_t *rig, ops_part_t *part)
+/* What a tile says about local records: 1 + where they lie behind the landing memory. */
+static uint64_t keep_local(ops_rig_t *rig, const ops_part_t *part)
 {
-    uint32_t entries = part->cluster_count + part->outlier_count;
+    uint64_t bytes = 2 * (uint64_t)part->row_count * lwk_row_bytes(&rig->config.shape);
+    uint64_t at = rig->landing_bytes + rig->local_at;
+    ops_must(rig->local_at + bytes <= rig->local_bytes, "local records");
+    memcpy(rig->landing + at, part->records, bytes);
+    rig->local_at += lw_align_up(bytes, LWK_LANDING_UNIT);
+    return 1 + at;
+}
+
+static void make_tile(ops_rig_t *rig, const ops_range_t *range, ops_part_t *part)
+{
+    uint32_t entries = part->cluster_count + part->outlier_count, every = rig->config.local_every;
     part->tile = (lwk_tile_t){
         .index = to_device(rig, part->index, part->index_bytes),
         .sizes = to_device(rig, part->sizes, part->cluster_count * sizeof *part->sizes),
@@ -218,6 +229,8 @@ static void make_tile(ops_rig_t *rig, ops_part_t *part)
         .page_base = to_device(rig, NULL, part->cluster_count * sizeof(uint16_t)),
         .pages =
             to_device(rig, NULL, lwk_page_refs_max(part->cluster_count, part->row_count) * sizeof(uint32_t)),
+        .local = every > 0 && range->row % every == 0 ? keep_local(rig, part) : 0,
+        .row_base = every > 0 ? to_device(rig, NULL, part->cluster_count * sizeof(uint16_t)) : NULL,
         .cluster_count = (uint16_t)part->cluster_count,
         .outlier_count = (uint16_t)part->outlier_count,
         .cluster_encoding = (uint8_t)rig->config.cluster_encoding,
@@ -256,7 +269,7 @@ static void make_part(ops_rig_t *rig, const ops_range_t *range, uint32_t layer, 
     ops_must(ref->pack(NULL, &build, NULL) == LW_OK, "pack");
     free_build(&build);
     place_records(rig, part);
-    make_tile(rig, part);
+    make_tile(rig, range, part);
 }
 
 void ops_range_free(ops_rig_t *rig, ops_range_t *range)
@@ -269,7 +282,8 @@ void ops_range_free(ops_rig_t *rig, ops_range_t *range)
                           part->tile.place,
                           part->tile.stamp,
                           part->tile.page_base,
-                          part->tile.pages};
+                          part->tile.pages,
+                          part->tile.row_base};
         for (size_t k = 0; k < LW_ARRAY_SIZE(device); k++)
             rig->backend->free(rig->dev, LWK_MEMORY_DEVICE, device[k]);
         void *host[] = {part->sizes,   part->order, part->offsets,
@@ -322,7 +336,9 @@ static void publish(ops_rig_t *rig, uint32_t s, const ops_range_t *range, bool f
     uint8_t *pinned = ops_device(rig, LWK_MEMORY_PINNED, moments_bytes),
             *moments = sum_moments(rig, &session, range);
     memcpy(pinned, moments, moments_bytes);
-    lwk_publish_t args = {.store = rig->store,
+    lwk_publish_t args = {.shape = rig->config.shape,
+                          .range_capacity = OPS_RANGES_MAX,
+                          .store = rig->store,
                           .session = &rig->sessions[s],
                           .row = range->row,
                           .tiles = fresh ? tiles : NULL,

@@ -206,7 +206,9 @@ static void publish_range(eval_host_t *host, uint32_t row, uint32_t end)
 {
     range_t *range = &host->ranges[row];
     uint8_t *moments = sum_moments(host);
-    lwk_publish_t args = {.store = &host->store,
+    lwk_publish_t args = {.shape = host->store.shape,
+                          .range_capacity = host->store.range_capacity,
+                          .store = &host->store,
                           .session = &host->session,
                           .row = row,
                           .tiles = host->tiles,
@@ -413,6 +415,7 @@ eval_step_t eval_host_layer(eval_host_t *host, uint32_t query, uint32_t layer)
     size_t row = eval_row(layer, 0, eval_position(query));
     int64_t head = (int64_t)EVAL_TOKENS * EVAL_HEAD_DIM;
     lwk_step_t step = {
+        .shape = host->store.shape,
         .layer = layer,
         .session_count = 1,
         .query_tokens = 1,
