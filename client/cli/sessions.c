@@ -161,14 +161,14 @@ static int show_ranges(lwc_control_t *control, const lwc_session_info_t *info, l
                 lwc_json_uint(json, "generation", r->generation);
                 lwc_json_uint(json, "replicas", r->replicas);
                 lwc_json_uint(json, "bytes", r->bytes);
-                lwc_json_bool(json, "raw", (r->flags & LWC_RANGE_RAW) != 0);
-                lwc_json_bool(json, "moments", (r->flags & LWC_RANGE_MOMENTS) != 0);
+                lwc_json_bool(json, "raw", (r->flags & LW_RANGE_RAW) != 0);
+                lwc_json_bool(json, "moments", (r->flags & LW_RANGE_MOMENTS) != 0);
                 lwc_json_close(json);
             } else {
                 printf("range       tokens %u..%u of session %" PRIu64 ", generation %u, %s%s%s\n",
                        r->first_token, r->first_token + r->token_count - 1, r->origin, r->generation,
-                       lwc_bytes_text(r->bytes, text), (r->flags & LWC_RANGE_RAW) ? ", raw tail" : "",
-                       (r->flags & LWC_RANGE_MOMENTS) ? ", moments" : "");
+                       lwc_bytes_text(r->bytes, text), (r->flags & LW_RANGE_RAW) ? ", raw tail" : "",
+                       (r->flags & LW_RANGE_MOMENTS) ? ", moments" : "");
             }
             from = r->first_token + r->token_count;
         }

@@ -25,23 +25,14 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "wire/placement.h"
+#include "wire/session.h"
 
 typedef struct lwc_control lwc_control_t;
 
 #define LWC_TENANT_MAX 64u
 #define LWC_LEASE_DEFAULT_US 10000000ull
 
-/* What a session's KV looks like and how its index is built. Fixed at creation. */
-typedef struct lwc_shape {
-    char model_id[LW_MODEL_ID_MAX];
-    uint32_t layer_count, kv_head_count, query_head_count, head_dim;
-    uint32_t dtype;          /* lw_dtype_t */
-    uint32_t rank_count;     /* tensor-parallel ranks; 1 for none */
-    uint32_t segment_tokens; /* size of a prefill segment */
-    uint32_t replicas;       /* 1..LW_REPLICAS_MAX */
-    uint32_t cluster_encoding, outlier_encoding; /* lw_encoding_t */
-    uint32_t outlier_ppm, cluster_tokens;
-} lwc_shape_t;
+typedef lw_session_shape_t lwc_shape_t;
 
 typedef enum lwc_session_state {
     LWC_SESSION_ACTIVE = 1, /* a writer's lease is alive */
@@ -70,18 +61,9 @@ typedef struct lwc_session_info {
     uint8_t token[LW_TOKEN_BYTES]; /* for ATTACH; zero in list() */
 } lwc_session_info_t;
 
-/* One committed range of one rank: the segments of all layers over the same tokens. */
-typedef struct lwc_range {
-    uint64_t origin; /* session that wrote it: a fork's manifest begins with its parent's ranges. Ignored by commit() */
-    uint32_t first_token, token_count;
-    uint32_t generation; /* the writer's term */
-    uint32_t flags;      /* LWC_RANGE_* */
-    uint32_t replicas;   /* copies of each segment that are verified */
-    uint64_t bytes;      /* of all layers, one replica */
-    uint16_t node_index[LW_LAYERS_MAX * LW_REPLICAS_MAX]; /* of layer l, replica r: [l * replicas + r] */
-} lwc_range_t;
-#define LWC_RANGE_RAW 1u     /* raw tail: replaced by the next range that begins at the same token */
-#define LWC_RANGE_MOMENTS 2u /* its segments carry moments */
+typedef lw_session_range_t lwc_range_t;
+#define LWC_RANGE_RAW LW_RANGE_RAW
+#define LWC_RANGE_MOMENTS LW_RANGE_MOMENTS
 
 /* A node's account of itself. Texts are owned by the struct: free with lwc_node_status_free. */
 typedef struct lwc_node_status {

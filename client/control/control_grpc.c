@@ -112,18 +112,47 @@ static lw_status_t message_unpack(const ProtobufCMessageDescriptor *type, lw_rpc
     return LW_OK;
 }
 
-/* *reply_out is freed with protobuf_c_message_free_unpacked. */
-static lw_status_t ask(grpc_control_t *control, const char *method, const ProtobufCMessage *request, unsigned flags,
-                       const ProtobufCMessageDescriptor *type, ProtobufCMessage **reply_out, lw_error_t *error)
+/* A call to one node: a seed's channel, or one of its own. */
+static lw_status_t node_call(grpc_control_t *control, const char *address, const char *method, const uint8_t *request,
+                             size_t bytes, lw_rpc_bytes_t *reply, lw_error_t *error)
+{
+    lw_rpc_channel_t *channel = NULL, *own = NULL;
+    for (uint32_t i = 0; i < control->seed_count; i++)
+        if (strcmp(control->seeds[i].address, address) == 0)
+            channel = control->seeds[i].channel;
+    if (!channel) {
+        const lw_rpc_tls_t tls = {control->ca_pem, control->cert_pem, control->key_pem, control->server_name};
+        lw_status_t status = lw_rpc_connect(address, &tls, &own, error);
+        if (status != LW_OK)
+            return status;
+        channel = own;
+    }
+    lw_error_t why = {.text = ""};
+    lw_status_t status = lw_rpc_call(channel, method, request, bytes, control->timeout_us, reply, &why);
+    lw_rpc_disconnect(own);
+    return status == LW_OK ? LW_OK : lw_fail(error, status, "%s: %s", address, why.text);
+}
+
+/* address: the node to ask; NULL: the seeds in turn. *reply_out is freed with protobuf_c_message_free_unpacked. */
+static lw_status_t ask_at(grpc_control_t *control, const char *address, const char *method,
+                          const ProtobufCMessage *request, unsigned flags, const ProtobufCMessageDescriptor *type,
+                          ProtobufCMessage **reply_out, lw_error_t *error)
 {
     uint8_t *packed = NULL;
     size_t bytes = 0;
     lw_rpc_bytes_t reply = {0};
     lw_status_t status = message_pack(request, &packed, &bytes, error);
     if (status == LW_OK)
-        status = seeds_call(control, method, packed, bytes, flags, &reply, error);
+        status = address ? node_call(control, address, method, packed, bytes, &reply, error)
+                         : seeds_call(control, method, packed, bytes, flags, &reply, error);
     free(packed);
     return status == LW_OK ? message_unpack(type, &reply, reply_out, error) : status;
+}
+
+static lw_status_t ask(grpc_control_t *control, const char *method, const ProtobufCMessage *request, unsigned flags,
+                       const ProtobufCMessageDescriptor *type, ProtobufCMessage **reply_out, lw_error_t *error)
+{
+    return ask_at(control, NULL, method, request, flags, type, reply_out, error);
 }
 
 static lw_status_t ask_done(grpc_control_t *control, const char *method, const ProtobufCMessage *request,
@@ -160,19 +189,23 @@ static Longwave__V1__Client client_message(grpc_control_t *control)
     return client;
 }
 
+/* Begins a call of the table that says who asks: declares control, client and request. */
+#define REQUEST(UPPER, Type)                                        \
+    grpc_control_t *control = (grpc_control_t *)head;               \
+    Longwave__V1__Client client = client_message(control);          \
+    Longwave__V1__##Type request = LONGWAVE__V1__##UPPER##__INIT;   \
+    request.client = &client
+
 /* ---- the table ---- */
 
 static lw_status_t grpc_create(lwc_control_t *head, const lwc_shape_t *shape, uint64_t lease_us, uint64_t ttl_us,
                                lwc_session_info_t *out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__CreateRequest request = LONGWAVE__V1__CREATE_REQUEST__INIT;
+    REQUEST(CREATE_REQUEST, CreateRequest);
     Longwave__V1__Shape shape_message;
     if (!memchr(shape->model_id, 0, sizeof(shape->model_id)))
         return lw_fail(error, LW_ERR_INVALID, "model_id is longer than %u bytes", LW_MODEL_ID_MAX - 1);
-    lwc_pb_shape(shape, &shape_message);
-    request.client = &client;
+    lw_pb_shape(shape, &shape_message);
     request.shape = &shape_message;
     request.lease_us = lease_us;
     request.ttl_us = ttl_us;
@@ -182,10 +215,7 @@ static lw_status_t grpc_create(lwc_control_t *head, const lwc_shape_t *shape, ui
 static lw_status_t grpc_open(lwc_control_t *head, uint64_t session_id, bool write, uint64_t lease_us,
                              lwc_session_info_t *out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__OpenRequest request = LONGWAVE__V1__OPEN_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(OPEN_REQUEST, OpenRequest);
     request.session_id = session_id;
     request.write = write;
     request.lease_us = lease_us;
@@ -194,10 +224,7 @@ static lw_status_t grpc_open(lwc_control_t *head, uint64_t session_id, bool writ
 
 static lw_status_t grpc_renew(lwc_control_t *head, uint64_t lease_us, uint32_t *renewed_out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__RenewRequest request = LONGWAVE__V1__RENEW_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(RENEW_REQUEST, RenewRequest);
     request.lease_us = lease_us;
     ProtobufCMessage *reply = NULL;
     lw_status_t status = ask(control, "/longwave.v1.Session/Renew", &request.base, 0,
@@ -211,10 +238,7 @@ static lw_status_t grpc_renew(lwc_control_t *head, uint64_t lease_us, uint32_t *
 
 static lw_status_t grpc_release(lwc_control_t *head, uint64_t session_id, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__ReleaseRequest request = LONGWAVE__V1__RELEASE_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(RELEASE_REQUEST, ReleaseRequest);
     request.session_id = session_id;
     return ask_done(control, "/longwave.v1.Session/Release", &request.base, error);
 }
@@ -222,10 +246,7 @@ static lw_status_t grpc_release(lwc_control_t *head, uint64_t session_id, lw_err
 static lw_status_t grpc_fork(lwc_control_t *head, uint64_t parent_id, uint32_t max_tokens, uint64_t lease_us,
                              lwc_session_info_t *out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__ForkRequest request = LONGWAVE__V1__FORK_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(FORK_REQUEST, ForkRequest);
     request.parent_id = parent_id;
     request.max_tokens = max_tokens;
     request.lease_us = lease_us;
@@ -234,10 +255,7 @@ static lw_status_t grpc_fork(lwc_control_t *head, uint64_t parent_id, uint32_t m
 
 static lw_status_t grpc_pin(lwc_control_t *head, uint64_t session_id, bool pinned, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__PinRequest request = LONGWAVE__V1__PIN_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(PIN_REQUEST, PinRequest);
     request.session_id = session_id;
     request.pinned = pinned;
     return ask_done(control, "/longwave.v1.Session/Pin", &request.base, error);
@@ -245,10 +263,7 @@ static lw_status_t grpc_pin(lwc_control_t *head, uint64_t session_id, bool pinne
 
 static lw_status_t grpc_drop(lwc_control_t *head, uint64_t session_id, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__DropRequest request = LONGWAVE__V1__DROP_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(DROP_REQUEST, DropRequest);
     request.session_id = session_id;
     return ask_done(control, "/longwave.v1.Session/Drop", &request.base, error);
 }
@@ -256,10 +271,7 @@ static lw_status_t grpc_drop(lwc_control_t *head, uint64_t session_id, lw_error_
 static lw_status_t grpc_list(lwc_control_t *head, uint64_t after_id, uint32_t capacity, lwc_session_info_t *rows,
                              uint32_t *count_out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__ListRequest request = LONGWAVE__V1__LIST_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(LIST_REQUEST, ListRequest);
     request.after_id = after_id;
     request.capacity = capacity;
     ProtobufCMessage *message = NULL;
@@ -280,10 +292,7 @@ static lw_status_t grpc_list(lwc_control_t *head, uint64_t after_id, uint32_t ca
 
 static lw_status_t grpc_get(lwc_control_t *head, uint64_t session_id, lwc_session_info_t *out, lw_error_t *error)
 {
-    grpc_control_t *control = (grpc_control_t *)head;
-    Longwave__V1__Client client = client_message(control);
-    Longwave__V1__GetRequest request = LONGWAVE__V1__GET_REQUEST__INIT;
-    request.client = &client;
+    REQUEST(GET_REQUEST, GetRequest);
     request.session_id = session_id;
     return ask_session(control, "/longwave.v1.Session/Get", &request.base, 0, out, error);
 }
@@ -307,7 +316,7 @@ static lw_status_t grpc_commit(lwc_control_t *head, const lwc_session_info_t *se
     if (nodes && messages && pointers) {
         Longwave__V1__CommitRequest request = LONGWAVE__V1__COMMIT_REQUEST__INIT;
         for (uint32_t i = 0; i < count; i++) {
-            lwc_pb_range(&ranges[i], layers, nodes + stride * i, &messages[i]);
+            lw_pb_range(&ranges[i], layers, nodes + stride * i, &messages[i]);
             pointers[i] = &messages[i];
         }
         request.session_id = session->session_id;
@@ -346,7 +355,7 @@ static lw_status_t grpc_ranges(lwc_control_t *head, const lwc_session_info_t *se
     if (reply->n_ranges > capacity)
         status = lw_fail(error, LW_ERR_IO, "the reply has %zu ranges, %u were asked for", reply->n_ranges, capacity);
     for (size_t i = 0; i < reply->n_ranges && status == LW_OK; i++)
-        status = lwc_pb_range_read(reply->ranges[i], session->shape.layer_count, &ranges[i], error);
+        status = lwc_pb_reply(lw_pb_range_read(reply->ranges[i], session->shape.layer_count, &ranges[i], error), error);
     if (status == LW_OK)
         *count_out = (uint32_t)reply->n_ranges;
     protobuf_c_message_free_unpacked(message, NULL);
@@ -362,50 +371,17 @@ static lw_status_t grpc_fleet_get(lwc_control_t *head, lw_view_t *out, lw_error_
                              &reply, error);
     if (status != LW_OK)
         return status;
-    status = lwc_pb_view_read((const Longwave__V1__View *)reply, out, error);
+    status = lwc_pb_reply(lw_pb_view_read((const Longwave__V1__View *)reply, out, error), error);
     protobuf_c_message_free_unpacked(reply, NULL);
     return status;
-}
-
-/* A call to one node: a seed's channel, or one of its own. */
-static lw_status_t node_call(grpc_control_t *control, const char *address, const char *method,
-                             const ProtobufCMessage *request, const ProtobufCMessageDescriptor *type,
-                             ProtobufCMessage **reply_out, lw_error_t *error)
-{
-    if (!address)
-        return ask(control, method, request, 0, type, reply_out, error);
-    lw_rpc_channel_t *channel = NULL, *own = NULL;
-    for (uint32_t i = 0; i < control->seed_count; i++)
-        if (strcmp(control->seeds[i].address, address) == 0)
-            channel = control->seeds[i].channel;
-    lw_status_t status = LW_OK;
-    if (!channel) {
-        const lw_rpc_tls_t tls = {control->ca_pem, control->cert_pem, control->key_pem, control->server_name};
-        status = lw_rpc_connect(address, &tls, &own, error);
-        channel = own;
-    }
-    uint8_t *packed = NULL;
-    size_t bytes = 0;
-    lw_rpc_bytes_t reply = {0};
-    lw_error_t why = {.text = ""};
-    if (status == LW_OK)
-        status = message_pack(request, &packed, &bytes, error);
-    if (status == LW_OK) {
-        status = lw_rpc_call(channel, method, packed, bytes, control->timeout_us, &reply, &why);
-        if (status != LW_OK)
-            lw_fail(error, status, "%s: %s", address, why.text);
-    }
-    free(packed);
-    lw_rpc_disconnect(own);
-    return status == LW_OK ? message_unpack(type, &reply, reply_out, error) : status;
 }
 
 static lw_status_t grpc_admin_status(lwc_control_t *head, const char *address, lwc_node_status_t *out, lw_error_t *error)
 {
     Longwave__V1__StatusRequest request = LONGWAVE__V1__STATUS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    lw_status_t status = node_call((grpc_control_t *)head, address, "/longwave.v1.Admin/Status", &request.base,
-                                   &longwave__v1__status_reply__descriptor, &reply, error);
+    lw_status_t status = ask_at((grpc_control_t *)head, address, "/longwave.v1.Admin/Status", &request.base, 0,
+                                &longwave__v1__status_reply__descriptor, &reply, error);
     if (status != LW_OK)
         return status;
     lwc_node_status_t node;
@@ -421,8 +397,8 @@ static lw_status_t grpc_set_log_level(lwc_control_t *head, const char *address, 
     Longwave__V1__SetLogLevelRequest request = LONGWAVE__V1__SET_LOG_LEVEL_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
     request.level = (char *)level;
-    lw_status_t status = node_call((grpc_control_t *)head, address, "/longwave.v1.Admin/SetLogLevel", &request.base,
-                                   &longwave__v1__set_log_level_reply__descriptor, &reply, error);
+    lw_status_t status = ask_at((grpc_control_t *)head, address, "/longwave.v1.Admin/SetLogLevel", &request.base, 0,
+                                &longwave__v1__set_log_level_reply__descriptor, &reply, error);
     if (reply)
         protobuf_c_message_free_unpacked(reply, NULL);
     return status;

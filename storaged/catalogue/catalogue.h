@@ -26,6 +26,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "wire/segment_name.h"
+#include "wire/session.h"
 
 typedef struct lwd_catalogue lwd_catalogue_t;
 
@@ -37,14 +38,7 @@ typedef enum lwd_session_state {
     LWD_SESSION_ENDED,
 } lwd_session_state_t;
 
-typedef struct lwd_session_shape {
-    char model_id[LW_MODEL_ID_MAX];
-    uint32_t layer_count, kv_head_count, query_head_count, head_dim, dtype;
-    uint32_t rank_count;     /* tensor-parallel ranks; 1 for none */
-    uint32_t segment_tokens; /* a prefill segment's size */
-    uint32_t replicas;
-    uint32_t cluster_encoding, outlier_encoding, outlier_ppm, cluster_tokens; /* how its index is built */
-} lwd_session_shape_t;
+typedef lw_session_shape_t lwd_session_shape_t;
 
 typedef struct lwd_session_row {
     uint64_t session_id;
@@ -63,17 +57,7 @@ typedef struct lwd_session_row {
     uint8_t token[LW_TOKEN_BYTES]; /* data-plane token */
 } lwd_session_row_t;
 
-/* One committed range of one rank: the segments of all layers over the same tokens. */
-typedef struct lwd_range {
-    uint64_t origin; /* session that wrote it (a fork lists its parent's ranges too) */
-    uint32_t first_token, token_count, generation;
-    uint32_t flags;  /* LWD_RANGE_* */
-    uint32_t replicas;
-    uint64_t bytes;  /* of all layers, one replica */
-    uint16_t node_index[LW_LAYERS_MAX * LW_REPLICAS_MAX]; /* of layer l, replica r: [l * replicas + r] */
-} lwd_range_t;
-#define LWD_RANGE_RAW 1u     /* raw tail, replaced by the next range that begins at the same token */
-#define LWD_RANGE_MOMENTS 2u /* its segments carry moments */
+typedef lw_session_range_t lwd_range_t;
 
 typedef struct lwd_ended { /* what a node is told to free */
     uint64_t serial;       /* position in the log of endings */

@@ -82,7 +82,7 @@ lw_status_t lwd_catalogue_check_ranges(const lwd_session_shape_t *shape, uint16_
             {"range's first_token", ranges[i].first_token, 0, LWD_TOKENS_MAX},
             {"range's token_count", ranges[i].token_count, 1, LWD_TOKENS_MAX},
             {"range's generation", ranges[i].generation, term, term},
-            {"range's flags", ranges[i].flags, 0, LWD_RANGE_RAW | LWD_RANGE_MOMENTS},
+            {"range's flags", ranges[i].flags, 0, LW_RANGE_RAW | LW_RANGE_MOMENTS},
             {"range's replicas", ranges[i].replicas, 1, LW_REPLICAS_MAX},
             {"range's bytes", ranges[i].bytes, 0, 1ull << 48},
         };

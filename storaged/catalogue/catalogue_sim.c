@@ -210,7 +210,7 @@ static bool sim_is_boundary(lwd_catalogue_t *cat, const sim_session_t *session, 
     }
     const sim_ranges_t *own = &session->ranks[rank];
     for (uint32_t i = 0; i < own->count; i++)
-        if (lwd_range_end(&own->rows[i]) == token && !(own->rows[i].flags & LWD_RANGE_RAW))
+        if (lwd_range_end(&own->rows[i]) == token && !(own->rows[i].flags & LW_RANGE_RAW))
             return true;
     return false;
 }
@@ -496,7 +496,7 @@ static lw_status_t sim_commit_one(lwd_catalogue_t *cat, const sim_session_t *ses
             continue;
         if (lwd_range_same(old, range, session->row.shape.layer_count))
             return LW_OK;
-        if (old != last || !(old->flags & LWD_RANGE_RAW) || old->generation >= range->generation)
+        if (old != last || !(old->flags & LW_RANGE_RAW) || old->generation >= range->generation)
             return lw_fail(error, LW_ERR_EXISTS, "another range of term %u begins at token %u", old->generation,
                            range->first_token);
         *replaced = (lwd_ended_t){.origin = session->row.session_id, .rank = rank, .from_token = old->first_token,
@@ -507,7 +507,7 @@ static lw_status_t sim_commit_one(lwd_catalogue_t *cat, const sim_session_t *ses
         last = NULL;
         break;
     }
-    if (last && last->flags & LWD_RANGE_RAW)
+    if (last && last->flags & LW_RANGE_RAW)
         return lw_fail(error, LW_ERR_INVALID, "range begins at token %u, the raw tail that it must replace at %u",
                        range->first_token, last->first_token);
     if (range->first_token != end)

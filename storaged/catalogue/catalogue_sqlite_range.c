@@ -163,13 +163,13 @@ static lw_status_t commit_one(lwd_catalogue_t *cat, sql_session_t *session, uint
         return LW_OK;
     uint32_t end = has_last ? lwd_range_end(&last) : session->row.cut_tokens;
     if (found) {
-        if (same.first_token != last.first_token || !(same.flags & LWD_RANGE_RAW) || same.generation >= range->generation)
+        if (same.first_token != last.first_token || !(same.flags & LW_RANGE_RAW) || same.generation >= range->generation)
             return lw_fail(error, LW_ERR_EXISTS, "another range of term %u begins at token %u", same.generation,
                            range->first_token);
         status = range_replace(cat, session, rank, &same, error);
         if (status != LW_OK)
             return status;
-    } else if (has_last && last.flags & LWD_RANGE_RAW) {
+    } else if (has_last && last.flags & LW_RANGE_RAW) {
         return lw_fail(error, LW_ERR_INVALID, "range begins at token %u, the raw tail that it must replace at %u",
                        range->first_token, last.first_token);
     } else if (range->first_token != end) {

@@ -258,18 +258,13 @@ static void answer_expire(ask_t *ask)
 /* Takes a new view; false when it makes no sense. */
 static bool agent_take_view(lwd_ctl_t *ctl, const Longwave__V1__View *message)
 {
-    lw_node_t *nodes = calloc(message->n_nodes + 1, sizeof(*nodes));
-    bool good = nodes && message->n_nodes > 0 && message->n_nodes <= LW_NODES_MAX;
-    for (size_t i = 0; i < message->n_nodes && good; i++)
-        good = lwd_ctl_pb_node_read(message->nodes[i], &nodes[i]);
-    if (!good) {
-        free(nodes);
+    lw_view_t view;
+    lw_error_t error;
+    if (lw_pb_view_read(message, &view, &error) != LW_OK)
         return false;
-    }
     pthread_mutex_lock(&ctl->view_lock);
     free(ctl->view.nodes);
-    ctl->view = (lw_view_t){.epoch = message->epoch, .fleet_id = message->fleet_id,
-                            .node_count = (uint32_t)message->n_nodes, .nodes = nodes};
+    ctl->view = view;
     pthread_mutex_unlock(&ctl->view_lock);
     atomic_store(&ctl->fleet_id, message->fleet_id);
     atomic_store(&ctl->epoch, message->epoch);
@@ -358,7 +353,9 @@ static uint8_t *pack_sync(ctl_agent_t *agent, size_t *bytes_out)
     memcpy(own.data, ctl->data, sizeof(own.data));
     Longwave__V1__Node node;
     Longwave__V1__SyncRequest request = LONGWAVE__V1__SYNC_REQUEST__INIT;
-    lwd_ctl_pb_node(&own, used, free_bytes, &node);
+    lw_pb_node(&own, &node);
+    node.used_bytes = used;
+    node.free_bytes = free_bytes;
     request.node = &node;
     request.ended_serial = agent->ended_serial;
     request.epoch = atomic_load(&ctl->epoch);

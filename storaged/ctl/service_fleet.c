@@ -149,7 +149,9 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     reply.ended = pointers;
     if (request->epoch != view.epoch) {
         for (uint32_t i = 0; i < view.node_count; i++) {
-            lwd_ctl_pb_node(&nodes[i], ctl->members[i].used_bytes, ctl->members[i].free_bytes, &node_messages[i]);
+            lw_pb_node(&nodes[i], &node_messages[i]);
+            node_messages[i].used_bytes = ctl->members[i].used_bytes;
+            node_messages[i].free_bytes = ctl->members[i].free_bytes;
             node_pointers[i] = &node_messages[i];
         }
         view_message.epoch = view.epoch;
@@ -172,7 +174,8 @@ static void serve_sync(lwd_ctl_t *ctl, ctl_job_t *job)
 {
     Longwave__V1__SyncRequest *request = longwave__v1__sync_request__unpack(NULL, job->request_bytes, job->request);
     lw_node_t heard;
-    if (!request || !request->node || !lwd_ctl_pb_node_read(request->node, &heard)) {
+    lw_error_t why;
+    if (!request || !request->node || lw_pb_node_read(request->node, &heard, &why) != LW_OK) {
         malformed(job, "SyncRequest");
     } else {
         lw_error_t error;

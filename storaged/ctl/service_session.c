@@ -65,7 +65,7 @@ static void serve_create(lwd_ctl_t *ctl, ctl_job_t *job)
     lwd_create_t create = {.lease_us = request->lease_us, .ttl_us = request->ttl_us};
     lw_status_t status = client_read(request->client, &error);
     if (status == LW_OK)
-        status = lwd_ctl_pb_shape_read(request->shape, &create.shape, &error);
+        status = lw_pb_shape_read(request->shape, &create.shape, &error);
     if (status == LW_OK) {
         create.tenant = request->client->tenant;
         create.client_id = request->client->client_id;
@@ -237,7 +237,7 @@ static lw_status_t commit_ranges(lwd_ctl_t *ctl, const Longwave__V1__CommitReque
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for %zu ranges", request->n_ranges);
     lw_status_t status = LW_OK;
     for (size_t i = 0; i < request->n_ranges && status == LW_OK; i++)
-        status = lwd_ctl_pb_range_read(request->ranges[i], row->shape.layer_count, &ranges[i], error);
+        status = lw_pb_range_read(request->ranges[i], row->shape.layer_count, &ranges[i], error);
     if (status == LW_OK)
         status = ctl->ops->commit(ctl->catalogue, request->session_id, (uint16_t)request->rank, request->term, ranges,
                                   (uint32_t)request->n_ranges, ctl_unix(ctl), error);
@@ -276,7 +276,7 @@ static lw_status_t ranges_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__
     if (status == LW_OK) {
         Longwave__V1__RangesReply reply = LONGWAVE__V1__RANGES_REPLY__INIT;
         for (uint32_t i = 0; i < count; i++) {
-            lwd_ctl_pb_range(&ranges[i], layers, nodes + (size_t)stride * i, &messages[i]);
+            lw_pb_range(&ranges[i], layers, nodes + (size_t)stride * i, &messages[i]);
             pointers[i] = &messages[i];
         }
         reply.n_ranges = count;

@@ -311,7 +311,7 @@ static void test_expired_leases_become_idle(void **state)
 static void test_a_repeated_commit_changes_nothing_and_another_content_is_refused(void **state)
 {
     uint64_t id = create("a", 1, 1).session_id;
-    lwd_range_t ranges[2] = {test_range(0, 1024, 1, 0), test_range(1024, 500, 1, LWD_RANGE_RAW)};
+    lwd_range_t ranges[2] = {test_range(0, 1024, 1, 0), test_range(1024, 500, 1, LW_RANGE_RAW)};
     for (int i = 0; i < 3; i++)
         assert_int_equal(ops->commit(cat, id, 0, 1, ranges, 2, T0, &error), LW_OK);
     assert_int_equal(get(id).token_count, 1524);
@@ -331,13 +331,13 @@ static void test_a_raw_tail_is_replaced_by_a_later_term_only(void **state)
     uint64_t id = create("a", 1, 1).session_id;
     lwd_session_row_t again;
     assert_int_equal(commit(id, 1, 0, 1024, 0), LW_OK);
-    assert_int_equal(commit(id, 1, 1024, 100, LWD_RANGE_RAW), LW_OK);
+    assert_int_equal(commit(id, 1, 1024, 100, LW_RANGE_RAW), LW_OK);
     assert_int_equal(commit(id, 1, 1124, 1024, 0), LW_ERR_INVALID); /* nothing follows a raw tail */
-    assert_int_equal(commit(id, 1, 1024, 200, LWD_RANGE_RAW), LW_ERR_EXISTS); /* its name would be used twice */
+    assert_int_equal(commit(id, 1, 1024, 200, LW_RANGE_RAW), LW_ERR_EXISTS); /* its name would be used twice */
     assert_int_equal(open_at(id, true, 1, 1, T0, &again), LW_OK);
     assert_int_equal(commit(id, 2, 1024, 1024, 0), LW_OK);
     assert_int_equal(commit(id, 2, 1024, 1024, 0), LW_OK);
-    assert_int_equal(commit(id, 2, 2048, 10, LWD_RANGE_RAW), LW_OK);
+    assert_int_equal(commit(id, 2, 2048, 10, LW_RANGE_RAW), LW_OK);
     assert_int_equal(get(id).token_count, 2058);
     assert_int_equal(get(id).bytes, 205800);
     lwd_ended_t rows[64];
@@ -367,7 +367,7 @@ static void test_a_fork_shares_ranges_up_to_its_cut(void **state)
     uint64_t id = create("a", 1, 1).session_id;
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(commit(id, 1, i * 1024, 1024, 0), LW_OK);
-    assert_int_equal(commit(id, 1, 3072, 60, LWD_RANGE_RAW), LW_OK);
+    assert_int_equal(commit(id, 1, 3072, 60, LW_RANGE_RAW), LW_OK);
     assert_int_equal(fork_of(id, 0, 1).cut_tokens, 3072); /* without the raw tail */
     assert_int_equal(fork_of(id, 1023, 1).cut_tokens, 0);
     lwd_session_row_t child = fork_of(id, 2500, 2);

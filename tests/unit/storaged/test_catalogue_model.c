@@ -66,11 +66,11 @@ static lwd_range_t some_range(model_t *model, uint64_t id, uint32_t rank, uint32
         const lwd_range_t *last = &ranges[count - 1];
         if (draw(model, 6) == 0)
             return ranges[draw(model, count)]; /* sent again */
-        first = last->flags & LWD_RANGE_RAW && draw(model, 5) ? last->first_token : last->first_token + last->token_count;
+        first = last->flags & LW_RANGE_RAW && draw(model, 5) ? last->first_token : last->first_token + last->token_count;
     }
     if (draw(model, 12) == 0)
         first += (uint32_t)draw(model, 100);
-    return test_range(first, 1 + (uint32_t)draw(model, 50), term, draw(model, 4) == 0 ? LWD_RANGE_RAW : 0);
+    return test_range(first, 1 + (uint32_t)draw(model, 50), term, draw(model, 4) == 0 ? LW_RANGE_RAW : 0);
 }
 
 /* Runs one operation on both sides; returns its kind. */

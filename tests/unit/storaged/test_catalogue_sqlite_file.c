@@ -104,7 +104,7 @@ static void test_everything_is_there_after_a_close_and_an_open(void **state)
     assert_int_equal(ops->fleet(cat, &fleet_id, &epoch, &error), LW_OK);
     assert_int_equal(ops->set_epoch(cat, 42, &error), LW_OK);
     assert_int_equal(ops->create(cat, &request, T0, &row, &error), LW_OK);
-    lwd_range_t range = test_range(0, 1024, 1, LWD_RANGE_MOMENTS), back[2];
+    lwd_range_t range = test_range(0, 1024, 1, LW_RANGE_MOMENTS), back[2];
     assert_int_equal(ops->commit(cat, row.session_id, 0, 1, &range, 1, T0, &error), LW_OK);
     assert_int_equal(ops->fork(cat, "a", row.session_id, 0, 1, 1, LEASE, T0, &child, &error), LW_OK);
     assert_int_equal(ops->create(cat, &request, T0, &gone, &error), LW_OK);
@@ -123,7 +123,7 @@ static void test_everything_is_there_after_a_close_and_an_open(void **state)
     uint32_t count;
     assert_int_equal(ops->ranges(cat, child.session_id, 0, 0, 2, back, &count, &error), LW_OK);
     assert_int_equal(count, 1);
-    assert_int_equal(back[0].flags, LWD_RANGE_MOMENTS);
+    assert_int_equal(back[0].flags, LW_RANGE_MOMENTS);
     assert_memory_equal(back[0].node_index, range.node_index, 4);
     lwd_ended_t ended[4];
     assert_int_equal(ops->ended(cat, 0, 4, ended, &count, &error), LW_OK);
