@@ -1,5 +1,5 @@
-/* test_fetch.c - callbacks that fetch again while the store is giving wants back: every want is answered once. The node is a few
- * lines over the simulated fabric: it greets, and has no segments. */
+/* test_fetch.c - callbacks that fetch again while the store is giving wants back: every want is answered
+ * once. The node is a few lines over the simulated fabric: it greets, and has no segments. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -16,7 +16,10 @@
 #define FLEET 7u
 
 static uint64_t now_us = 1000;
-static uint64_t read_clock(void *arg) { return now_us; }
+static uint64_t read_clock(void *arg)
+{
+    return now_us;
+}
 
 typedef struct {
     lw_sim_net_t *net;
@@ -40,8 +43,11 @@ static void node_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
     reply.header.request_id = asked.header.request_id;
     if (asked.header.type == LW_MSG_HELLO) {
         reply.header.type = LW_MSG_HELLO_REPLY;
-        reply.body.hello_reply = (lw_msg_hello_reply_t){.version = LW_WIRE_VERSION, .fleet_id = FLEET, .node_id = 1,
-                                                        .attach_limit = 64, .fetch_entry_limit = 64};
+        reply.body.hello_reply = (lw_msg_hello_reply_t){.version = LW_WIRE_VERSION,
+                                                        .fleet_id = FLEET,
+                                                        .node_id = 1,
+                                                        .attach_limit = 64,
+                                                        .fetch_entry_limit = 64};
     } else {
         assert_int_equal(asked.header.type, LW_MSG_ATTACH);
         reply.header.type = LW_MSG_ATTACH_REPLY;
@@ -72,11 +78,19 @@ static int set_up(void **state)
     rig->landing = aligned_alloc(64, LANDING_BYTES);
     assert_int_equal(lw_sim_net_create(1, &rig->net), LW_OK);
     open_node(rig);
-    rig->nodes[0] = (lw_node_t){.id = 1, .incarnation = 1, .state = LW_NODE_UP, .weight = 1, .data = "node:1"};
+    rig->nodes[0] =
+        (lw_node_t){.id = 1, .incarnation = 1, .state = LW_NODE_UP, .weight = 1, .data = "node:1"};
     rig->view = (lw_view_t){.epoch = 1, .fleet_id = FLEET, .node_count = 1, .nodes = rig->nodes};
-    lwc_store_params_t params = {.fabric = lw_fabric_sim(), .clock = &rig->clock, .client_id = 1, .incarnation = 1,
-                                 .segment_capacity = SEGMENTS, .session_capacity = 1, .wants_max = TAGS, .puts_max = 1,
-                                 .landing = rig->landing, .landing_bytes = LANDING_BYTES};
+    lwc_store_params_t params = {.fabric = lw_fabric_sim(),
+                                 .clock = &rig->clock,
+                                 .client_id = 1,
+                                 .incarnation = 1,
+                                 .segment_capacity = SEGMENTS,
+                                 .session_capacity = 1,
+                                 .wants_max = TAGS,
+                                 .puts_max = 1,
+                                 .landing = rig->landing,
+                                 .landing_bytes = LANDING_BYTES};
     lw_fabric_sim_use(rig->net, "client");
     assert_int_equal(lwc_store_create(&params, &rig->store, &error), LW_OK);
     assert_int_equal(lwc_store_set_view(rig->store, &rig->view, &error), LW_OK);
@@ -112,7 +126,8 @@ static void fetch(rig_t *rig, uint32_t count)
     lwc_want_t wants[SEGMENTS];
     for (uint32_t i = 0; i < count; i++)
         wants[i] = (lwc_want_t){.segment = i, .rows = 1, .tag = rig->tag++};
-    assert_int_equal(lwc_store_fetch(rig->store, wants, count, now_us + 1000000, false, on_arrived, rig), LW_OK);
+    assert_int_equal(lwc_store_fetch(rig->store, wants, count, now_us + 1000000, false, on_arrived, rig),
+                     LW_OK);
 }
 
 static void on_arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *record)
@@ -188,9 +203,12 @@ static void test_destroying_a_store_answers_what_waits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_of_an_absent_segment_is_answered_once, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_of_a_node_outside_the_view_is_answered_once, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_at_the_deadline_is_answered_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_of_an_absent_segment_is_answered_once,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_of_a_node_outside_the_view_is_answered_once,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_fetch_in_a_callback_at_the_deadline_is_answered_once, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(test_destroying_a_store_answers_what_waits, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
