@@ -218,7 +218,7 @@ lw_status_t lw_attend(lw_t *kv, const lw_step_t *step, lw_tensor_t *attn_out, lw
     if (status == LW_OK)
         status = lwc_step_begin(kv, &known, attn_out, op, &error);
     if (status != LW_INPROGRESS)
-        return leave(kv, status, &error);
+        return hand_over(kv, leave(kv, status, &error), op);
     if (op) {
         lwc_op_accept(&kv->ops, op, LWC_OP_STEP);
         return LW_INPROGRESS;
@@ -237,6 +237,33 @@ lw_status_t lw_prefetch(lw_t *kv, const lw_step_t *step, lw_op_t *op)
     if (status == LW_OK)
         status = lwc_step_prefetch(kv, &known, &error);
     return hand_over(kv, leave(kv, status, &error), op);
+}
+
+lw_status_t lw_bind(lw_t *kv, uint32_t slot, lw_session_t *session)
+{
+    lw_error_t error;
+
+    return leave(kv, lwc_bind(kv, slot, session, &error), &error);
+}
+
+lw_status_t lw_replay(lw_t *kv, uint32_t slot_count, uint32_t tokens, void *stream)
+{
+    lw_error_t error;
+
+    return leave(kv, lwc_replay(kv, slot_count, tokens, stream, &error), &error);
+}
+
+lw_status_t lw_step_status(lw_t *kv, lw_session_t *session, lw_status_t *status_out)
+{
+    lw_error_t error;
+
+    if (!session_is_open(session) || session->kv != kv || !status_out)
+        return leave(kv, lw_fail(&error, LW_ERR_INVALID, "session or status_out"), &error);
+    lwc_outcomes_take(kv);
+    *status_out = session->step_status != LW_OK ? session->step_status
+                  : session->flying > 0         ? LW_INPROGRESS
+                                                : LW_OK;
+    return LW_OK;
 }
 
 static lw_status_t flush_blocking(lw_session_t *session, lw_error_t *error)

@@ -109,6 +109,9 @@ lw_status_t lwc_append_begin(struct lw_session *session, lwc_append_kind_t kind,
     (void)value;
     lw_status_t status = lwc_session_fault(session, error);
 
+    lwc_outcomes_take(session->kv);
+    if (status == LW_OK && layer == 0)
+        status = lwc_outcomes_tell(session, error);
     if (status == LW_OK)
         status = check_order(session, kind, layer, key, error);
     if (status == LW_OK && layer == 0)
@@ -148,6 +151,8 @@ lw_status_t lwc_prefill(struct lw_session *session, uint32_t layer, const lw_ten
 
     if (status == LW_OK)
         status = lwc_tensor_check("value", value, 1, key->tokens, model->heads, model->head_dim, &v, error);
+    if (status == LW_OK)
+        status = lwc_stream_use(session->kv, stream, error);
     if (status == LW_OK)
         status = lwc_append_begin(session, LWC_APPEND_PREFILL, layer, &k, &v, block, error);
     if (status == LW_OK)

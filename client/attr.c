@@ -1,5 +1,5 @@
-/* attr.c - what lw_query tells. Reads pinned counters and the stores' statistics; waits for nothing. Caller's
- * thread. */
+/* attr.c - what lw_query tells. Reads pinned counters and the store's statistics, which a progress thread may have to be
+ * asked for; never waits for the device. Caller's thread. */
 #include "client/ctx.h"
 
 #include <stdio.h>
@@ -30,14 +30,13 @@ static void query_memory(struct lw *kv, lw_attr_t *attr)
 
 static void query_traffic(struct lw *kv, lw_attr_t *attr)
 {
-    lwc_store_stats_t stats;
+    const lwc_store_stats_t *stats = &kv->answer.stats;
 
-    lwc_store_stats(kv->store, &stats);
-    attr->bytes_fetched = stats.bytes_fetched;
-    attr->records_fetched = stats.records_fetched;
-    attr->fetch_requests = stats.fetch_requests;
-    attr->fetch_retries = stats.fetch_retries;
-    attr->checksum_failures = stats.checksum_failures;
+    attr->bytes_fetched = stats->bytes_fetched;
+    attr->records_fetched = stats->records_fetched;
+    attr->fetch_requests = stats->fetch_requests;
+    attr->fetch_retries = stats->fetch_retries;
+    attr->checksum_failures = stats->checksum_failures;
     attr->bytes_shipped = atomic_load_explicit(&kv->keeper.stats.bytes_shipped, memory_order_relaxed);
     attr->fetch_wait_us = kv->step.wait_us;
 }
@@ -69,7 +68,7 @@ static uint64_t bytes_on_node(struct lw *kv, uint16_t node_index)
 
     for (uint32_t row = 0; row < kv->directory.row_capacity; row++) {
         const lwc_range_row_t *range = &kv->directory.rows[row];
-        if (range->holders == 0 || range->registrar == UINT32_MAX)
+        if (range->holders == 0 || range->holders == LWC_ROW_BURIED || range->registrar == UINT32_MAX)
             continue;
         const uint16_t *nodes = lwc_directory_nodes(&kv->directory, row);
         uint64_t segments = 0;
@@ -83,22 +82,19 @@ static uint64_t bytes_on_node(struct lw *kv, uint16_t node_index)
 
 static void query_nodes(struct lw *kv, lw_attr_t *attr)
 {
-    const lw_view_t *view = lwc_store_view(kv->store);
+    const lwc_store_answer_t *answer = &kv->answer;
 
-    attr->node_count = (uint32_t)lw_min_u64(view->node_count, LW_ATTR_NODES_MAX);
+    attr->node_count = answer->node_count;
     for (uint32_t i = 0; i < attr->node_count; i++) {
-        const lw_node_t *node = &view->nodes[i];
+        const lw_node_t *node = &answer->nodes[i];
         lw_node_attr_t *out = &attr->nodes[i];
-        lwc_node_stats_t stats;
         memset(out, 0, sizeof(*out));
         out->node_id = node->id;
         out->up = node->state == LW_NODE_UP;
         snprintf(out->address, sizeof(out->address), "%s", node->data);
         out->bytes_stored = bytes_on_node(kv, node->index);
-        if (lwc_store_node_stats(kv->store, node->index, &stats) == LW_OK) {
-            out->bytes_fetched = stats.bytes_fetched;
-            out->fetches = stats.fetches;
-        }
+        out->bytes_fetched = answer->node_stats[i].bytes_fetched;
+        out->fetches = answer->node_stats[i].fetches;
     }
 }
 
@@ -110,9 +106,14 @@ lw_status_t lwc_query(struct lw *kv, lw_attr_t *attr, lw_error_t *error)
     if (attr->field_mask & ~known)
         return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx",
                        (unsigned long long)attr->field_mask, (unsigned long long)known);
+    if (attr->field_mask & (LW_ATTR_FLEET | LW_ATTR_TRAFFIC | LW_ATTR_NODES)) {
+        lw_status_t status = lwc_route_ask(kv, &kv->answer, error);
+        if (status != LW_OK)
+            return status;
+    }
     if (attr->field_mask & LW_ATTR_FLEET) {
-        attr->fleet_id = lwc_store_view(kv->store)->fleet_id;
-        attr->fleet_epoch = lwc_store_view(kv->store)->epoch;
+        attr->fleet_id = kv->answer.fleet_id;
+        attr->fleet_epoch = kv->answer.epoch;
     }
     if (attr->field_mask & LW_ATTR_BACKEND) {
         attr->backend = kv->device.backend->name;

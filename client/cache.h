@@ -12,9 +12,10 @@ typedef struct lwc_cache {
 } lwc_cache_t;
 
 /* Splits `bytes` between the classes; single_ppm of it for pages of one token. Every class has at least one
- * page. */
+ * page. Waits for the stream by means of `settled`. */
 LW_CHECK lw_status_t lwc_cache_init(lwc_cache_t *cache, const lwc_device_t *device, const lwc_model_t *model,
-                                    uint64_t bytes, uint64_t single_ppm, void *stream, lw_error_t *error);
+                                    uint64_t bytes, uint64_t single_ppm, lwk_event_t *settled, void *stream,
+                                    lw_error_t *error);
 void lwc_cache_fini(lwc_cache_t *cache, const lwc_device_t *device);
 
 #endif /* LWC_CACHE_H */

@@ -12,7 +12,8 @@
 
 static lw_status_t device_open(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
 {
-    kv->device.backend = lwk_backend_find(params->backend);
+    kv->device.backend = kv->env.backend ? kv->env.backend : lwk_backend_find(params->backend);
+    kv->device.clock = kv->env.clock;
     if (!kv->device.backend)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "backend '%s' is not known or does not work here",
                        params->backend ? params->backend : "");
@@ -20,15 +21,19 @@ static lw_status_t device_open(struct lw *kv, const lw_open_params_t *params, lw
         kv->device.backend->size < sizeof(lwk_backend_t))
         return lw_fail(error, LW_ERR_VERSION, "backend '%s' has version %u, this library wants %u",
                        kv->device.backend->name, kv->device.backend->version, LWK_BACKEND_VERSION);
-    if (kv->device.backend->caps & LWK_CAP_ASYNC)
-        return lw_fail(error, LW_ERR_UNSUPPORTED,
-                       "backend '%s' runs asynchronously, which this version does not drive",
-                       kv->device.backend->name);
+    kv->device.async = (kv->device.backend->caps & LWK_CAP_ASYNC) != 0;
+    if (params->progress > LW_PROGRESS_THREAD)
+        return lw_fail(error, LW_ERR_INVALID, "progress is %u, must be a lw_progress_mode_t", params->progress);
+    if (params->progress == (kv->device.async ? LW_PROGRESS_CALLER : LW_PROGRESS_THREAD))
+        return lw_fail(error, LW_ERR_UNSUPPORTED, "progress is %u: backend '%s' %s", params->progress,
+                       kv->device.backend->name,
+                       kv->device.async ? "needs a thread that never waits for it" : "has no progress thread");
     lw_status_t status = kv->device.backend->open(params->device, &kv->device.dev, error);
     if (status != LW_OK)
         return status;
     snprintf(kv->device_text, sizeof(kv->device_text), "%s", kv->device.backend->describe(kv->device.dev));
-    status = kv->device.backend->stream_create(kv->device.dev, &kv->stream);
+    status = kv->device.backend->stream_create(kv->device.dev, &kv->own_stream);
+    kv->stream = kv->own_stream;
     if (status == LW_OK)
         status = kv->device.backend->stream_create(kv->device.dev, &kv->keeper_stream);
     return status == LW_OK ? LW_OK
@@ -54,6 +59,7 @@ static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
         {(void **)&kv->counters, LWK_MEMORY_PINNED, sizeof(lwk_counters_t), "counters"},
         {(void **)&kv->moments_staging, LWK_MEMORY_PINNED, model->layers * model->moments_bytes,
          "moments staging"},
+        {(void **)&kv->moments_zero, LWK_MEMORY_DEVICE, model->layers * model->moments_bytes, "moments"},
         {(void **)&kv->tiles_staging, LWK_MEMORY_PINNED, streams * sizeof(lwk_tile_t), "tiles staging"},
     };
     lw_status_t status = LW_OK;
@@ -62,11 +68,19 @@ static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
         status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, parts[i].what, parts[i].memory,
                                   error);
     if (status == LW_OK)
+        status = lwc_stream_init(kv, error);
+    if (status == LW_OK)
+        status = lwc_outcomes_init(kv, error);
+    if (status == LW_OK)
+        status = lwc_bound_init(kv, error);
+    if (status == LW_OK)
+        status = lwc_device_event(&kv->device, &kv->graves.passed, error);
+    if (status == LW_OK)
         status = lwc_arena_init(&kv->arena, kv->index, sizes->index_bytes,
                                 sizes->range_capacity * model->layers, error);
     if (status == LW_OK)
         status = lwc_cache_init(&kv->cache, &kv->device, model, sizes->cache_bytes,
-                                kv->options.cache_single_ppm, kv->stream, error);
+                                kv->options.cache_single_ppm, kv->at.settled, kv->stream, error);
     if (status == LW_OK)
         status = lwc_directory_init(&kv->directory, sizes->range_capacity, model->layers, error);
     if (status == LW_OK)
@@ -80,6 +94,11 @@ static void memory_close(struct lw *kv)
     lwc_directory_fini(&kv->directory);
     lwc_cache_fini(&kv->cache, &kv->device);
     lwc_arena_fini(&kv->arena);
+    lwc_device_event_free(&kv->device, kv->graves.passed);
+    lwc_bound_fini(kv);
+    lwc_outcomes_fini(kv);
+    lwc_stream_fini(kv);
+    lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, kv->moments_zero);
     lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->tiles_staging);
     lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->moments_staging);
     lwc_device_free(&kv->device, LWK_MEMORY_PINNED, kv->counters);
@@ -103,9 +122,12 @@ static lw_status_t store_device_write(struct lw *kv, lw_error_t *error)
                          .ticket_tail = kv->tickets.tail,
                          .arrivals = kv->tickets.arrivals,
                          .landing = kv->tickets.landing,
-                         .counters = kv->counters};
+                         .counters = kv->counters,
+                         .outcomes = kv->outcomes.words,
+                         .step_done = kv->outcomes.done,
+                         .session_capacity = kv->sizes.sessions_max};
 
-    return lwc_device_copy(&kv->device, kv->store_dev, &store, sizeof(store), kv->stream, error);
+    return lwc_stream_note(kv, kv->store_dev, &store, sizeof(store), error);
 }
 
 static lw_status_t sessions_open(struct lw *kv, lw_error_t *error)
@@ -128,6 +150,7 @@ static void sessions_close(struct lw *kv)
     for (uint32_t slot = 0; kv->sessions && slot < kv->sizes.sessions_max; slot++) {
         LW_ASSERT(!kv->sessions[slot].open);
         lwc_steady_fini(&kv->sessions[slot].steady);
+        lwc_device_event_free(&kv->device, kv->sessions[slot].keep.cut);
         free(kv->sessions[slot].keep.sums);
         free(kv->sessions[slot].rows);
     }
@@ -186,6 +209,19 @@ static lw_status_t control_open(struct lw *kv, const lw_open_params_t *params, l
     return status;
 }
 
+/* The step's store and the tickets go to the progress thread. */
+static lw_status_t courier_open(struct lw *kv, lw_error_t *error)
+{
+    lw_status_t status = lwc_courier_init(&kv->courier, kv->store, &kv->tickets, &kv->keeper, kv->env.clock,
+                                          kv->sizes.range_capacity * kv->model.layers,
+                                          kv->options.client_progress_spin, error);
+    if (status != LW_OK)
+        return status;
+    kv->store = NULL;
+    kv->courier_made = true;
+    return lwc_courier_start(&kv->courier, error);
+}
+
 static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
 {
     lw_view_t view;
@@ -219,6 +255,8 @@ static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
     if (status == LW_OK)
         status = lwc_store_set_view(kv->keeper.store, &view, error);
     lwc_view_free(&view);
+    if (status == LW_OK && kv->device.async)
+        status = courier_open(kv, error);
     if (status == LW_OK && kv->env.keeper_thread)
         status = lwc_keeper_start(&kv->keeper, error);
     return status;
@@ -262,6 +300,7 @@ lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, s
     if (!kv)
         return lw_fail(error, LW_ERR_NO_MEMORY, "out of memory");
     kv->env = *env;
+    kv->graves.old = kv->graves.fresh = LWC_GRAVE_NONE;
     memcpy(kv->tenant, tenant, strlen(tenant));
     lw_status_t status = open_parts(kv, params, error);
     if (status != LW_OK) {
@@ -278,8 +317,24 @@ lw_status_t lwc_ctx_open(const lw_open_params_t *params, const lwc_env_t *env, s
     return LW_OK;
 }
 
+/* What is enqueued ends soon when all its records are refused; until then the device reads this memory. */
+static void drain(struct lw *kv)
+{
+    lw_error_t error;
+
+    if (!kv->device.async || !kv->at.settled)
+        return;
+    if (kv->courier_made)
+        lwc_courier_refuse(&kv->courier);
+    if (lwc_stream_settle(kv, &error) != LW_OK)
+        LW_WARN("client", "closing: %s", error.text);
+}
+
 void lwc_ctx_close(struct lw *kv)
 {
+    drain(kv);
+    if (kv->courier_made)
+        lwc_courier_fini(&kv->courier);
     if (kv->keeper_made)
         lwc_keeper_fini(&kv->keeper);
     sessions_close(kv);
@@ -295,8 +350,8 @@ void lwc_ctx_close(struct lw *kv)
         memory_close(kv);
         if (kv->keeper_stream)
             kv->device.backend->stream_destroy(kv->device.dev, kv->keeper_stream);
-        if (kv->stream)
-            kv->device.backend->stream_destroy(kv->device.dev, kv->stream);
+        if (kv->own_stream)
+            kv->device.backend->stream_destroy(kv->device.dev, kv->own_stream);
         kv->device.backend->close(kv->device.dev);
     }
     free(kv);

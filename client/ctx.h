@@ -3,11 +3,16 @@
 #define LWC_CTX_H
 
 #include "client/arena.h"
+#include "client/bind.h"
 #include "client/cache.h"
+#include "client/courier.h"
 #include "client/op.h"
 #include "client/options.h"
+#include "client/outcome.h"
+#include "client/route.h"
 #include "client/session.h"
 #include "client/step.h"
+#include "client/stream.h"
 #include "client/tickets.h"
 
 /* Where a handle's outside world comes from. lw_open: UCX, the machine's clock, gRPC, a thread. Tests and the
@@ -17,6 +22,7 @@ typedef struct lwc_env {
     const lw_clock_t *clock;
     lwc_control_t *control; /* given away to the handle; NULL: opened over gRPC from the fleet's addresses */
     bool keeper_thread;     /* false: lw_progress and every call that waits run the keeper's rounds */
+    const lwk_backend_t *backend; /* NULL: found by its name */
 } lwc_env_t;
 
 /* Exact attention of lw_extend. */
@@ -26,8 +32,16 @@ typedef struct lwc_extend {
     uint32_t *order;        /* 0, 1, 2 ... */
     lwk_partial_t *partial; /* device, [tokens][query heads] */
     float *partial_out;     /* device, [tokens][query heads][head_dim] */
+    lwk_event_t *attended[2]; /* behind the ops that read extents[i] */
     uint32_t tokens_max;
 } lwc_extend_t;
+
+/* Rows that nobody holds and that the device may still read, in two lists (publish.c). */
+#define LWC_GRAVE_NONE UINT32_MAX
+typedef struct lwc_graves {
+    uint32_t old, fresh; /* rows: old are free once `passed` has; fresh come after */
+    lwk_event_t *passed;
+} lwc_graves_t;
 
 typedef struct lwc_totals {
     uint64_t fetch_wait_us;
@@ -40,7 +54,9 @@ struct lw {
     lwc_sizes_t sizes;
     lwc_device_t device;
     char tenant[LWC_TENANT_MAX];
-    void *stream, *keeper_stream;
+    void *stream; /* that the caller's thread works on (stream.h) */
+    void *own_stream, *keeper_stream;
+    lwc_stream_t at;
 
     lwk_store_t *store_dev;    /* device */
     lwk_tile_t *tiles;         /* device, [range_capacity][L][J] */
@@ -48,18 +64,24 @@ struct lw {
     lwk_counters_t *counters;  /* pinned */
     uint8_t *index;            /* device: the arena's */
     uint8_t *moments_staging;  /* pinned, [L] of model.moments_bytes: reopen */
+    uint8_t *moments_zero;     /* device, the same of a session without any */
     lwk_tile_t *tiles_staging; /* pinned, [L][J]: reopen */
     lwc_arena_t arena;
     lwc_cache_t cache;
     lwc_directory_t directory;
     lwc_tickets_t tickets;
     lwc_step_t step;
+    lwc_outcomes_t outcomes;
+    lwc_bound_t bound;
     lwc_extend_t extend;
+    lwc_graves_t graves;
 
     lwc_control_t *control;
-    lwc_store_t *store;
+    lwc_store_t *store;    /* host backends: the caller's; NULL: the courier's, or none */
+    lwc_courier_t courier; /* asynchronous backends */
+    lwc_store_answer_t answer;
     lwc_keeper_t keeper;
-    bool keeper_made;
+    bool keeper_made, courier_made;
 
     struct lw_session *sessions; /* [sessions_max] */
     lwc_op_list_t ops;
@@ -81,7 +103,7 @@ static inline uint64_t lwc_now(const struct lw *kv)
 /* ---- progress.c ---- */
 /* One pass over everything the caller's thread drives; returns operations completed. */
 unsigned lwc_progress(struct lw *kv);
-/* For calls that block: drives the step's store (and, without a thread, the keeper) once and sleeps at most
+/* For calls that block: drives the caller's store (and, without a thread, the keeper) once and sleeps at most
  * wait_us. */
 void lwc_wait(struct lw *kv, uint64_t wait_us);
 /* A changed fleet reaches the step's store. It allocates, so it is taken by lw_progress, by calls that may
@@ -110,18 +132,6 @@ void lwc_extend_fini(struct lw *kv);
 LW_CHECK lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_tensor_t *query,
                                     const lw_tensor_t *key, const lw_tensor_t *value, const lw_tensor_t *out,
                                     uint32_t timeout_us, void *stream, bool block, lw_error_t *error);
-
-/* ---- read.c: reads of stored segments ---- */
-/* A read on its way; `into` is borrowed until it has ended. */
-typedef struct lwc_reading {
-    bool flying;
-    lw_status_t status;
-} lwc_reading_t;
-/* Starts to read bytes of a registered segment. */
-LW_CHECK lw_status_t lwc_read_start(struct lw *kv, lwc_reading_t *reading, uint32_t key, uint64_t offset,
-                                    uint64_t bytes, uint8_t *into, uint64_t deadline_us, lw_error_t *error);
-/* Drives the store until it has ended, at the deadline at the latest. */
-LW_CHECK lw_status_t lwc_read_wait(struct lw *kv, lwc_reading_t *reading, lw_error_t *error);
 
 /* ---- flush.c ---- */
 /* Moves a flush on. LW_INPROGRESS: not yet; OK: every token is committed. */

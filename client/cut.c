@@ -11,20 +11,29 @@ static bool may_cut(const struct lw_session *session)
            atomic_load_explicit(&session->keep.abandon, memory_order_relaxed) == 0;
 }
 
-static void submit(struct lw_session *session, lwc_task_kind_t kind, uint32_t row, uint32_t first,
+static bool submit(struct lw_session *session, lwc_task_kind_t kind, uint32_t row, uint32_t first,
                    uint32_t count)
 {
     lwc_task_t task = {
         .session = session, .kind = kind, .row = row, .first_token = first, .token_count = count};
 
+    lw_error_t error = {.text = ""};
+    lw_status_t status = lwc_device_record(&session->kv->device, session->keep.cut, session->kv->stream, &error);
+
+    if (status != LW_OK) {
+        lwc_keep_fail(&session->keep, status, error.text);
+        return false;
+    }
     session->task_busy = true;
     lwc_keeper_submit(&session->kv->keeper, &task);
+    return true;
 }
 
 /* Tokens that the next range would take; 0: none yet. */
 static uint32_t cut_tokens(const struct lw_session *session)
 {
-    uint32_t unsealed = session->token_count - session->cut;
+    uint32_t confirmed = lwc_session_confirmed(session);
+    uint32_t unsealed = confirmed > session->cut ? confirmed - session->cut : 0;
 
     if (unsealed <= LW_RECENT_TOKENS)
         return 0;
@@ -47,8 +56,10 @@ void lwc_session_cut(struct lw_session *session)
         lwc_keep_fail(&session->keep, status, error.text);
         return;
     }
-    submit(session, LWC_TASK_RANGE, row, session->cut, count);
-    session->cut += count;
+    if (submit(session, LWC_TASK_RANGE, row, session->cut, count))
+        session->cut += count;
+    else
+        session->kv->directory.rows[row].holders = 0;
 }
 
 void lwc_session_cut_tail(struct lw_session *session)
@@ -64,6 +75,5 @@ bool lwc_session_cut_raw(struct lw_session *session)
 
     if (!may_cut(session) || session->token_count == session->sealed || written)
         return false;
-    submit(session, LWC_TASK_RAW, 0, session->sealed, session->token_count - session->sealed);
-    return true;
+    return submit(session, LWC_TASK_RAW, 0, session->sealed, session->token_count - session->sealed);
 }

@@ -1,5 +1,5 @@
 /* directory.c - rows of ranges: taking, naming, telling the step's store. Caller's thread. */
-#include "client/directory.h"
+#include "client/ctx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,28 +46,27 @@ lw_status_t lwc_directory_take(lwc_directory_t *directory, uint32_t *row_out, lw
                    directory->row_capacity);
 }
 
-lw_status_t lwc_directory_register(lwc_directory_t *directory, uint32_t row, uint32_t slot,
-                                   uint32_t row_pair_bytes, lwc_store_t *store, lw_error_t *error)
+lw_status_t lwc_directory_register(struct lw *kv, uint32_t row, uint32_t slot, lw_error_t *error)
 {
+    lwc_directory_t *directory = &kv->directory;
     lwc_range_row_t *range = &directory->rows[row];
     const uint16_t *nodes = lwc_directory_nodes(directory, row);
 
     for (uint32_t layer = 0; layer < directory->layers; layer++) {
         lw_segment_name_t name = range->name;
         name.layer = (uint16_t)layer;
-        lw_status_t status =
-            lwc_store_segment(store, row * directory->layers + layer, slot, &name, row_pair_bytes,
-                              nodes + (size_t)layer * LW_REPLICAS_MAX, range->replicas);
+        lw_status_t status = lwc_route_segment(kv, row * directory->layers + layer, slot, &name,
+                                               nodes + (size_t)layer * LW_REPLICAS_MAX, range->replicas, error);
         if (status != LW_OK)
-            return lw_fail(error, status, "%s", lwc_store_last_error(store));
+            return status;
     }
     range->registrar = slot;
     return LW_OK;
 }
 
-void lwc_directory_unregister(lwc_directory_t *directory, uint32_t row, lwc_store_t *store)
+void lwc_directory_unregister(struct lw *kv, uint32_t row)
 {
-    for (uint32_t layer = 0; layer < directory->layers; layer++)
-        lwc_store_segment_forget(store, row * directory->layers + layer);
-    directory->rows[row].registrar = UINT32_MAX;
+    for (uint32_t layer = 0; layer < kv->directory.layers; layer++)
+        lwc_route_segment_forget(kv, row * kv->directory.layers + layer);
+    kv->directory.rows[row].registrar = UINT32_MAX;
 }

@@ -7,14 +7,17 @@
 #define LWC_DIRECTORY_H
 
 #include "base/error.h"
+#include "base/limits.h"
 #include "client/arena.h"
-#include "client/store/store.h"
+#include "wire/segment_name.h"
+
+#define LWC_ROW_BURIED UINT32_MAX /* as holders: nobody holds it, the device may still read it */
 
 typedef struct lwc_range_row {
     uint32_t holders;   /* 0: free */
     uint32_t registrar; /* session slot whose token the step store shows for it */
     uint32_t first_token, token_count, entry_slots;
-    uint32_t replicas;
+    uint32_t replicas, next_grave;
     lw_segment_name_t name;             /* of layer 0 */
     uint64_t stored_bytes, index_bytes; /* all layers, one replica; on the device */
     uint64_t clusters, outliers;
@@ -48,8 +51,8 @@ static inline uint16_t *lwc_directory_nodes(lwc_directory_t *directory, uint32_t
     return directory->node_index + (size_t)row * directory->layers * LW_REPLICAS_MAX;
 }
 /* Tells the store where the row's segments are, in the name of the session in `slot`. */
-LW_CHECK lw_status_t lwc_directory_register(lwc_directory_t *directory, uint32_t row, uint32_t slot,
-                                            uint32_t row_pair_bytes, lwc_store_t *store, lw_error_t *error);
-void lwc_directory_unregister(lwc_directory_t *directory, uint32_t row, lwc_store_t *store);
+struct lw;
+LW_CHECK lw_status_t lwc_directory_register(struct lw *kv, uint32_t row, uint32_t slot, lw_error_t *error);
+void lwc_directory_unregister(struct lw *kv, uint32_t row);
 
 #endif /* LWC_DIRECTORY_H */

@@ -3,8 +3,6 @@
  */
 #include "client/ctx.h"
 
-#define READ_WAIT_US 1000u
-
 lw_status_t lwc_extend_init(struct lw *kv, lw_error_t *error)
 {
     lwc_extend_t *extend = &kv->extend;
@@ -27,6 +25,8 @@ lw_status_t lwc_extend_init(struct lw *kv, lw_error_t *error)
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
         status = lwc_device_alloc(&kv->device, parts[i].kind, parts[i].bytes, "extend (client.extend_tokens)",
                                   parts[i].memory, error);
+    for (uint32_t i = 0; i < 2 && status == LW_OK; i++)
+        status = lwc_device_event(&kv->device, &extend->attended[i], error);
     for (uint32_t i = 0; status == LW_OK && i < LW_SEGMENT_TOKENS_MAX; i++)
         extend->order[i] = i;
     return status;
@@ -36,6 +36,8 @@ void lwc_extend_fini(struct lw *kv)
 {
     lwc_extend_t *extend = &kv->extend;
 
+    lwc_device_event_free(&kv->device, extend->attended[0]);
+    lwc_device_event_free(&kv->device, extend->attended[1]);
     lwc_device_free(&kv->device, LWK_MEMORY_PINNED, extend->extents[0]);
     lwc_device_free(&kv->device, LWK_MEMORY_PINNED, extend->extents[1]);
     lwc_device_free(&kv->device, LWK_MEMORY_DEVICE, extend->keys);
@@ -120,7 +122,11 @@ static lw_status_t start_read(pass_t *pass, uint32_t i, lwc_reading_t *reading)
     struct lw *kv = pass->kv;
     uint32_t row = pass->session->rows[i], key = row * kv->model.layers + pass->layer;
     uint64_t bytes = lwc_directory_bytes(&kv->directory, row)[pass->layer];
+    lw_status_t status = lwc_device_await(&kv->device, kv->extend.attended[i % 2],
+                                          kv->options.client_ship_timeout, NULL, NULL, pass->error);
 
+    if (status != LW_OK)
+        return status;
     return lwc_read_start(kv, reading, key, 0, bytes, kv->extend.extents[i % 2], pass->deadline_us,
                           pass->error);
 }
@@ -133,6 +139,8 @@ static lw_status_t attend_segment(pass_t *pass, uint32_t i)
 
     for (uint32_t head = 0; head < pass->kv->model.heads && status == LW_OK; head++)
         status = attend_head(pass, extent, head);
+    if (status == LW_OK)
+        status = lwc_device_record(&pass->kv->device, pass->kv->extend.attended[i % 2], pass->stream, pass->error);
     return status;
 }
 
@@ -150,8 +158,7 @@ static lw_status_t attend_stored(pass_t *pass)
             status = attend_segment(pass, i);
     }
     for (int b = 0; b < 2; b++) /* its buffer is borrowed until it has ended */
-        while (reading[b].flying)
-            lwc_wait(pass->kv, READ_WAIT_US);
+        lwc_read_drop(pass->kv, &reading[b]);
     return status;
 }
 
@@ -233,6 +240,8 @@ lw_status_t lwc_extend_run(struct lw_session *session, uint32_t layer, const lw_
         status = lwc_tensor_check("value", value, 1, tokens, model->heads, model->head_dim, &v, error);
     if (status == LW_OK)
         status = lwc_tensor_check("attn_out", out, 1, tokens, model->query_heads, model->head_dim, &o, error);
+    if (status == LW_OK)
+        status = lwc_stream_use(kv, stream, error);
     if (status == LW_OK && layer == 0 && session->prefilling && session->append_kind == LWC_APPEND_NONE)
         lwc_session_cut(session);
     if (status == LW_OK)

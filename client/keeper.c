@@ -25,6 +25,8 @@ static lw_status_t job_init(lwc_keeper_t *keeper, lwc_job_t *job, lw_error_t *er
     if (status == LW_OK)
         status = lwc_device_alloc(device, LWK_MEMORY_PINNED, model->layers * model->moments_bytes,
                                   "sealed moments", (void **)&job->moments, error);
+    if (status == LW_OK)
+        status = lwc_device_event(device, &job->published, error);
     job->node_index = calloc((size_t)model->layers * LW_REPLICAS_MAX, sizeof(*job->node_index));
     job->runs = calloc(model->layers, sizeof(*job->runs));
     job->segment_bytes = calloc(model->layers, sizeof(*job->segment_bytes));
@@ -38,6 +40,7 @@ static void job_fini(lwc_keeper_t *keeper, lwc_job_t *job)
 {
     lwc_device_free(&keeper->kv->device, LWK_MEMORY_PINNED, job->tiles);
     lwc_device_free(&keeper->kv->device, LWK_MEMORY_PINNED, job->moments);
+    lwc_device_event_free(&keeper->kv->device, job->published);
     free(job->node_index);
     free(job->runs);
     free(job->segment_bytes);
@@ -82,6 +85,14 @@ static lw_status_t store_init(lwc_keeper_t *keeper, lw_error_t *error)
     return status == LW_OK ? lwc_store_create(&params, &keeper->store, error) : status;
 }
 
+/* Earlier layers travel while the device works on this one. */
+static void while_sealing(void *arg)
+{
+    lwc_keeper_t *keeper = arg;
+
+    (void)lwc_store_round(keeper->store, lwc_now(keeper->kv));
+}
+
 lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *error)
 {
     memset(keeper, 0, sizeof(*keeper));
@@ -101,6 +112,8 @@ lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *err
     if (status == LW_OK)
         status = lwc_seal_init(&keeper->seal, &kv->device, &kv->model, kv->keeper_stream,
                                (uint32_t)kv->options.index_iterations, error);
+    keeper->seal.idle = while_sealing;
+    keeper->seal.idle_arg = keeper;
     if (status == LW_OK)
         status = store_init(keeper, error);
     uint64_t now = lwc_now(kv);
@@ -256,11 +269,23 @@ lwc_job_t *lwc_keeper_result(lwc_keeper_t *keeper)
     return atomic_load_explicit(&job->state, memory_order_acquire) == LWC_JOB_DONE ? job : NULL;
 }
 
-void lwc_keeper_return(lwc_keeper_t *keeper, lwc_job_t *job)
+void lwc_keeper_take(lwc_keeper_t *keeper, lwc_job_t *job)
 {
     LW_ASSERT(job == &keeper->jobs[keeper->result_next]);
     keeper->result_next = (keeper->result_next + 1) % LWC_JOBS;
-    atomic_store_explicit(&job->state, LWC_JOB_FREE, memory_order_release);
+    atomic_store_explicit(&job->state, LWC_JOB_TAKEN, memory_order_relaxed);
+}
+
+void lwc_keeper_return(lwc_keeper_t *keeper)
+{
+    for (;;) {
+        lwc_job_t *job = &keeper->jobs[keeper->return_next];
+        if (atomic_load_explicit(&job->state, memory_order_relaxed) != LWC_JOB_TAKEN ||
+            !lwc_device_passed(&keeper->kv->device, job->published))
+            return;
+        keeper->return_next = (keeper->return_next + 1) % LWC_JOBS;
+        atomic_store_explicit(&job->state, LWC_JOB_FREE, memory_order_release);
+    }
 }
 
 unsigned lwc_keeper_round(lwc_keeper_t *keeper, uint64_t now_us)

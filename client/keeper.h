@@ -6,7 +6,8 @@
  * share a single-producer ring of tasks, a state word for each job, a mailbox for views, and the fault of
  * each session; no lock.
  *
- *   job:  FREE --keeper takes a task--> BUSY --committed or failed--> DONE --caller published it--> FREE
+ *   job:  FREE --keeper takes a task--> BUSY --committed or failed--> DONE --caller publishes it--> TAKEN
+ *         --the device has read what is pinned in it--> FREE
  *
  * A session's `keep` belongs to the keeper from the first task to the end of the last one, except for its
  * atomics. */
@@ -35,7 +36,7 @@ typedef struct lwc_task {
     uint32_t first_token, token_count;
 } lwc_task_t;
 
-typedef enum lwc_job_state { LWC_JOB_FREE, LWC_JOB_BUSY, LWC_JOB_DONE } lwc_job_state_t;
+typedef enum lwc_job_state { LWC_JOB_FREE, LWC_JOB_BUSY, LWC_JOB_DONE, LWC_JOB_TAKEN } lwc_job_state_t;
 
 /* A task at work and its result. LWC_JOBS exist. */
 typedef struct lwc_job {
@@ -52,6 +53,7 @@ typedef struct lwc_job {
     lwc_run_t *runs;         /* [layer] */
     uint64_t *segment_bytes; /* [layer] */
     double *sums;            /* [layer][head][sums_count]: the range's own */
+    lwk_event_t *published;  /* behind the publish op that reads tiles and moments */
 } lwc_job_t;
 
 #define LWC_JOBS 2u
@@ -63,6 +65,7 @@ typedef struct lwc_keep {
     uint32_t raw_term;        /* of the raw tail at the manifest's end; 0: none of this handle's making */
     bool moments_stored;
     uint64_t moments_tokens;  /* that came since moments were last stored */
+    lwk_event_t *cut;         /* behind the newest token of the task on the caller's stream */
     double *sums;             /* [layer][head][sums_count] of committed ranges */
     _Atomic uint32_t abandon; /* the caller closes the session: drop its work */
     _Atomic int32_t fault;    /* lw_status_t: sticky; stored with release after the text */
@@ -99,6 +102,7 @@ struct lwc_keeper {
     lwc_job_t jobs[LWC_JOBS];
     uint32_t job_next;     /* jobs are taken, finish and are published in this order */
     uint32_t result_next;  /* caller's: the job whose result comes next */
+    uint32_t return_next;  /* caller's: the job that is given back next */
     lwc_parcel_t *parcels; /* [parcel_count] */
     uint32_t parcel_count;
     uint8_t *landing; /* of its store: unused by puts, but a store wants one */
@@ -141,9 +145,11 @@ unsigned lwc_keeper_round(lwc_keeper_t *keeper, uint64_t now_us);
 
 /* ---- the caller's side ---- */
 void lwc_keeper_submit(lwc_keeper_t *keeper, const lwc_task_t *task);
-/* The oldest finished job, NULL: none. Give it back with lwc_keeper_return before asking for the next. */
+/* The oldest finished job that was not taken, NULL: none. Take it before asking for the next. */
 lwc_job_t *lwc_keeper_result(lwc_keeper_t *keeper);
-void lwc_keeper_return(lwc_keeper_t *keeper, lwc_job_t *job);
+void lwc_keeper_take(lwc_keeper_t *keeper, lwc_job_t *job);
+/* Gives back the jobs that were taken and whose `published` event has passed. */
+void lwc_keeper_return(lwc_keeper_t *keeper);
 /* A view that differs from the last one taken, or NULL; free it with lwc_view_mail_free. */
 lw_view_t *lwc_keeper_take_view(lwc_keeper_t *keeper);
 void lwc_view_mail_free(lw_view_t *view);

@@ -3,6 +3,8 @@
 
 #include "base/log.h"
 
+#define WAIT_NAP_US 50u
+
 void lwc_op_complete(struct lw *kv, lw_op_t *op, lw_status_t status)
 {
     lwc_op_remove(&kv->ops, op);
@@ -32,6 +34,8 @@ static lw_status_t poll_op(struct lw *kv, lw_op_t *op)
 
 void lwc_take_view(struct lw *kv)
 {
+    if (!kv->store) /* the courier's, or none */
+        return;
     lw_view_t *view = lwc_keeper_take_view(&kv->keeper);
     lw_error_t error = {.text = ""};
 
@@ -48,9 +52,11 @@ unsigned lwc_progress(struct lw *kv)
 
     if (kv->step.state == LWC_STEP_IDLE)
         lwc_take_view(kv);
-    (void)lwc_store_round(kv->store, lwc_now(kv));
+    if (kv->store)
+        (void)lwc_store_round(kv->store, lwc_now(kv));
     if (!kv->env.keeper_thread)
         (void)lwc_keeper_round(&kv->keeper, lwc_now(kv));
+    lwc_outcomes_take(kv);
     (void)lwc_publish_ready(kv);
     for (lw_op_t *op = kv->ops.first; op; op = next) {
         next = (lw_op_t *)(uintptr_t)lwc_op_words(op)->next;
@@ -66,10 +72,13 @@ unsigned lwc_progress(struct lw *kv)
 void lwc_wait(struct lw *kv, uint64_t wait_us)
 {
     if (!kv->env.keeper_thread) {
-        unsigned events =
-            lwc_store_round(kv->store, lwc_now(kv)) + lwc_keeper_round(&kv->keeper, lwc_now(kv));
+        unsigned events = kv->store ? lwc_store_round(kv->store, lwc_now(kv)) : 0;
+        events += lwc_keeper_round(&kv->keeper, lwc_now(kv));
         if (events > 0)
             return;
     }
-    (void)lwc_store_wait(kv->store, wait_us);
+    if (kv->store)
+        (void)lwc_store_wait(kv->store, wait_us);
+    else
+        lwc_device_nap(lw_min_u64(wait_us, WAIT_NAP_US));
 }

@@ -51,17 +51,62 @@ static struct lw_session *other_holder(struct lw_session *session, uint32_t row)
     return NULL;
 }
 
+/* ---- rows that nobody holds any more ---- */
+
+static void free_row(struct lw *kv, uint32_t row)
+{
+    for (uint32_t layer = 0; layer < kv->model.layers; layer++)
+        lwc_arena_give(&kv->arena, lwc_directory_runs(&kv->directory, row)[layer]);
+    kv->directory.rows[row].holders = 0;
+}
+
+/* Rows wait in two lists: those behind the event that was recorded last, and those that come behind the next one. */
+void lwc_publish_bury(struct lw *kv)
+{
+    lwc_graves_t *graves = &kv->graves;
+    lw_error_t error = {.text = ""};
+
+    if (graves->old != LWC_GRAVE_NONE && lwc_device_passed(&kv->device, graves->passed)) {
+        for (uint32_t row = graves->old, next; row != LWC_GRAVE_NONE; row = next) {
+            next = kv->directory.rows[row].next_grave;
+            free_row(kv, row);
+        }
+        graves->old = LWC_GRAVE_NONE;
+    }
+    if (graves->old == LWC_GRAVE_NONE && graves->fresh != LWC_GRAVE_NONE) {
+        lw_status_t status = lwc_device_record(&kv->device, graves->passed, kv->stream, &error);
+        if (status != LW_OK) {
+            LW_WARN("client", "rows of closed sessions stay: %s", error.text);
+            return;
+        }
+        graves->old = graves->fresh;
+        graves->fresh = LWC_GRAVE_NONE;
+    }
+}
+
+static void bury(struct lw *kv, uint32_t row)
+{
+    lwc_range_row_t *range = &kv->directory.rows[row];
+
+    if (!kv->device.async) {
+        free_row(kv, row);
+        return;
+    }
+    range->holders = LWC_ROW_BURIED;
+    range->next_grave = kv->graves.fresh;
+    kv->graves.fresh = row;
+}
+
 void lwc_publish_release(struct lw_session *session, uint32_t row)
 {
     struct lw *kv = session->kv;
     lwc_range_row_t *range = &kv->directory.rows[row];
     lw_error_t error = {.text = ""};
 
-    LW_ASSERT(range->holders > 0);
+    LW_ASSERT(range->holders > 0 && range->holders != LWC_ROW_BURIED);
     if (--range->holders > 0) {
         struct lw_session *other = range->registrar == session->slot ? other_holder(session, row) : NULL;
-        if (other && lwc_directory_register(&kv->directory, row, other->slot, (uint32_t)kv->model.pair_bytes,
-                                            kv->store, &error) != LW_OK)
+        if (other && lwc_directory_register(kv, row, other->slot, &error) != LW_OK)
             LW_WARN("client", "range of token %u is not readable any more: %s", range->first_token,
                     error.text);
         return;
@@ -74,29 +119,11 @@ void lwc_publish_release(struct lw_session *session, uint32_t row)
     if (status != LW_OK)
         LW_WARN("client", "op retire: %s", lw_status_text(status));
     if (range->registrar != UINT32_MAX)
-        lwc_directory_unregister(&kv->directory, row, kv->store);
-    for (uint32_t layer = 0; layer < kv->model.layers; layer++)
-        lwc_arena_give(&kv->arena, lwc_directory_runs(&kv->directory, row)[layer]);
+        lwc_directory_unregister(kv, row);
+    bury(kv, row);
 }
 
-static void attached(void *arg, lw_status_t status)
-{
-    /* Only ahead of time: a fetch attaches what is missing and reports why it cannot. */
-    (void)arg;
-    (void)status;
-}
-
-static void attach_ahead(struct lw *kv, uint32_t row)
-{
-    uint32_t keys[LW_LAYERS_MAX];
-
-    for (uint32_t layer = 0; layer < kv->model.layers; layer++)
-        keys[layer] = row * kv->model.layers + layer;
-    lw_status_t status = lwc_store_attach(kv->store, keys, kv->model.layers,
-                                          lwc_now(kv) + kv->options.client_ship_timeout, attached, NULL);
-    if (status != LW_OK && status != LW_ERR_BUSY)
-        LW_DEBUG("client", "attach ahead: %s", lwc_store_last_error(kv->store));
-}
+/* ---- the keeper's results ---- */
 
 /* What the job found out moves to the row. */
 static void fill_row(struct lw *kv, const lwc_job_t *job)
@@ -126,8 +153,7 @@ static void publish_job(struct lw *kv, const lwc_job_t *job)
     lw_error_t error = {.text = ""};
 
     fill_row(kv, job);
-    lw_status_t status = lwc_directory_register(&kv->directory, job->task.row, session->slot,
-                                                (uint32_t)kv->model.pair_bytes, kv->store, &error);
+    lw_status_t status = lwc_directory_register(kv, job->task.row, session->slot, &error);
     if (status == LW_OK)
         status = lwc_publish_range(session, job->task.row, job->tiles, job->has_moments ? job->moments : NULL,
                                    &error);
@@ -138,7 +164,8 @@ static void publish_job(struct lw *kv, const lwc_job_t *job)
     }
     session->raw_first = session->raw_end = 0;
     session->raw_stale = false;
-    attach_ahead(kv, job->task.row);
+    lwc_route_attach(kv, job->task.row * kv->model.layers, kv->model.layers,
+                     lwc_now(kv) + kv->options.client_ship_timeout);
 }
 
 static void take_result(struct lw *kv, const lwc_job_t *job)
@@ -161,6 +188,16 @@ static void take_result(struct lw *kv, const lwc_job_t *job)
             0; /* nothing of it is on the device; the keeper gave its runs back */
 }
 
+/* Its pinned tiles and moments are the device's until it has read them. */
+static void park(struct lw *kv, lwc_job_t *job)
+{
+    lw_error_t error;
+
+    lwc_keeper_take(&kv->keeper, job);
+    if (lwc_device_record(&kv->device, job->published, kv->stream, &error) != LW_OK)
+        LW_WARN("client", "publishing: %s", error.text);
+}
+
 unsigned lwc_publish_ready(struct lw *kv)
 {
     unsigned count = 0;
@@ -168,10 +205,13 @@ unsigned lwc_publish_ready(struct lw *kv)
 
     if (kv->step.state != LWC_STEP_IDLE)
         return 0;
+    lwc_publish_bury(kv);
+    lwc_keeper_return(&kv->keeper);
     while ((job = lwc_keeper_result(&kv->keeper)) != NULL) {
         struct lw_session *session = job->task.session;
         take_result(kv, job);
-        lwc_keeper_return(&kv->keeper, job);
+        park(kv, job);
+        lwc_keeper_return(&kv->keeper);
         lwc_session_cut(session);
         count++;
     }

@@ -164,6 +164,8 @@ static lw_status_t restore_layer(restore_t *r, uint32_t row, uint32_t layer)
         status = place_layer(r, row, layer);
     if (status == LW_OK)
         status = take_sinks(r, layer);
+    if (status == LW_OK)
+        status = lwc_stream_settle(r->kv, r->error); /* the extent is used again */
     if (status == LW_OK && header->moments_offset) {
         memcpy(r->kv->moments_staging + layer * r->kv->model.moments_bytes,
                r->extent + header->moments_offset, r->kv->model.moments_bytes);
@@ -198,8 +200,7 @@ static lw_status_t take_row(restore_t *r, const lwc_range_t *range, uint32_t *ro
         for (uint32_t n = 0; n < range->replicas; n++)
             lwc_directory_nodes(&kv->directory, row)[layer * LW_REPLICAS_MAX + n] =
                 range->node_index[layer * range->replicas + n];
-    status = lwc_directory_register(&kv->directory, row, r->session->slot, (uint32_t)kv->model.pair_bytes,
-                                    kv->store, r->error);
+    status = lwc_directory_register(kv, row, r->session->slot, r->error);
     if (status != LW_OK) {
         lwc_publish_release(r->session, row);
         return status;
@@ -228,6 +229,11 @@ static lw_status_t restore_range(restore_t *r, const lwc_range_t *range)
     if (status == LW_OK)
         status = lwc_publish_range(r->session, row, kv->tiles_staging, moments ? kv->moments_staging : NULL,
                                    r->error);
+    if (status == LW_OK) {
+        status = lwc_stream_settle(kv, r->error);
+        if (status != LW_OK)
+            return status; /* it is in the session's list and goes with it */
+    }
     if (status != LW_OK) {
         lwc_publish_release(r->session, row);
         return status;
@@ -277,6 +283,8 @@ static lw_status_t restore_raw_layer(restore_t *r, uint32_t row, uint32_t layer)
             record += sizes[c] * kv->model.pair_bytes;
         }
     }
+    if (status == LW_OK)
+        status = lwc_stream_settle(kv, r->error);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include "wire/segment_fmt.h"
 
 #define CLUSTERS_MAX (LW_SEGMENT_UNITS_MAX * LW_CLUSTERS_PER_UNIT_MAX)
+#define DEVICE_TIMEOUT_US 60000000u
 #define OUTLIERS_MAX (LW_SEGMENT_UNITS_MAX * LW_OUTLIERS_PER_UNIT_MAX)
 
 static void *carve(uint8_t *memory, uint64_t *at, uint64_t bytes)
@@ -32,6 +33,7 @@ static uint64_t lay_out(lwc_seal_t *seal, uint8_t *memory)
     build->spreads = carve(memory, &at, heads * CLUSTERS_MAX * sizeof(float));
     build->index = carve(memory, &at, heads * build->index_stride);
     seal->records = carve(memory, &at, heads * sizeof(uint8_t *));
+    seal->sums = carve(memory, &at, heads * seal->model->sums_count * sizeof(double));
     build->workspace = carve(memory, &at, seal->workspace_capacity);
     return at;
 }
@@ -73,11 +75,14 @@ lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lw
         lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "sealing buffers", &seal->memory, error);
     if (status == LW_OK)
         (void)lay_out(seal, seal->memory);
-    return status;
+    seal->timeout_us = DEVICE_TIMEOUT_US;
+    return status == LW_OK ? lwc_device_event(device, &seal->done, error) : status;
 }
 
 void lwc_seal_fini(lwc_seal_t *seal)
 {
+    if (seal->device)
+        lwc_device_event_free(seal->device, seal->done);
     if (seal->device)
         lwc_device_free(seal->device, LWK_MEMORY_PINNED, seal->memory);
     memset(seal, 0, sizeof(*seal));
@@ -107,9 +112,20 @@ static void set_input(lwc_seal_t *seal, const lwc_seal_job_t *job)
     build->iterations = seal->iterations;
     build->cluster_encoding = job->shape.cluster_encoding;
     build->outlier_encoding = job->shape.outlier_encoding;
-    build->moment_sums = job->sums_out;
+    build->moment_sums = seal->sums;
     build->records = seal->records;
     build->workspace_bytes = seal->workspace_capacity;
+}
+
+/* Results are there, and buffers free, once the device has done all that was enqueued. */
+static lw_status_t settle(lwc_seal_t *seal, lw_error_t *error)
+{
+    if (!seal->device->async)
+        return LW_OK;
+    lw_status_t status = lwc_device_record(seal->device, seal->done, seal->stream, error);
+    return status == LW_OK ? lwc_device_await(seal->device, seal->done, seal->timeout_us, seal->idle,
+                                              seal->idle_arg, error)
+                           : status;
 }
 
 lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile_source_t *heads_out,
@@ -135,6 +151,10 @@ lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job, lwc_tile
                            job->name.layer, job->name.first_token,
                            job->name.first_token + job->token_count - 1, lw_status_text(status));
     }
+    lw_status_t settled = settle(seal, error);
+    if (settled != LW_OK)
+        return settled;
+    memcpy(job->sums_out, seal->sums, seal->model->heads * seal->model->sums_count * sizeof(double));
     for (uint32_t j = 0; j < seal->model->heads; j++) {
         const lwk_build_t *build = &seal->build;
         uint32_t clusters = build->cluster_count[j], outliers = build->outlier_count[j];
@@ -223,6 +243,8 @@ lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lw
     if (job->moments)
         memcpy(extent + header->moments_offset, job->moments, seal->model->moments_bytes);
     if (status == LW_OK)
+        status = settle(seal, error);
+    if (status == LW_OK)
         lw_segment_seal(extent);
     return status;
 }
@@ -259,6 +281,8 @@ lw_status_t lwc_seal_raw(lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *e
     lw_status_t status = lay_out_segment(seal, &plan, extent, capacity, bytes_out, error);
     for (uint32_t j = 0; j < seal->model->heads && status == LW_OK; j++)
         status = write_raw_head(seal, job, j, extent, error);
+    if (status == LW_OK)
+        status = settle(seal, error);
     if (status == LW_OK)
         lw_segment_seal(extent);
     return status;

@@ -17,7 +17,12 @@ typedef struct lwc_seal {
     lwk_build_t build; /* with all buffers set; counts and inputs are set for each layer */
     void *memory;      /* all buffers */
     uint64_t workspace_capacity;
-    uint8_t **records; /* [heads] */
+    uint8_t **records;   /* [heads] */
+    double *sums;        /* [heads][sums_count] */
+    lwk_event_t *done;   /* behind what was enqueued last */
+    uint64_t timeout_us; /* for the device */
+    lwc_idle_t idle;     /* runs while the device works; NULL: nothing */
+    void *idle_arg;
 } lwc_seal_t;
 
 /* One layer of one range. */

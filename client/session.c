@@ -18,8 +18,14 @@ lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct
         struct lw_session *session = &kv->sessions[slot];
         if (session->open)
             continue;
-        lw_status_t status = lwc_steady_init(&session->steady, &kv->device, &kv->model,
-                                             lwc_steady_rows(segment_tokens), kv->sizes.ranges_max, error);
+        lw_status_t status = LW_OK;
+        if (session->steady.rows > 0 && session->steady.rows < lwc_steady_rows(segment_tokens))
+            status = lwc_stream_settle(kv, error); /* its memory is given back */
+        if (status == LW_OK)
+            status = lwc_steady_init(&session->steady, &kv->device, &kv->model,
+                                     lwc_steady_rows(segment_tokens), kv->sizes.ranges_max, error);
+        if (status == LW_OK && !session->keep.cut)
+            status = lwc_device_event(&kv->device, &session->keep.cut, error);
         uint64_t sums = (uint64_t)kv->model.layers * kv->model.heads * kv->model.sums_count;
         if (status == LW_OK && !session->keep.sums)
             session->keep.sums = calloc(sums, sizeof(double));
@@ -38,6 +44,7 @@ lw_status_t lwc_session_take_slot(struct lw *kv, uint32_t segment_tokens, struct
 static void reset_state(struct lw_session *session, const lwc_session_info_t *info)
 {
     double *sums = session->keep.sums;
+    lwk_event_t *cut = session->keep.cut;
 
     session->info = *info;
     session->token_count = session->sealed = session->cut = 0;
@@ -48,8 +55,12 @@ static void reset_state(struct lw_session *session, const lwc_session_info_t *in
     session->append_kind = LWC_APPEND_NONE;
     session->append_layer = session->append_tokens = 0;
     session->stepping = false;
+    session->flying = session->confirmed = 0;
+    session->ignored_step = session->kv->outcomes.entered;
+    session->step_status = LW_OK;
     memset(&session->keep, 0, sizeof(session->keep));
     session->keep.sums = sums;
+    session->keep.cut = cut;
     session->keep.info = *info;
 }
 
@@ -57,8 +68,7 @@ static lw_status_t clear_moments(struct lw_session *session, lw_error_t *error)
 {
     struct lw *kv = session->kv;
 
-    memset(kv->moments_staging, 0, kv->model.layers * kv->model.moments_bytes);
-    return lwc_device_copy(&kv->device, session->steady.moments, kv->moments_staging,
+    return lwc_device_copy(&kv->device, session->steady.moments, kv->moments_zero,
                            kv->model.layers * kv->model.moments_bytes, kv->stream, error);
 }
 
@@ -76,29 +86,27 @@ lw_status_t lwc_session_begin(struct lw_session *session, const lwc_session_info
                          .steady_values = steady->values,
                          .moments = steady->moments,
                          .policy = session->policy};
-    lw_status_t status =
-        lwc_device_copy(&kv->device, &kv->rows[session->slot], &row, sizeof(row), kv->stream, error);
+    lw_status_t status = lwc_stream_note(kv, &kv->rows[session->slot], &row, sizeof(row), error);
     if (status == LW_OK)
         status = clear_moments(session, error);
-    if (status != LW_OK)
-        return status;
-    status = lwc_store_session(kv->store, session->slot, info->session_id, info->token, false, info->term);
-    if (status != LW_OK)
-        return lw_fail(error, status, "%s", lwc_store_last_error(kv->store));
-    session->open = true;
-    return LW_OK;
+    if (status == LW_OK)
+        status = lwc_route_session(kv, session->slot, info->session_id, info->token, info->term, error);
+    if (status == LW_OK)
+        session->open = true;
+    return status;
 }
 
 static void release_rows(struct lw_session *session)
 {
     while (session->range_count > 0)
         lwc_publish_release(session, session->rows[--session->range_count]);
+    lwc_publish_bury(session->kv);
 }
 
 void lwc_session_abort(struct lw_session *session)
 {
     release_rows(session);
-    lwc_store_session_forget(session->kv->store, session->slot);
+    lwc_route_session_forget(session->kv, session->slot);
     session->open = false;
 }
 
@@ -306,6 +314,8 @@ static lw_status_t inherit_moments(struct lw_session *child, lw_error_t *error)
                                          model->layers * model->moments_bytes, kv->stream, error);
 
     if (status == LW_OK)
+        status = lwc_stream_settle(kv, error);
+    if (status == LW_OK)
         lwc_moments_decode(kv->moments_staging, (uint64_t)model->layers * model->heads, model->head_dim,
                            child->keep.sums);
     child->keep.moments_stored = child->range_count > 0;
@@ -339,6 +349,11 @@ lw_status_t lwc_session_fork(struct lw_session *parent, const lw_session_params_
     lwk_policy_t policy = parent->policy;
     lw_status_t status = lwc_session_fault(parent, error);
 
+    if (status == LW_OK) /* what the child copies must be there to stay */
+        status = lwc_stream_settle(kv, error);
+    lwc_outcomes_take(kv);
+    if (status == LW_OK)
+        status = lwc_outcomes_tell(parent, error);
     if (status == LW_OK && (kv->step.state != LWC_STEP_IDLE || parent->append_kind != LWC_APPEND_NONE))
         status = lw_fail(error, LW_ERR_BUSY, "the session is between layers: finish the step or chunk first");
     if (status == LW_OK && params && params->session_id != 0)
@@ -406,7 +421,7 @@ static void settle(struct lw_session *session)
     }
     if (kv->step.state == LWC_STEP_BETWEEN && session->stepping)
         lwc_step_reset(kv);
-    while (kv->tickets.waiting > 0)
+    while (!kv->device.async && kv->tickets.waiting > 0)
         lwc_wait(kv, CLOSE_WAIT_US);
     atomic_store_explicit(&session->keep.abandon, 1, memory_order_release);
     while (session->task_busy) {
@@ -439,20 +454,26 @@ void lwc_session_close(struct lw_session *session)
     if (!session->dropped && lwc_control_release(kv->control, session->info.session_id, &error) != LW_OK)
         LW_WARN("client", "session %llu: its lease was not given up and will run out: %s",
                 (unsigned long long)session->info.session_id, error.text);
+    lwc_unbind(session);
     release_rows(session);
-    lwc_store_session_forget(kv->store, session->slot);
+    lwc_route_session_forget(kv, session->slot);
     session->open = false;
 }
 
 /* ---- small ones ---- */
+
+uint32_t lwc_session_confirmed(const struct lw_session *session)
+{
+    return session->flying > 0 || session->step_status != LW_OK ? session->confirmed : session->token_count;
+}
 
 lw_status_t lwc_session_write_tokens(struct lw_session *session, uint32_t token_count, lw_error_t *error)
 {
     struct lw *kv = session->kv;
     uint8_t *row = (uint8_t *)&kv->rows[session->slot];
 
-    return lwc_device_copy(&kv->device, row + offsetof(lwk_session_t, token_count), &token_count,
-                           sizeof(token_count), kv->stream, error);
+    return lwc_stream_note(kv, row + offsetof(lwk_session_t, token_count), &token_count, sizeof(token_count),
+                           error);
 }
 
 lw_status_t lwc_session_fault(struct lw_session *session, lw_error_t *error)
@@ -477,6 +498,9 @@ lw_status_t lwc_session_truncate(struct lw_session *session, uint32_t token_coun
 {
     lw_status_t status = lwc_session_fault(session, error);
 
+    lwc_outcomes_take(session->kv);
+    if (status == LW_OK)
+        status = lwc_outcomes_tell(session, error);
     if (status != LW_OK)
         return status;
     if (session->stepping || session->append_kind != LWC_APPEND_NONE)
@@ -488,6 +512,7 @@ lw_status_t lwc_session_truncate(struct lw_session *session, uint32_t token_coun
     if (status != LW_OK)
         return status;
     session->token_count = token_count;
+    session->confirmed = (uint32_t)lw_min_u64(session->confirmed, token_count);
     if (session->raw_end > token_count)
         session->raw_stale = true;
     return LW_OK;

@@ -38,6 +38,14 @@ struct lw_session {
     uint32_t append_layer, append_tokens;
     bool stepping; /* part of the running step */
 
+    /* Asynchronous backends: steps that are enqueued and have not ended (outcome.h). */
+    uint32_t flying;
+    uint32_t confirmed;      /* while any fly: tokens of appends and of steps that ended well */
+    uint32_t ignored_step;   /* outcomes up to this step are not this session's, or were told */
+    lw_status_t step_status; /* of the first step that failed and was not told yet */
+    uint32_t failed_tokens;  /* tokens before it */
+    lw_error_t step_cause;   /* why, as far as it is known */
+
     lwc_keep_t keep;
 };
 
@@ -66,6 +74,8 @@ LW_CHECK lw_status_t lwc_session_write_tokens(struct lw_session *session, uint32
                                               lw_error_t *error);
 /* The sticky error of background work; OK: none. */
 LW_CHECK lw_status_t lwc_session_fault(struct lw_session *session, lw_error_t *error);
+/* Tokens that are here to stay: no step that has not ended, or failed, can take them back. */
+uint32_t lwc_session_confirmed(const struct lw_session *session);
 /* Tokens that the steady zone has room for now. */
 uint32_t lwc_session_room(const struct lw_session *session);
 
@@ -81,7 +91,10 @@ unsigned lwc_publish_ready(struct lw *kv);
 /* Adds a range to a session's list; tiles NULL: its row is on the device already. */
 LW_CHECK lw_status_t lwc_publish_range(struct lw_session *session, uint32_t row, const lwk_tile_t *tiles,
                                        const uint8_t *moments, lw_error_t *error);
-/* Lets go of a session's hold on a row; frees the row with its last holder. */
+/* Lets go of a session's hold on a row. With the last holder the device forgets it, in the stream's order, and the row is
+ * free again once that has run. */
 void lwc_publish_release(struct lw_session *session, uint32_t row);
+/* Frees rows whose end the device has reached. */
+void lwc_publish_bury(struct lw *kv);
 
 #endif /* LWC_SESSION_H */

@@ -409,8 +409,9 @@ unsigned lwc_job_advance(lwc_keeper_t *keeper, uint64_t now_us)
         job_fail(keeper, LW_ERR_CANCELED);
     switch (keeper->stage) {
     case LWC_STAGE_BEGIN:
-        if (now_us < keeper->retry_at_us)
-            return events;
+        if (now_us < keeper->retry_at_us ||
+            !lwc_device_passed(&keeper->kv->device, keeper->job->task.session->keep.cut))
+            return events; /* the tokens are not there yet */
         begin(keeper, now_us);
         return events + 1;
     case LWC_STAGE_BUILD: return events + build(keeper, now_us);

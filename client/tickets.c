@@ -1,4 +1,4 @@
-/* tickets.c - the bridge between the select op and the store. Caller's thread; nothing here allocates after
+/* tickets.c - the bridge between the select op and the store. The store's thread; nothing here allocates after
  * init. */
 #include "client/tickets.h"
 
@@ -14,6 +14,7 @@ lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
     tickets->device = device;
     tickets->capacity = sizes->ticket_capacity;
     tickets->layers = model->layers;
+    tickets->async = device->async;
     tickets->pair_bytes = model->pair_bytes;
     tickets->landing_bytes = sizes->landing_bytes;
     const struct {
@@ -89,7 +90,7 @@ static void swap_two(lwc_tickets_t *tickets, uint32_t layer)
 static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *record)
 {
     lwc_tickets_t *tickets = arg;
-    const lwk_ticket_t *ticket = &tickets->ring[tag & (tickets->capacity - 1)];
+    uint32_t layer = tickets->ring[tag & (tickets->capacity - 1)].layer; /* before the answer: then it may be reused */
     uint32_t where = LWK_LANDING_FAILED;
 
     if (status == LW_OK) {
@@ -101,36 +102,76 @@ static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *
     }
     answer(tickets, tag, where);
     tickets->waiting--;
-    tickets->waiting_layer[ticket->layer]--;
-    if (tickets->waiting_layer[ticket->layer] == 0 && LW_FAULT(RECORD_SWAP))
-        swap_two(tickets, ticket->layer);
+    tickets->waiting_layer[layer]--;
+    if (!tickets->async && tickets->waiting_layer[layer] == 0 && LW_FAULT(RECORD_SWAP))
+        swap_two(tickets, layer);
 }
 
-static uint32_t take_wants(lwc_tickets_t *tickets, uint64_t head)
+uint64_t lwc_tickets_rung(const lwc_tickets_t *tickets)
+{
+    return __atomic_load_n(tickets->head, __ATOMIC_ACQUIRE);
+}
+
+static lwc_want_t want_of(const lwc_tickets_t *tickets, uint64_t number)
+{
+    const lwk_ticket_t *ticket = &tickets->ring[number & (tickets->capacity - 1)];
+
+    return (lwc_want_t){.segment = ticket->row * tickets->layers + ticket->layer,
+                        .head = ticket->head,
+                        .entry = ticket->entry,
+                        .rows = ticket->size,
+                        .tag = number};
+}
+
+/* Answered by select itself: the record lies in this host's memory. */
+static bool is_local(const lwc_tickets_t *tickets, uint64_t number)
+{
+    const lwk_ticket_t *ticket = &tickets->ring[number & (tickets->capacity - 1)];
+
+    return (__atomic_load_n(&ticket->flags, __ATOMIC_RELAXED) & LWK_TICKET_LOCAL) != 0;
+}
+
+/* Tickets from `seen` to below `rung` as wants; those of segments that nobody knows are answered. */
+static uint32_t make_wants(lwc_tickets_t *tickets, uint64_t rung, const bool *known)
 {
     uint32_t count = 0;
 
-    LW_ASSERT(head - tickets->released <= tickets->capacity);
-    for (uint64_t t = tickets->seen; t < head; t++) {
-        const lwk_ticket_t *ticket = &tickets->ring[t & (tickets->capacity - 1)];
-        tickets->wants[count++] = (lwc_want_t){.segment = ticket->row * tickets->layers + ticket->layer,
-                                               .head = ticket->head,
-                                               .entry = ticket->entry,
-                                               .rows = ticket->size,
-                                               .tag = t};
-        tickets->waiting_layer[ticket->layer]++;
-        tickets->bytes += ticket->size * tickets->pair_bytes;
+    for (uint64_t t = tickets->seen; t < rung; t++) {
+        lwc_want_t want = want_of(tickets, t);
+        if (is_local(tickets, t))
+            continue;
+        if (tickets->async && (!known || !known[want.segment])) {
+            fail(tickets, LW_ERR_CANCELED, "the session or the handle is closed");
+            answer(tickets, t, LWK_LANDING_FAILED);
+            continue;
+        }
+        tickets->wants[count++] = want;
+        tickets->waiting_layer[tickets->ring[t & (tickets->capacity - 1)].layer]++;
+        tickets->bytes += tickets->async ? 0 : want.rows * tickets->pair_bytes;
     }
     tickets->waiting += count;
-    tickets->seen = head;
     return count;
+}
+
+/* Nobody waits for these wants any more; answered unless they will be asked for again. */
+static void drop_wants(lwc_tickets_t *tickets, uint32_t count, bool answered)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t tag = tickets->wants[i].tag;
+        tickets->waiting_layer[tickets->ring[tag & (tickets->capacity - 1)].layer]--;
+        if (answered)
+            answer(tickets, tag, LWK_LANDING_FAILED);
+    }
+    tickets->waiting -= count;
 }
 
 void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us)
 {
-    uint64_t first = tickets->seen;
-    uint32_t count = take_wants(tickets, __atomic_load_n(tickets->head, __ATOMIC_ACQUIRE));
+    uint64_t rung = lwc_tickets_rung(tickets);
 
+    LW_ASSERT(rung - tickets->released <= tickets->capacity);
+    uint32_t count = make_wants(tickets, rung, NULL);
+    tickets->seen = rung;
     if (count == 0)
         return;
     lw_status_t status =
@@ -138,20 +179,48 @@ void lwc_tickets_collect(lwc_tickets_t *tickets, uint64_t deadline_us)
     if (status == LW_OK)
         return;
     fail(tickets, status, lwc_store_last_error(tickets->store));
-    for (uint32_t i = 0; i < count; i++) {
-        answer(tickets, first + i, LWK_LANDING_FAILED);
-        tickets->waiting_layer[tickets->ring[(first + i) & (tickets->capacity - 1)].layer]--;
+    drop_wants(tickets, count, true);
+}
+
+unsigned lwc_tickets_take(lwc_tickets_t *tickets, uint64_t rung, uint64_t now_us, uint64_t deadline_us,
+                          const bool *known)
+{
+    uint64_t tail = __atomic_load_n(tickets->tail, __ATOMIC_ACQUIRE);
+    uint64_t first = tickets->seen = lw_max_u64(tickets->seen, tail);
+    lw_status_t status = LW_OK;
+
+    if (rung <= first)
+        return 0;
+    uint32_t count = make_wants(tickets, rung, known);
+    if (count > 0)
+        status = lwc_store_fetch(tickets->store, tickets->wants, count, deadline_us, false, arrived, tickets);
+    if (status == LW_ERR_BUSY) {
+        uint64_t since = tickets->busy_since_us ? tickets->busy_since_us : now_us;
+        if (now_us - since < deadline_us - now_us) {
+            tickets->busy_since_us = since;
+            drop_wants(tickets, count, false);
+            return 0;
+        }
     }
-    tickets->waiting -= count;
+    tickets->busy_since_us = 0;
+    if (status != LW_OK) {
+        fail(tickets, status, lwc_store_last_error(tickets->store));
+        drop_wants(tickets, count, true);
+    }
+    tickets->seen = rung;
+    return (unsigned)(rung - first);
 }
 
 void lwc_tickets_release(lwc_tickets_t *tickets)
 {
     uint64_t tail = __atomic_load_n(tickets->tail, __ATOMIC_ACQUIRE);
 
-    for (uint64_t t = tickets->released; t < tail; t++)
-        tickets->bytes -= tickets->ring[t & (tickets->capacity - 1)].size * tickets->pair_bytes;
-    if (tail > tickets->released)
+    if (tail <= tickets->released)
+        return;
+    for (uint64_t t = tickets->released; t < tail && !tickets->async; t++)
+        if (!is_local(tickets, t))
+            tickets->bytes -= tickets->ring[t & (tickets->capacity - 1)].size * tickets->pair_bytes;
+    if (tickets->store)
         lwc_store_release(tickets->store, tail);
     tickets->released = tail;
 }

@@ -4,7 +4,13 @@
  *             Close children first; lw_close() with live children asserts.
  * Threads     A lw_t and everything under it belong to one thread at a time. Two lw_t share nothing mutable.
  *             A handle has one thread of its own that seals, ships and renews leases; none of its work is on the
- *             step path. On a host backend the caller's thread drives fetches inside lw_attend and lw_progress.
+ *             step path. On a host backend the caller's thread drives fetches inside lw_attend and lw_progress; on an
+ *             asynchronous one (CUDA) a second thread does, beside the GPU.
+ * Streams     On an asynchronous backend calls enqueue on the `stream` that they are given, sessions' calls on the one that
+ *             the handle was given last; a change of streams is ordered on the device. Tensors are read and written in the
+ *             stream's order, and a stream lives until the handle is closed or has another. lw_attend, lw_prefetch and
+ *             lw_replay never wait for the device: they say that work was accepted, lw_step_status how it ended.
+ *             While a stream is being captured only steps over bound slots may be called.
  * Async       Calls taking a lw_op_t return LW_INPROGRESS and finish inside lw_progress(). Pass NULL to block.
  *             The caller owns the op's memory and must not touch or move it until it completes.
  * Ownership   Inputs are borrowed until the call returns, tensors until the op completes. The library never frees
@@ -60,6 +66,14 @@ typedef struct lw_model {
     uint32_t rank, rank_count; /* tensor parallelism; 0, 0: alone */
 } lw_model_t;
 
+/* Who drives fetches. Host backends: the caller, inside the calls that need them. Asynchronous backends: a thread of the
+ * handle, which never waits for the device; the caller is refused there. */
+typedef enum lw_progress_mode {
+    LW_PROGRESS_DEFAULT = 0, /* what the backend needs */
+    LW_PROGRESS_CALLER = 1,
+    LW_PROGRESS_THREAD = 2,
+} lw_progress_mode_t;
+
 typedef struct lw_open_params {
     uint32_t size;
     uint32_t device;        /* accelerator ordinal, ignored on host backends */
@@ -71,6 +85,8 @@ typedef struct lw_open_params {
     lw_model_t model;
     uint32_t sessions_max;  /* sessions open at once; 0: 8 */
     uint32_t tokens_max;    /* longest session; 0: 131,072 */
+    uint32_t progress;      /* lw_progress_mode_t */
+    uint32_t reserved;
 } lw_open_params_t;
 
 /* Named policies: how much is attended exactly, how the rest is estimated (docs/policies.md). */
@@ -118,7 +134,8 @@ typedef struct lw_tensor {
 typedef struct lw_step {
     uint32_t size;
     uint32_t layer;
-    lw_session_t *const *sessions;
+    lw_session_t *const *sessions; /* NULL, on asynchronous backends: whoever is bound to batch slots 0..session_count-1 when
+                                      the step runs; it only enqueues, can be captured, and lw_replay announces each run */
     uint32_t session_count;
     uint32_t timeout_us;        /* the step fails after this; 0: 5 s */
     uint32_t estimate_after_us; /* reserved: must be 0 in this version (late clusters are waited for) */
@@ -214,10 +231,23 @@ LW_API LW_CHECK lw_status_t lw_extend(lw_session_t *session, uint32_t layer, con
                                       const lw_tensor_t *key, const lw_tensor_t *value, lw_tensor_t *attn_out,
                                       uint32_t timeout_us, void *stream, lw_op_t *op);
 /* One layer step: appends, attends, [sessions][tokens][query heads][head_dim] to attn_out. After a failure the output is
- * undefined and the step's tokens are taken back: start again with layer 0, or close. */
+ * undefined and the step's tokens are taken back: start again with layer 0, or close. On an asynchronous backend it answers
+ * as soon as the layer is enqueued, with or without an op; see lw_step_status. */
 LW_API LW_CHECK lw_status_t lw_attend(lw_t *kv, const lw_step_t *step, lw_tensor_t *attn_out, lw_op_t *op);
 /* Starts fetching what a guessed query of a coming layer step would retrieve. */
 LW_API LW_CHECK lw_status_t lw_prefetch(lw_t *kv, const lw_step_t *step, lw_op_t *op);
+/* Asynchronous backends: puts a session into a batch slot (0..63) of steps over bound slots, from the next lw_replay on;
+ * NULL: empties it. A session is in one slot at a time; closing it empties the slot. */
+LW_API LW_CHECK lw_status_t lw_bind(lw_t *kv, uint32_t slot, lw_session_t *session);
+/* Asynchronous backends: announces one run of a step over batch slots 0..slot_count-1 that appends `tokens` to each bound
+ * session; the run must follow, on this stream: graph launch or eager calls. Publishes, makes room, counts, and tells an
+ * earlier failure of one of the sessions (then nothing was announced, as after any error). BUSY: no room yet, or 63 steps
+ * have not ended: progress and retry. */
+LW_API LW_CHECK lw_status_t lw_replay(lw_t *kv, uint32_t slot_count, uint32_t tokens, void *stream);
+/* How a session's steps ended, without waiting: OK: all of them well; INPROGRESS: some have not ended; an error: the first
+ * failure that was not told yet. The session's next step, append, fork, truncate or flush tells it: that call does nothing
+ * else, and the tokens of the failed step and of all later ones are taken back. */
+LW_API LW_CHECK lw_status_t lw_step_status(lw_t *kv, lw_session_t *session, lw_status_t *status_out);
 /* Takes back the newest tokens, down to token_count, which must lie in the steady zone. */
 LW_API LW_CHECK lw_status_t lw_session_truncate(lw_session_t *session, uint32_t token_count);
 /* Done when every token is committed: whole units as segments, the rest as a raw tail. */
