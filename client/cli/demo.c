@@ -1,7 +1,6 @@
 /* demo.c - `longwave demo`: the main job, end to end. A model reads a document while its KV goes to the fleet range by range;
  * then it answers, each layer step attending through the wave index and fetching clusters from the daemons. Full attention over
  * the same bf16 K and V runs beside it. Exit status 0 only when the gates hold and the controls fail them. */
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/engine.h"
 #include "client/cli/json.h"
+#include "client/cli/words.h"
 
 #define GATE_TOP1 0.98
 #define GATE_KL 0.01
@@ -20,9 +20,8 @@ static const char opening[] = "<|im_start|>user\nRead this document.\n\n";
 static const char question[] = "\n\nIn a few sentences: what is this document about?<|im_end|>\n<|im_start|>assistant\n";
 
 typedef struct {
-    const char *model, *document, *fleet, *backend, *config, *json;
-    uint32_t context, teacher, decode, control, threads, retrieve_ppm;
-    bool quiet;
+    lwc_run_words_t run;
+    uint32_t decode, control, retrieve_ppm;
 } options_t;
 
 typedef struct {
@@ -72,47 +71,22 @@ static void usage(FILE *out)
 
 static int parse(int argc, char **argv, options_t *options)
 {
-    static const struct option longs[] = {
-        {"model", 1, NULL, 'm'},   {"document", 1, NULL, 'd'}, {"fleet", 1, NULL, 'f'},   {"context", 1, NULL, 'c'},
-        {"teacher", 1, NULL, 't'}, {"decode", 1, NULL, 'n'},   {"control", 1, NULL, 'C'}, {"retrieve-ppm", 1, NULL, 'r'},
-        {"backend", 1, NULL, 'b'}, {"config", 1, NULL, 'o'},   {"threads", 1, NULL, 'T'}, {"json", 1, NULL, 'j'},
-        {"quiet", 0, NULL, 'q'},   {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0},
+    *options = (options_t){.run = {.context = 6272, .teacher = 512}, .decode = 128, .control = 96};
+    const lwc_word_t own[] = {
+        {"decode", LWC_WORD_NUMBER, &options->decode},
+        {"control", LWC_WORD_NUMBER, &options->control},
+        {"retrieve-ppm", LWC_WORD_NUMBER, &options->retrieve_ppm},
     };
-    *options = (options_t){.context = 6272, .teacher = 512, .decode = 128, .control = 96};
-    int c, index = 0;
-    optind = 1;
-    while ((c = getopt_long(argc, argv, "h", longs, &index)) != -1) {
-        const char *name = c == '?' || c == 'h' ? "" : longs[index].name;
-        bool fine = true;
-        switch (c) {
-        case 'm': options->model = optarg; break;
-        case 'd': options->document = optarg; break;
-        case 'f': options->fleet = optarg; break;
-        case 'b': options->backend = optarg; break;
-        case 'o': options->config = optarg; break;
-        case 'j': options->json = optarg; break;
-        case 'q': options->quiet = true; break;
-        case 'c': fine = lwc_engine_number("demo", name, optarg, &options->context); break;
-        case 't': fine = lwc_engine_number("demo", name, optarg, &options->teacher); break;
-        case 'n': fine = lwc_engine_number("demo", name, optarg, &options->decode); break;
-        case 'C': fine = lwc_engine_number("demo", name, optarg, &options->control); break;
-        case 'r': fine = lwc_engine_number("demo", name, optarg, &options->retrieve_ppm); break;
-        case 'T': fine = lwc_engine_number("demo", name, optarg, &options->threads); break;
-        case 'h': usage(stdout); return 0;
-        default: fine = false; break;
-        }
-        if (!fine) {
-            usage(stderr);
-            return 2;
-        }
-    }
-    if (!options->model || !options->document || optind < argc || options->teacher == 0 || options->decode == 0 ||
-        options->control == 0 || options->control > options->teacher) {
-        fprintf(stderr, "longwave demo: --model and --document are required; --teacher, --decode and --control at least 1, "
-                        "--control at most --teacher\n");
-        usage(stderr);
-        return 2;
-    }
+    int done = lwc_words_parse("demo", argc, argv, &options->run, own, LW_ARRAY_SIZE(own), usage);
+    if (done >= 0)
+        return done;
+    uint32_t teacher = options->run.teacher;
+    if (!options->run.model || !options->run.document || teacher == 0 || options->decode == 0 ||
+        options->control == 0 || options->control > teacher)
+        return lwc_words_wrong("demo",
+                               "--model and --document are required; --teacher, --decode and --control at least 1, "
+                               "--control at most --teacher",
+                               usage);
     return -1;
 }
 
@@ -125,7 +99,7 @@ static lw_status_t read_document(demo_t *demo, lw_error_t *error)
     lw_status_t status = lw_session_open(demo->engine.kv, &params, &demo->session);
     if (status != LW_OK)
         return lw_fail(error, status, "session: %s", lw_last_error(demo->engine.kv));
-    status = lwc_engine_read(&demo->engine, demo->options.context, demo->session, error);
+    status = lwc_engine_read(&demo->engine, demo->options.run.context, demo->session, error);
     if (status == LW_OK)
         status = lwc_engine_flush(&demo->engine, demo->session, error);
     demo->session_attr.field_mask = LW_SESSION_ATTR_TOKENS | LW_SESSION_ATTR_INDEX;
@@ -142,7 +116,7 @@ static lw_status_t score_fork(demo_t *demo, const lw_session_params_t *policy, u
     lw_status_t status = lw_session_fork(demo->session, policy, &child);
     if (status != LW_OK)
         return lw_fail(error, status, "fork: %s", lw_last_error(demo->engine.kv));
-    status = lwc_engine_score(&demo->engine, child, demo->options.context, count, demo->expected, label, score, error);
+    status = lwc_engine_score(&demo->engine, child, demo->options.run.context, count, demo->expected, label, score, error);
     lw_status_t dropped = lw_session_drop(child);
     lw_session_close(child);
     if (status == LW_OK && dropped != LW_OK)
@@ -185,7 +159,7 @@ static void run_controls(demo_t *demo)
 static lw_status_t answer(demo_t *demo, lw_error_t *error)
 {
     lwc_engine_t *engine = &demo->engine;
-    uint32_t count = demo->options.decode, position = demo->options.context;
+    uint32_t count = demo->options.decode, position = demo->options.run.context;
     llama_tokens_t prompt = {0};
     llama_full_t *full = NULL;
     lw_session_t *child = NULL;
@@ -228,10 +202,10 @@ static lw_status_t run(demo_t *demo, lw_error_t *error)
     lw_status_t status = read_document(demo, error);
     if (status != LW_OK)
         return status;
-    demo->expected = lwc_engine_expect(&demo->engine, demo->options.context, demo->options.teacher, error);
+    demo->expected = lwc_engine_expect(&demo->engine, demo->options.run.context, demo->options.run.teacher, error);
     if (!demo->expected)
         return error->status;
-    status = score_fork(demo, NULL, demo->options.teacher, "Longwave, teacher-forced", &demo->score, error);
+    status = score_fork(demo, NULL, demo->options.run.teacher, "Longwave, teacher-forced", &demo->score, error);
     if (status != LW_OK)
         return status;
     demo->figures = lwc_figures(&demo->engine, &demo->score);
@@ -244,7 +218,7 @@ static lw_status_t run(demo_t *demo, lw_error_t *error)
         return lw_fail(error, status, "query: %s", lw_last_error(demo->engine.kv));
     run_controls(demo);
 
-    demo->sealed = (double)demo->session_attr.sealed_tokens / (demo->options.context + demo->options.teacher);
+    demo->sealed = (double)demo->session_attr.sealed_tokens / (demo->options.run.context + demo->options.run.teacher);
     demo->gates = gates_hold(&demo->figures);
     demo->passed = demo->gates && demo->sealed >= GATE_SEALED && demo->figures.records_fetched > 0;
     for (uint32_t i = 0; i < demo->control_count; i++)
@@ -281,8 +255,8 @@ static void print(const demo_t *demo)
     const lwc_figures_t *f = &demo->figures;
     print_text(demo, "full attention", demo->full_tokens);
     print_text(demo, "Longwave", demo->wave_tokens);
-    printf("\n%u tokens read, %u compared one by one, %u decoded; backend %s (%s)\n\n", demo->options.context,
-           demo->options.teacher, demo->options.decode, demo->attr.backend, demo->attr.device);
+    printf("\n%u tokens read, %u compared one by one, %u decoded; backend %s (%s)\n\n", demo->options.run.context,
+           demo->options.run.teacher, demo->options.decode, demo->attr.backend, demo->attr.device);
     line("next-token top-1 agreement with full attention", ">= 98%", f->top1 >= GATE_TOP1, "%.2f %%", 100 * f->top1);
     line("mean KL against full attention, nats", "<= 0.01", f->kl <= GATE_KL, "%.5f", f->kl);
     line("tokens sealed into the fleet", ">= 80%", demo->sealed >= GATE_SEALED, "%.1f %%", 100 * demo->sealed);
@@ -336,16 +310,16 @@ static void write_figures(lwc_json_t *json, const lwc_figures_t *f)
 
 static bool write_json(const demo_t *demo)
 {
-    FILE *out = strcmp(demo->options.json, "-") == 0 ? stdout : fopen(demo->options.json, "w");
+    FILE *out = strcmp(demo->options.run.json, "-") == 0 ? stdout : fopen(demo->options.run.json, "w");
     if (!out) {
-        fprintf(stderr, "longwave demo: --json: '%s' cannot be written\n", demo->options.json);
+        fprintf(stderr, "longwave demo: --json: '%s' cannot be written\n", demo->options.run.json);
         return false;
     }
     lwc_json_t json = lwc_json(out);
     lwc_json_open(&json, NULL, '{');
     lwc_json_bool(&json, "passed", demo->passed);
-    lwc_json_uint(&json, "context_tokens", demo->options.context);
-    lwc_json_uint(&json, "compared_tokens", demo->options.teacher);
+    lwc_json_uint(&json, "context_tokens", demo->options.run.context);
+    lwc_json_uint(&json, "compared_tokens", demo->options.run.teacher);
     lwc_json_number(&json, "sealed_share", demo->sealed);
     write_figures(&json, &demo->figures);
     lwc_json_number(&json, "full_tokens_per_s", demo->options.decode / demo->full_seconds);
@@ -392,14 +366,15 @@ int lwc_cmd_demo(int argc, char **argv)
     int usage_status = parse(argc, argv, &demo.options);
     if (usage_status >= 0)
         return usage_status;
-    const options_t *o = &demo.options;
+    const lwc_run_words_t *o = &demo.options.run;
+    uint32_t decode = demo.options.decode;
     lwc_engine_params_t params = {.model_path = o->model,
                                   .document_path = o->document,
                                   .fleet = o->fleet,
                                   .backend = o->backend,
                                   .config = o->config,
                                   .threads = o->threads,
-                                  .tokens_max = o->context + (o->teacher > o->decode + 64 ? o->teacher : o->decode + 64),
+                                  .tokens_max = o->context + (o->teacher > decode + 64 ? o->teacher : decode + 64),
                                   .sessions_max = 4,
                                   .quiet = o->quiet,
                                   .opening = opening};

@@ -1,2 +1,2 @@
 # Needs the model runner: included where BLAS was found.
-set(LW_CLI_DEMO_SOURCES demo.c quality.c engine.c)
+set(LW_CLI_DEMO_SOURCES demo.c quality.c engine.c words.c)

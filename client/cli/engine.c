@@ -35,18 +35,6 @@ static void show(const lwc_engine_t *engine, const char *label, uint32_t done, u
 
 /* ---- options ---- */
 
-bool lwc_engine_number(const char *command, const char *name, const char *text, uint32_t *out)
-{
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-    if (*text == 0 || *end || value > 1000000) {
-        fprintf(stderr, "longwave %s: --%s: '%s' is not a number in 0..1000000\n", command, name, text);
-        return false;
-    }
-    *out = (uint32_t)value;
-    return true;
-}
-
 /* ---- open and close ---- */
 
 static char *load(const char *path, size_t *bytes_out, lw_error_t *error)

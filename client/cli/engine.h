@@ -90,7 +90,4 @@ llama_attention_t lwc_engine_attention(lwc_engine_attention_t *attention);
 /* Text of tokens; malloc'ed. */
 char *lwc_engine_text(const lwc_engine_t *engine, const uint32_t *tokens, uint32_t count);
 
-/* A flag's value, 0..1,000,000; false after saying on stderr which flag of which command is wrong. */
-bool lwc_engine_number(const char *command, const char *name, const char *text, uint32_t *out);
-
 #endif /* LWC_CLI_ENGINE_H */

@@ -1,7 +1,6 @@
 /* quality.c - `longwave quality`: does Longwave change this model's answers on this document? One row for each policy, varied one
  * factor at a time around the default; every row has a session and an index of its own, so that no row lives on another's cache.
  * The table decides the defaults (docs/benchmarks.md). */
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/engine.h"
 #include "client/cli/json.h"
+#include "client/cli/words.h"
 
 #define SMALL_BLOCKS 4u /* contexts of the smallest steady zone: 4, 5, 6 and 7 units before the 64 newest */
 
@@ -59,9 +59,9 @@ static const row_t rows[] = {
 };
 
 typedef struct {
-    const char *model, *document, *fleet, *backend, *config, *json, *names;
-    uint32_t context, teacher, threads;
-    bool small, quiet;
+    lwc_run_words_t run;
+    const char *names;
+    bool small;
 } options_t;
 
 typedef struct {
@@ -88,49 +88,21 @@ static void usage(FILE *out)
 
 static int parse(int argc, char **argv, options_t *options)
 {
-    static const struct option longs[] = {
-        {"model", 1, NULL, 'm'},   {"document", 1, NULL, 'd'}, {"fleet", 1, NULL, 'f'},        {"context", 1, NULL, 'c'},
-        {"teacher", 1, NULL, 't'}, {"rows", 1, NULL, 'R'},     {"small-steady", 0, NULL, 's'}, {"backend", 1, NULL, 'b'},
-        {"config", 1, NULL, 'o'},  {"threads", 1, NULL, 'T'},  {"json", 1, NULL, 'j'},         {"quiet", 0, NULL, 'q'},
-        {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0},
+    *options = (options_t){.run = {.context = 6272, .teacher = 512}};
+    const lwc_word_t own[] = {
+        {"rows", LWC_WORD_TEXT, &options->names},
+        {"small-steady", LWC_WORD_SWITCH, &options->small},
     };
-    *options = (options_t){.context = 6272, .teacher = 512};
-    int c, index = 0;
-    optind = 1;
-    while ((c = getopt_long(argc, argv, "h", longs, &index)) != -1) {
-        const char *name = c == '?' || c == 'h' ? "" : longs[index].name;
-        bool fine = true;
-        switch (c) {
-        case 'm': options->model = optarg; break;
-        case 'd': options->document = optarg; break;
-        case 'f': options->fleet = optarg; break;
-        case 'b': options->backend = optarg; break;
-        case 'o': options->config = optarg; break;
-        case 'j': options->json = optarg; break;
-        case 'R': options->names = optarg; break;
-        case 's': options->small = true; break;
-        case 'q': options->quiet = true; break;
-        case 'c': fine = lwc_engine_number("quality", name, optarg, &options->context); break;
-        case 't': fine = lwc_engine_number("quality", name, optarg, &options->teacher); break;
-        case 'T': fine = lwc_engine_number("quality", name, optarg, &options->threads); break;
-        case 'h': usage(stdout); return 0;
-        default: fine = false; break;
-        }
-        if (!fine) {
-            usage(stderr);
-            return 2;
-        }
-    }
+    int done = lwc_words_parse("quality", argc, argv, &options->run, own, LW_ARRAY_SIZE(own), usage);
+    if (done >= 0)
+        return done;
     if (options->names && strcmp(options->names, "help") == 0) {
         for (size_t i = 0; i < LW_ARRAY_SIZE(rows); i++)
             printf("%-16s %s\n", rows[i].name, rows[i].what);
         return 0;
     }
-    if (!options->model || !options->document || optind < argc || options->teacher < SMALL_BLOCKS) {
-        fprintf(stderr, "longwave quality: --model and --document are required, --teacher at least %u\n", SMALL_BLOCKS);
-        usage(stderr);
-        return 2;
-    }
+    if (!options->run.model || !options->run.document || options->run.teacher < SMALL_BLOCKS)
+        return lwc_words_wrong("quality", "--model and --document are required, --teacher at least 4", usage);
     return -1;
 }
 
@@ -244,8 +216,8 @@ static lw_status_t run(lwc_engine_t *engine, const options_t *options, lwc_json_
     lw_status_t status = LW_OK;
     memset(blocks, 0, sizeof(blocks));
     for (uint32_t b = 0; b < block_count && status == LW_OK; b++) {
-        blocks[b].first = options->small ? (4 + b) * LW_UNIT_TOKENS + LW_RECENT_TOKENS : options->context;
-        blocks[b].count = options->teacher / block_count;
+        blocks[b].first = options->small ? (4 + b) * LW_UNIT_TOKENS + LW_RECENT_TOKENS : options->run.context;
+        blocks[b].count = options->run.teacher / block_count;
         status = lwc_engine_read(engine, blocks[b].first, NULL, error);
         if (status == LW_OK && !(blocks[b].expected = lwc_engine_expect(engine, blocks[b].first, blocks[b].count, error)))
             status = error->status;
@@ -275,23 +247,23 @@ int lwc_cmd_quality(int argc, char **argv)
     int usage_status = parse(argc, argv, &options);
     if (usage_status >= 0)
         return usage_status;
-    uint32_t longest = options.small ? (3 + SMALL_BLOCKS) * LW_UNIT_TOKENS + LW_RECENT_TOKENS + options.teacher / SMALL_BLOCKS
-                                     : options.context + options.teacher;
-    lwc_engine_params_t params = {.model_path = options.model,
-                                  .document_path = options.document,
-                                  .fleet = options.fleet,
-                                  .backend = options.backend,
-                                  .config = options.config,
-                                  .threads = options.threads,
+    uint32_t longest = options.small ? (3 + SMALL_BLOCKS) * LW_UNIT_TOKENS + LW_RECENT_TOKENS + options.run.teacher / SMALL_BLOCKS
+                                     : options.run.context + options.run.teacher;
+    lwc_engine_params_t params = {.model_path = options.run.model,
+                                  .document_path = options.run.document,
+                                  .fleet = options.run.fleet,
+                                  .backend = options.run.backend,
+                                  .config = options.run.config,
+                                  .threads = options.run.threads,
                                   .tokens_max = longest,
                                   .sessions_max = 3,
-                                  .quiet = options.quiet};
+                                  .quiet = options.run.quiet};
     FILE *out = NULL;
     lwc_json_t json;
-    if (options.json) {
-        out = strcmp(options.json, "-") == 0 ? stdout : fopen(options.json, "w");
+    if (options.run.json) {
+        out = strcmp(options.run.json, "-") == 0 ? stdout : fopen(options.run.json, "w");
         if (!out) {
-            fprintf(stderr, "longwave quality: --json: '%s' cannot be written\n", options.json);
+            fprintf(stderr, "longwave quality: --json: '%s' cannot be written\n", options.run.json);
             return 1;
         }
         json = lwc_json(out);
