@@ -8,6 +8,7 @@ import unittest
 import deps
 import docs
 import names
+import sizes
 import status
 import tree
 
@@ -92,6 +93,8 @@ PLANTED = [
     (docs, "proto/wire/CMakeLists.txt", "x\n", "proto/wire/README.md is missing"),
     (docs, "client/longwave.map", "{ global:\n lw_open;\n lw_close;\n}\n", "no section for lw_close"),
     (docs, "docs/reference/status.md", "# edited by hand\n", "status.md is out of date"),
+    (sizes, "client/bad.c", "int lwc_x;\n" * 1001, "which two nouns"),
+    (sizes, "client/bad.c", "void lwc_x(void)\n{\n" + "    if (x)\n        y();\n" * 31 + "}\n", "lwc_x(void) has 62 lines"),
     (tree, "notes/x.txt", "x\n", "notes: does not belong to the top level"),
     (tree, "Makefile", "x\n", "Makefile: does not belong to the top level"),
     (tree, "client/bad.c", "/* TO" + "DO: later */\n", "mark of unfinished work"),
@@ -117,12 +120,18 @@ class Lints(unittest.TestCase):
         write(self.root, {status.PAGE: status.make(self.root)})
 
     def test_the_clean_tree_has_no_violation(self):
-        for linter in (deps, names, docs, tree):
+        for linter in (deps, names, docs, sizes, tree):
             self.assertEqual(linter.check(self.root), [])
 
     def test_a_missing_license_is_found(self):
         (self.root / "LICENSE").unlink()
         self.assertIn("LICENSE is missing", tree.check(self.root))
+
+    def test_a_switch_and_a_straight_line_may_be_long(self):
+        switch = "void lwc_x(void)\n{\n" + "    case 1:\n        if (x)\n            y();\n" * 40 + "}\n"
+        straight = "void lwc_y(void)\n{\n" + "    y();\n" * 90 + "}\n"
+        write(self.root, {"client/long.c": switch + straight})
+        self.assertEqual(sizes.check(self.root), [])
 
     def test_the_status_page_has_every_row(self):
         page = status.make(self.root)
