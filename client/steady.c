@@ -1,4 +1,4 @@
-/* steady.c - rows in and out of a session's exact zone. All of it is copies, so that it serves any backend.
+/* steady.c - rows in and out of a session's exact zone: the append op and copies, so that it serves any backend.
  */
 #include "client/steady.h"
 
@@ -70,38 +70,35 @@ static piece_t piece_at(const lwc_steady_t *steady, uint32_t layer, uint32_t hea
     return piece;
 }
 
-static lw_status_t append_row(const lwc_steady_t *steady, const piece_t *piece, const lw_tensor_t *key,
-                              const lw_tensor_t *value, uint32_t token, uint32_t head, void *stream,
-                              lw_error_t *error)
+static lwk_tensor_t op_tensor(const lw_tensor_t *tensor)
 {
-    uint64_t element = steady->model->element_bytes;
-    uint8_t *to_key = (piece->sink ? steady->sink_keys : steady->keys) + piece->offset;
-    uint8_t *to_value = (piece->sink ? steady->sink_values : steady->values) + piece->offset;
-    const uint8_t *from_key =
-        (const uint8_t *)key->data + (token * key->token_stride + head * key->head_stride) * (int64_t)element;
-    const uint8_t *from_value = (const uint8_t *)value->data +
-                                (token * value->token_stride + head * value->head_stride) * (int64_t)element;
-    lw_status_t status =
-        lwc_device_copy(steady->device, to_key, from_key, steady->model->row_bytes, stream, error);
-
-    if (status == LW_OK)
-        status =
-            lwc_device_copy(steady->device, to_value, from_value, steady->model->row_bytes, stream, error);
-    return status;
+    return (lwk_tensor_t){.data = tensor->data,
+                          .session_stride = tensor->session_stride,
+                          .token_stride = tensor->token_stride,
+                          .head_stride = tensor->head_stride};
 }
 
 lw_status_t lwc_steady_append(const lwc_steady_t *steady, uint32_t layer, uint32_t first,
                               const lw_tensor_t *key, const lw_tensor_t *value, void *stream,
                               lw_error_t *error)
 {
-    lw_status_t status = LW_OK;
+    lwk_append_t args = {.shape = steady->model->shape,
+                         .layer = layer,
+                         .first = first,
+                         .token_count = key->tokens,
+                         .steady_rows = steady->rows,
+                         .key = op_tensor(key),
+                         .value = op_tensor(value),
+                         .sink_keys = steady->sink_keys,
+                         .sink_values = steady->sink_values,
+                         .steady_keys = steady->keys,
+                         .steady_values = steady->values};
+    lw_status_t status = steady->device->backend->append(steady->device->dev, &args, stream);
 
-    for (uint32_t head = 0; head < steady->model->heads; head++)
-        for (uint32_t token = 0; token < key->tokens && status == LW_OK; token++) {
-            piece_t piece = piece_at(steady, layer, head, first + token, 1);
-            status = append_row(steady, &piece, key, value, token, head, stream, error);
-        }
-    return status;
+    if (status != LW_OK)
+        return lw_fail(error, status, "op append of %u tokens to layer %u: %s", key->tokens, layer,
+                       lw_status_text(status));
+    return LW_OK;
 }
 
 lw_status_t lwc_steady_read(const lwc_steady_t *steady, uint32_t layer, uint32_t head, uint32_t first,

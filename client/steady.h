@@ -1,5 +1,5 @@
 /* steady.h - a session's exact zone on the device: the sinks, the ring of recent and unsealed tokens, the
- * moments, the list of ranges. Written by copies from the caller's thread (and by the prepare op); read by
+ * moments, the list of ranges. Written from the caller's thread, by copies and the ops append and prepare; read by
  * the keeper while it seals, rows that nobody writes then.
  *
  * Position p < LW_SINK_TOKENS lies in the sinks, any other in ring row p % rows. [layer][KV

@@ -87,6 +87,7 @@ typedef struct lwk_backend {
     /* between steps */
     lw_status_t (*publish)(lwk_dev_t *, const lwk_publish_t *, void *stream);
     lw_status_t (*retire)(lwk_dev_t *, const lwk_retire_t *, void *stream);
+    lw_status_t (*append)(lwk_dev_t *, const lwk_append_t *, void *stream);
     lw_status_t (*extend)(lwk_dev_t *, const lwk_extend_t *, void *stream);
 
     /* off the step path */

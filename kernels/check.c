@@ -35,3 +35,16 @@ lw_status_t lwk_step_check(const lwk_step_t *step)
         return LW_ERR_INVALID;
     return LW_OK;
 }
+
+lw_status_t lwk_append_check(const lwk_append_t *args)
+{
+    lw_status_t status = lwk_shape_check(&args->shape);
+    if (status != LW_OK)
+        return status;
+    if (args->layer >= args->shape.layer_count || args->token_count > args->steady_rows || args->steady_rows == 0)
+        return LW_ERR_INVALID;
+    if (args->key.data == NULL || args->value.data == NULL || args->sink_keys == NULL || args->sink_values == NULL ||
+        args->steady_keys == NULL || args->steady_values == NULL)
+        return LW_ERR_INVALID;
+    return LW_OK;
+}

@@ -258,7 +258,7 @@ typedef struct lwk_scratch {
     uint64_t workspace_bytes;
 } lwk_scratch_t;
 
-#define LWK_STEADY_TILE 256u /* steady tokens of one partial slot */
+#define LWK_STEADY_TILE 64u /* steady tokens of one partial slot */
 #define LWK_ITEM_TILE 32u    /* items of one partial slot */
 
 /* Partial slots: ranges first, then steady tiles, then item tiles for hits, then item tiles for arrivals. */
@@ -312,6 +312,16 @@ typedef struct lwk_retire {
     uint32_t row;
 } lwk_retire_t;
 
+/* append: writes K and V of token_count tokens into a session's sinks and ring, for one layer: position first + t lies where
+ * lwk_session_t says. At most steady_rows tokens, which do not overlap what is read meanwhile. Counts nothing. */
+typedef struct lwk_append {
+    lwk_shape_t shape;
+    uint32_t layer, first, token_count, steady_rows;
+    lwk_tensor_t key, value;           /* [1][token_count][J][d] dtype */
+    void *sink_keys, *sink_values;     /* as in lwk_session_t */
+    void *steady_keys, *steady_values;
+} lwk_append_t;
+
 /* extend: exact attention of many query tokens over rows that all of them may see, or causally; accumulates into running
  * partials (initialised by the first call: `first` set), writes out when `out.data` is set (the last call). Only query heads of
  * the KV heads head_first .. head_first + head_count - 1 are initialised, accumulated and written. */
@@ -341,7 +351,15 @@ typedef struct lwk_extend {
 
 /* One job is one (layer, KV head) of a range; jobs are independent and of equal token count n <= 8,192. The ops run in this
  * order over the same struct: kmeans, outliers, moments, encode, pack. Identical input gives bit-identical output on one
- * backend and machine. Results are in host-readable memory. */
+ * backend and machine.
+ *
+ * Results lie where the caller's pointers point, any memory that the device can address, and are there when the stream has come
+ * so far: an asynchronous backend writes straight to it, 16 bytes at a time where that matters. What the host wants to read
+ * (cluster_count, outlier_count, sizes, parents, moment_sums) is best in pinned memory, records in their final pinned place;
+ * assign, order, centroids, value_means, spreads, index and workspace are read again by later ops and belong into device memory.
+ * The arrays of pointers (records) are read by the device too. Keys, values, records and index are 16-byte aligned. An
+ * asynchronous backend doesn't know the counts when encode is called: index_stride must have room for a full cluster_capacity and
+ * as many outliers as outlier_ppm allows, else LW_ERR_INVALID. */
 typedef struct lwk_build {
     uint32_t job_count, token_count, head_dim, dtype;
     /* input rows: row i of job j at base + j * job_stride + ((first_row + i) % ring_rows) * d elements */
@@ -376,7 +394,8 @@ typedef struct lwk_build {
     uint64_t workspace_bytes;    /* lwk_build_workspace_bytes() of the backend */
 } lwk_build_t;
 
-/* unpack: records of one head back to token order: rows of K and of V, [n][d] each. */
+/* unpack: records of one head back to token order: rows of K and of V, [n][d] each. sizes and order are input from outside and
+ * are checked on the host: they are pinned, and as they are when the op is called. */
 typedef struct lwk_unpack {
     uint32_t head_dim, dtype, cluster_count, outlier_count, token_count;
     const uint16_t *sizes;
@@ -385,7 +404,8 @@ typedef struct lwk_unpack {
     void *keys, *values;
 } lwk_unpack_t;
 
-/* gather: copies records from host memory to landing memory (local mode; also what a daemon does). */
+/* gather: copies records from host memory to landing memory (local mode; also what a daemon does). Both memories and the lists
+ * are pinned; 16-byte aligned records travel fastest. */
 typedef struct lwk_gather {
     uint32_t count;
     const uint8_t *const *from; /* [count] */

@@ -13,6 +13,10 @@ lw_status_t lwk_no_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream
 {
     return LW_ERR_UNSUPPORTED;
 }
+lw_status_t lwk_no_append(lwk_dev_t *dev, const lwk_append_t *args, void *stream)
+{
+    return LW_ERR_UNSUPPORTED;
+}
 lw_status_t lwk_no_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *stream)
 {
     return LW_ERR_UNSUPPORTED;

@@ -12,6 +12,7 @@ extern "C" {
 lw_status_t lwk_no_step(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
 lw_status_t lwk_no_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream);
 lw_status_t lwk_no_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream);
+lw_status_t lwk_no_append(lwk_dev_t *dev, const lwk_append_t *args, void *stream);
 lw_status_t lwk_no_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *stream);
 lw_status_t lwk_no_build(lwk_dev_t *dev, const lwk_build_t *args, void *stream);
 lw_status_t lwk_no_unpack(lwk_dev_t *dev, const lwk_unpack_t *args, void *stream);

@@ -18,6 +18,7 @@ extern "C" {
 lw_status_t lwk_shape_check(const lwk_shape_t *shape);
 /* Fields of the step; reads nothing of the device's. LW_ERR_INVALID or LW_OK. */
 lw_status_t lwk_step_check(const lwk_step_t *step);
+lw_status_t lwk_append_check(const lwk_append_t *args);
 #ifdef __cplusplus
 }
 #endif
@@ -159,13 +160,17 @@ LWK_HD uint32_t lwk_steady_position(const lwk_session_t *session, uint32_t i)
 
 /* Element number of a position's row in sink_keys/values (position < LW_SINK_TOKENS) or steady_keys/values.
  */
+LWK_HD size_t lwk_ring_at(const lwk_shape_t *shape, uint32_t steady_rows, uint32_t layer, uint32_t head,
+                          uint32_t position)
+{
+    size_t row = (size_t)layer * shape->kv_head_count + head;
+    row = position < LW_SINK_TOKENS ? row * LW_SINK_TOKENS + position : row * steady_rows + position % steady_rows;
+    return row * shape->head_dim;
+}
 LWK_HD size_t lwk_steady_at(const lwk_session_t *session, const lwk_shape_t *shape, uint32_t layer,
                                    uint32_t head, uint32_t position)
 {
-    size_t row = (size_t)layer * shape->kv_head_count + head;
-    row = position < LW_SINK_TOKENS ? row * LW_SINK_TOKENS + position
-                                    : row * session->steady_rows + position % session->steady_rows;
-    return row * shape->head_dim;
+    return lwk_ring_at(shape, session->steady_rows, layer, head, position);
 }
 
 /* Whether query token t of the step sees the token at a position: everything older than the step, itself, and

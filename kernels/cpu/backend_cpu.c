@@ -103,6 +103,7 @@ static const lwk_backend_t cpu_table = {
     .admit = lwk_ref_admit,
     .publish = lwk_ref_publish,
     .retire = lwk_ref_retire,
+    .append = lwk_ref_append,
     .extend = lwk_cpu_extend,
     .build_workspace_bytes = lwk_cpu_build_workspace_bytes,
     .kmeans = lwk_cpu_kmeans,

@@ -23,6 +23,7 @@ lw_status_t lwk_cuda_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
 
 lw_status_t lwk_cuda_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream);
 lw_status_t lwk_cuda_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream);
+lw_status_t lwk_cuda_append(lwk_dev_t *dev, const lwk_append_t *args, void *stream);
 lw_status_t lwk_cuda_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *stream);
 
 uint64_t lwk_cuda_build_workspace_bytes(const lwk_build_t *args);

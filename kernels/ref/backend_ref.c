@@ -44,6 +44,7 @@ static const lwk_backend_t ref_table = {
     .admit = lwk_ref_admit,
     .publish = lwk_ref_publish,
     .retire = lwk_ref_retire,
+    .append = lwk_ref_append,
     .extend = lwk_ref_extend,
     .build_workspace_bytes = lwk_ref_build_workspace_bytes,
     .kmeans = lwk_ref_kmeans,

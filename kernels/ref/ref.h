@@ -1,6 +1,6 @@
-/* ref.h - the reference backend's ops. The ones without arithmetic (lookup, admit, publish, retire, gather)
- * also serve the cpu backend, whose memory is host memory too. All run to the end on the calling thread; see
- * backend.h for threads. */
+/* ref.h - the reference backend's ops. The ones without arithmetic (lookup, admit, append, publish, retire,
+ * gather) also serve the cpu backend, whose memory is host memory too. All run to the end on the calling
+ * thread; see backend.h for threads. */
 #ifndef LWK_REF_H
 #define LWK_REF_H
 
@@ -16,6 +16,7 @@ lw_status_t lwk_ref_finish(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
 lw_status_t lwk_ref_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream);
 lw_status_t lwk_ref_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream);
 lw_status_t lwk_ref_retire(lwk_dev_t *dev, const lwk_retire_t *args, void *stream);
+lw_status_t lwk_ref_append(lwk_dev_t *dev, const lwk_append_t *args, void *stream);
 lw_status_t lwk_ref_extend(lwk_dev_t *dev, const lwk_extend_t *args, void *stream);
 lw_status_t lwk_ref_gather(lwk_dev_t *dev, const lwk_gather_t *args, void *stream);
 uint64_t lwk_ref_workspace_bytes(const lwk_dims_t *dims);

@@ -32,16 +32,21 @@ void *ops_device(ops_rig_t *rig, lwk_memory_t kind, size_t bytes)
     return ptr;
 }
 
-static void sync(ops_rig_t *rig)
+void ops_wait(const lwk_backend_t *backend, lwk_dev_t *dev)
 {
-    if (!(rig->backend->caps & LWK_CAP_ASYNC))
+    if (!(backend->caps & LWK_CAP_ASYNC))
         return;
     lwk_event_t *event = NULL;
-    ops_must(rig->backend->event_create(rig->dev, &event) == LW_OK, "event_create");
-    ops_must(rig->backend->event_record(event, NULL) == LW_OK, "event_record");
-    while (rig->backend->event_query(event) == LW_INPROGRESS)
+    ops_must(backend->event_create(dev, &event) == LW_OK, "event_create");
+    ops_must(backend->event_record(event, NULL) == LW_OK, "event_record");
+    while (backend->event_query(event) == LW_INPROGRESS)
         ;
-    rig->backend->event_destroy(event);
+    backend->event_destroy(event);
+}
+
+static void sync(ops_rig_t *rig)
+{
+    ops_wait(rig->backend, rig->dev);
 }
 
 void ops_put(ops_rig_t *rig, void *device, const void *host, size_t bytes)

@@ -7,6 +7,8 @@
 void ops_must(int ok, const char *what);
 void *ops_host(size_t bytes); /* zeroed; free() */
 void *ops_device(ops_rig_t *rig, lwk_memory_t kind, size_t bytes);
+/* Until all that was enqueued on the default stream is done. */
+void ops_wait(const lwk_backend_t *backend, lwk_dev_t *dev);
 float ops_gauss(lw_prng_t *prng);
 /* First float of a token's row in rig->keys[stream] and rig->values[stream]. */
 size_t ops_row_at(const ops_rig_t *rig, uint32_t layer, uint32_t head, uint32_t token);

@@ -283,6 +283,7 @@ static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, 
         }
         ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, count[k] * e, (void **)&device[k]) == LW_OK, "alloc");
         ops_must(backend->copy(dev, device[k], host, count[k] * e, NULL) == LW_OK, "copy");
+        ops_wait(backend, dev); /* `host` is used again */
     }
     void *out, *partial, *partial_out, *out_fp32, *lse;
     ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, queries * e, &out) == LW_OK, "alloc");
@@ -318,6 +319,7 @@ static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, 
     float *got = ops_host(queries * sizeof(float)), *got_lse = ops_host(tokens * heads * sizeof(float));
     ops_must(backend->copy(dev, got, out_fp32, queries * sizeof(float), NULL) == LW_OK, "copy");
     ops_must(backend->copy(dev, got_lse, lse, tokens * heads * sizeof(float), NULL) == LW_OK, "copy");
+    ops_wait(backend, dev);
     double worst = 0, worst_lse = 0;
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t h = 0; h < heads; h++) {
@@ -353,6 +355,103 @@ static int extend_row(const char *name, const row_shape_t *row, uint32_t dtype, 
     void *ours[] = {values[0], values[1], values[2], host, got, got_lse};
     for (size_t i = 0; i < LW_ARRAY_SIZE(ours); i++)
         free(ours[i]);
+    backend->close(dev);
+    return c.failures;
+}
+
+/* ---- append
+ * ------------------------------------------------------------------------------------------------------ */
+
+#define APPEND_LAYERS 2u
+#define APPEND_ROWS 40u
+
+/* Where a position's row lies, written out here: it is what is tested. */
+static size_t append_place(const lwk_shape_t *shape, uint32_t layer, uint32_t head, uint32_t position)
+{
+    size_t stream = (size_t)layer * shape->kv_head_count + head;
+    return (position < 4 ? stream * 4 + position : stream * APPEND_ROWS + position % APPEND_ROWS) * shape->head_dim;
+}
+
+/* Chunks that begin in the sinks, wrap around the ring and fill all of it, from tensors [T][J][d] and, `apart`, from [J][T][d + 3],
+ * whose rows are not aligned; every element of the session's memory is compared, those that must not change too. */
+static int append_row(const char *name, const row_shape_t *row, uint32_t dtype, bool apart, const lwk_backend_t *backend,
+                      uint64_t seed)
+{
+    static const uint32_t chunks[] = {1, 7, 33, 11, APPEND_ROWS};
+    uint32_t d = row->head_dim, heads = row->kv_heads, e = lwk_dtype_bytes(dtype), first = 0;
+    compared_t c = {.name = name};
+    lwk_shape_t shape = {.layer_count = APPEND_LAYERS,
+                         .kv_head_count = heads,
+                         .group = row->group,
+                         .head_dim = d,
+                         .dtype = dtype,
+                         .scale = 1};
+    size_t pitch = apart ? d + 3 : d, most = (size_t)heads * APPEND_ROWS * pitch, ring = 0;
+    size_t count[2] = {(size_t)APPEND_LAYERS * heads * 4 * d, (size_t)APPEND_LAYERS * heads * APPEND_ROWS * d};
+    uint8_t *memory[4], *want[4], *input[2], *host[2];
+    lw_prng_t prng;
+    lw_prng_seed(&prng, seed);
+    lwk_dev_t *dev = NULL;
+    ops_must(backend->open(0, &dev, NULL) == LW_OK, "open");
+    for (int k = 0; k < 4; k++) {
+        ops_must(backend->alloc(dev, LWK_MEMORY_DEVICE, count[k % 2] * e, (void **)&memory[k]) == LW_OK, "alloc");
+        want[k] = ops_host(count[k % 2] * e); /* device memory is zero, too */
+        ring = count[k % 2] > ring ? count[k % 2] : ring;
+    }
+    for (int k = 0; k < 2; k++) {
+        ops_must(backend->alloc(dev, LWK_MEMORY_PINNED, most * e, (void **)&input[k]) == LW_OK, "alloc");
+        host[k] = input[k];
+    }
+    for (size_t chunk = 0; chunk < LW_ARRAY_SIZE(chunks); chunk++)
+        for (uint32_t layer = 0; layer < APPEND_LAYERS; layer++) {
+            uint32_t tokens = chunks[chunk];
+            lwk_tensor_t tensor[2];
+            for (int k = 0; k < 2; k++) {
+                for (size_t i = 0; i < most * e; i++)
+                    host[k][i] = (uint8_t)lw_prng_below(&prng, 256);
+                tensor[k] = (lwk_tensor_t){.data = input[k],
+                                           .token_stride = (int64_t)(apart ? pitch : heads * pitch),
+                                           .head_stride = (int64_t)(apart ? tokens * pitch : pitch)};
+                for (uint32_t t = 0; t < tokens; t++)
+                    for (uint32_t h = 0; h < heads; h++) {
+                        size_t to = append_place(&shape, layer, h, first + t);
+                        memcpy(want[first + t < 4 ? 2 * k : 2 * k + 1] + to * e,
+                               host[k] + lwk_tensor_at(&tensor[k], 0, t, h) * e, (size_t)d * e);
+                    }
+            }
+            lwk_append_t args = {.shape = shape,
+                                 .layer = layer,
+                                 .first = first,
+                                 .token_count = tokens,
+                                 .steady_rows = APPEND_ROWS,
+                                 .key = tensor[0],
+                                 .value = tensor[1],
+                                 .sink_keys = memory[0],
+                                 .steady_keys = memory[1],
+                                 .sink_values = memory[2],
+                                 .steady_values = memory[3]};
+            lw_status_t status = backend->append(dev, &args, NULL);
+            if (status != LW_OK)
+                fail(&c, "append", "status", status, LW_OK);
+            uint8_t *got = ops_host(ring * e);
+            for (int k = 0; k < 4; k++) {
+                ops_must(backend->copy(dev, got, memory[k], count[k % 2] * e, NULL) == LW_OK, "copy");
+                ops_wait(backend, dev);
+                if (memcmp(got, want[k], count[k % 2] * e) != 0)
+                    fail(&c, "append", "memory", k, 0);
+            }
+            free(got);
+            first += layer + 1 == APPEND_LAYERS ? tokens : 0;
+        }
+    lwk_append_t args = {.shape = shape, .token_count = 1, .steady_rows = APPEND_ROWS};
+    if (backend->append(dev, &args, NULL) != LW_ERR_INVALID)
+        fail(&c, "append", "status without memory", 1, 0);
+    for (int k = 0; k < 4; k++) {
+        backend->free(dev, LWK_MEMORY_DEVICE, memory[k]);
+        free(want[k]);
+    }
+    for (int k = 0; k < 2; k++)
+        backend->free(dev, LWK_MEMORY_PINNED, input[k]);
     backend->close(dev);
     return c.failures;
 }
@@ -402,6 +501,14 @@ int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint6
                 if (strstr(name, filter) == NULL)
                     continue;
                 failures += extend_row(name, row, dtypes[t], causal, backend, seed + number) > 0;
+                ++*rows_out;
+            }
+            for (int apart = 0; apart < 2; apart++) {
+                snprintf(name, sizeof name, "%s append d=%u J=%u %s%s", variant->name, row->head_dim, row->kv_heads,
+                         ops_dtype_name(dtypes[t]), apart ? " apart" : "");
+                if (strstr(name, filter) == NULL)
+                    continue;
+                failures += append_row(name, row, dtypes[t], apart, backend, seed + number) > 0;
                 ++*rows_out;
             }
         }

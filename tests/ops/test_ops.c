@@ -25,6 +25,7 @@ static void print_support(const lwk_backend_t *b, const char *name)
         {"admit", b->admit != lwk_no_step},
         {"publish", b->publish != lwk_no_publish},
         {"retire", b->retire != lwk_no_retire},
+        {"append", b->append != lwk_no_append},
         {"extend", b->extend != lwk_no_extend},
         {"kmeans", b->kmeans != lwk_no_build},
         {"outliers", b->outliers != lwk_no_build},
