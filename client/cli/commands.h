@@ -7,6 +7,7 @@ int lwc_cmd_status(int argc, char **argv);
 int lwc_cmd_sessions(int argc, char **argv);
 int lwc_cmd_doctor(int argc, char **argv);
 int lwc_cmd_perftest(int argc, char **argv);
+int lwc_cmd_bench(int argc, char **argv);
 int lwc_cmd_demo(int argc, char **argv);    /* built with the model runner */
 int lwc_cmd_quality(int argc, char **argv); /* same */
 

@@ -21,6 +21,9 @@ static const command_t commands[] = {
     {"sessions", "list, show, pin, unpin or drop sessions", lwc_cmd_sessions},
     {"doctor", "what this machine has, what it lacks, how to get it", lwc_cmd_doctor},
 #endif
+#ifdef LWC_CLI_BENCH
+    {"bench", "decode steps over synthetic K and V: time, hits, bytes, error", lwc_cmd_bench},
+#endif
 #ifdef LWC_CLI_PERFTEST
     {"perftest", "fabric and store without a model: put, fetch, GB/s, latency", lwc_cmd_perftest},
 #endif
