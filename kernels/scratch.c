@@ -25,6 +25,8 @@ static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t w
         .workspace_bytes = workspace_bytes,
     };
     uint64_t at = 0;
+    /* First, so that what a backend keeps at its beginning lies at one address whatever the step's dims. */
+    s.workspace = carve(memory, &at, workspace_bytes);
     s.query = carve(memory, &at, rows * head_dim * sizeof(float));
     s.spread = carve(memory, &at, rows * sizeof(float));
     s.shift = carve(memory, &at, rows * head_dim * sizeof(float));
@@ -36,7 +38,6 @@ static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t w
     s.item_count = carve(memory, &at, kv_rows * sizeof(uint32_t));
     s.partial = carve(memory, &at, rows * slots * sizeof(lwk_partial_t));
     s.partial_out = carve(memory, &at, rows * slots * head_dim * sizeof(float));
-    s.workspace = carve(memory, &at, workspace_bytes);
     *bytes_out = lw_align_up(at, 64);
     return s;
 }
