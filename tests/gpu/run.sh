@@ -104,10 +104,14 @@ run_bench() {
   build_kernels || return
   local bench=$tests_dir/bench/layer_step
   [ -x $bench ] || { say "layer_step" skip 0 "not built"; return; }
-  step bench "full attention" 120 python3 tests/bench/full_attention.py --json "$out/full_attention.json"
-  step bench "layer_step" "${LW_GPU_BENCH_S:-240}" $bench --suite "${LW_GPU_SUITE:-table}" --full "$out/full_attention.json" \
-    --json "$out/layer_step.json"
-  grep -hE '^(#|\||  )' "$out/bench.log" | tail -60
+  local suite contexts=${LW_GPU_CONTEXTS:-131072,1048576}
+  step bench "full attention" 120 python3 tests/bench/full_attention.py --contexts "$contexts" --json "$out/full_attention.json"
+  for suite in ${LW_GPU_SUITES:-table misses build}; do
+    # shellcheck disable=SC2086
+    step bench "layer_step $suite" "${LW_GPU_BENCH_S:-180}" $bench --suite "$suite" --backend cuda --contexts "$contexts" \
+      --full "$out/full_attention.json" --json "$out/layer_step_$suite.json" ${LW_GPU_BENCH_ARGS:-}
+  done
+  grep -hE '^(#|\|)' "$out/bench.log"
 }
 
 run_e2e() {
