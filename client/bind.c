@@ -109,6 +109,7 @@ lw_status_t lwc_bound_enqueue(struct lw *kv, const lw_step_t *from, const lw_ten
     lw_status_t status = lwc_step_args(kv, from, out, kv->bound.slots, &args, error);
     if (status != LW_OK)
         return status;
+    kv->step.args = args;
     atomic_store_explicit(&kv->courier.wait_us, args.wait_us, memory_order_relaxed);
     status = lwc_layer_enqueue(kv, &args, from->stream, &ops, error);
     kv->bound.layer = status == LW_OK ? from->layer + 1 : 0;

@@ -144,17 +144,24 @@ static unsigned take_view(lwc_courier_t *courier)
 
 /* ---- rounds ---- */
 
-static void tell_cause(lwc_courier_t *courier)
+/* Before the ticket is answered: whoever sees the failure finds the words. */
+static void tell_cause(void *arg, const lw_error_t *cause)
 {
-    lwc_tickets_t *tickets = courier->tickets;
+    lwc_courier_t *courier = arg;
 
-    if (tickets->failed == LW_OK)
+    atomic_fetch_add_explicit(&courier->failures, 1, memory_order_release);
+    if (atomic_load_explicit(&courier->cause_state, memory_order_acquire) != 0)
         return;
-    if (atomic_load_explicit(&courier->cause_state, memory_order_acquire) == 0) {
-        courier->cause = tickets->error;
-        atomic_store_explicit(&courier->cause_state, 1, memory_order_release);
-    }
-    lwc_tickets_clear(tickets);
+    courier->cause = *cause;
+    atomic_store_explicit(&courier->cause_state, 1, memory_order_release);
+}
+
+/* A little less than the GPU waits, so that what fails is told before it gives up. */
+static uint64_t deadline(const lwc_courier_t *courier, uint64_t now_us)
+{
+    uint64_t wait_us = atomic_load_explicit(&courier->wait_us, memory_order_relaxed);
+
+    return now_us + wait_us - wait_us / 8;
 }
 
 unsigned lwc_courier_round(lwc_courier_t *courier, uint64_t now_us)
@@ -163,14 +170,12 @@ unsigned lwc_courier_round(lwc_courier_t *courier, uint64_t now_us)
     uint64_t rung = lwc_tickets_rung(courier->tickets);
     unsigned events = take_letters(courier) + take_view(courier);
 
-    events += lwc_tickets_take(courier->tickets, rung, now_us,
-                               now_us + atomic_load_explicit(&courier->wait_us, memory_order_relaxed),
+    events += lwc_tickets_take(courier->tickets, rung, now_us, deadline(courier, now_us),
                                courier->store ? courier->known : NULL);
     if (courier->store) {
         lwc_tickets_release(courier->tickets);
         events += lwc_store_round(courier->store, now_us);
     }
-    tell_cause(courier);
     return events;
 }
 
@@ -222,6 +227,8 @@ lw_status_t lwc_courier_init(lwc_courier_t *courier, lwc_store_t *store, lwc_tic
     courier->clock = clock;
     courier->segment_capacity = segment_capacity;
     courier->spin_us = spin_us;
+    tickets->failing = tell_cause;
+    tickets->failing_arg = courier;
     courier->known = calloc(segment_capacity, sizeof(*courier->known));
     courier->letters = calloc(LWC_LETTERS, sizeof(*courier->letters));
     for (uint32_t i = 0; i < LWC_READS; i++)

@@ -106,6 +106,7 @@ typedef struct lwc_courier {
     _Atomic uint32_t asked;
     lw_error_t cause; /* why a ticket failed, the first since it was last looked at */
     _Atomic uint32_t cause_state;
+    _Atomic uint64_t failures; /* tickets answered FAILED */
     _Atomic uint64_t rounds; /* for tests: that it lives */
 
     bool threaded;

@@ -272,6 +272,8 @@ static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_
         status = lwc_sizes_make(&kv->model, params, &kv->options, &kv->sizes, error);
     if (status == LW_OK)
         status = device_open(kv, params, error);
+    if (status == LW_OK && kv->device.async)
+        lwc_sizes_make_async(&kv->model, &kv->options, &kv->sizes);
     if (status == LW_OK)
         status = memory_open(kv, error);
     if (status == LW_OK)

@@ -80,6 +80,7 @@ struct lw {
     lwc_store_t *store;    /* host backends: the caller's; NULL: the courier's, or none */
     lwc_courier_t courier; /* asynchronous backends */
     lwc_store_answer_t answer;
+    uint64_t failures_seen; /* of the courier's */
     lwc_keeper_t keeper;
     bool keeper_made, courier_made;
 

@@ -195,3 +195,12 @@ lw_status_t lwc_sizes_make(const lwc_model_t *model, const lw_open_params_t *par
     *sizes_out = sizes;
     return LW_OK;
 }
+
+void lwc_sizes_make_async(const lwc_model_t *model, const lwc_options_t *options, lwc_sizes_t *sizes)
+{
+    uint64_t tokens = (uint64_t)sizes->sessions_max * sizes->tokens_max;
+    uint64_t all = tokens * model->layers * model->heads * model->pair_bytes;
+
+    if (options->client_landing_bytes == LWC_AUTO)
+        sizes->landing_bytes = lw_align_up(clamp(all / 40, sizes->landing_bytes, 2ull << 30), 64);
+}

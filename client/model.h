@@ -35,6 +35,9 @@ typedef struct lwc_sizes {
 LW_CHECK lw_status_t lwc_model_make(const lw_model_t *from, lwc_model_t *model_out, lw_error_t *error);
 LW_CHECK lw_status_t lwc_sizes_make(const lwc_model_t *model, const lw_open_params_t *params,
                                     const lwc_options_t *options, lwc_sizes_t *sizes_out, lw_error_t *error);
+/* The same for an asynchronous backend, where landing memory holds the misses of a whole step unless client.admit_layers
+ * says otherwise. */
+void lwc_sizes_make_async(const lwc_model_t *model, const lwc_options_t *options, lwc_sizes_t *sizes);
 /* Bytes of the largest stored segment of `tokens` tokens. */
 uint64_t lwc_extent_bytes_max(const lwc_model_t *model, uint32_t tokens);
 /* Rows of a session's ring. */

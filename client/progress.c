@@ -45,6 +45,14 @@ void lwc_take_view(struct lw *kv)
     lwc_view_mail_free(view);
 }
 
+/* Steps that ended since the last call may have made a range whole. */
+static void cut_confirmed(struct lw *kv)
+{
+    for (uint32_t slot = 0; kv->device.async && slot < kv->sizes.sessions_max; slot++)
+        if (kv->sessions[slot].open && !kv->sessions[slot].stepping)
+            lwc_session_cut(&kv->sessions[slot]);
+}
+
 unsigned lwc_progress(struct lw *kv)
 {
     unsigned completed = 0;
@@ -58,6 +66,7 @@ unsigned lwc_progress(struct lw *kv)
         (void)lwc_keeper_round(&kv->keeper, lwc_now(kv));
     lwc_outcomes_take(kv);
     (void)lwc_publish_ready(kv);
+    cut_confirmed(kv);
     for (lw_op_t *op = kv->ops.first; op; op = next) {
         next = (lw_op_t *)(uintptr_t)lwc_op_words(op)->next;
         lw_status_t status = poll_op(kv, op);

@@ -146,12 +146,8 @@ static lw_status_t outcome(struct lw *kv, lw_error_t *error)
         return step->enqueue_status;
     }
     status = lwc_step_run(kv, "finish", kv->device.backend->finish, &step->args, step->stream, error);
-    if (kv->tickets.failed != LW_OK) {
-        bool full =
-            kv->tickets.failed == LW_ERR_TIMEOUT && kv->tickets.bytes > kv->tickets.landing_bytes / 8 * 7;
-        return lw_fail(error, kv->tickets.failed, "layer %u: %s%s", step->args.layer, kv->tickets.error.text,
-                       full ? "; landing memory is full: raise client.landing_bytes" : "");
-    }
+    if (kv->tickets.failed != LW_OK)
+        return lw_fail(error, kv->tickets.failed, "layer %u: %s", step->args.layer, kv->tickets.error.text);
     if (status == LW_OK)
         status = read_errors(kv, error);
     if (status == LW_OK && step->canceled)

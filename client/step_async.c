@@ -3,6 +3,22 @@
  * nothing. */
 #include "client/ctx.h"
 
+/* Records that failed, perhaps after the device had given up on them, are released before anybody wants them again: the
+ * next step asks for them anew instead of meeting the old failure. */
+static lw_status_t release_failed(struct lw *kv, lw_error_t *error)
+{
+    uint64_t failures = atomic_load_explicit(&kv->courier.failures, memory_order_acquire);
+    lwk_step_t args = kv->step.args;
+    lw_error_t told;
+
+    if (failures == kv->failures_seen || !args.store)
+        return LW_OK;
+    kv->failures_seen = failures;
+    lwc_route_cause(kv, &told); /* belongs to what was told */
+    args.layer = 0;             /* not a step's end */
+    return lwc_step_run(kv, "admit", kv->device.backend->admit, &args, kv->stream, error);
+}
+
 lw_status_t lwc_step_ready(struct lw *kv, struct lw_session *const *sessions, uint32_t count, uint32_t tokens,
                            uint64_t until, bool block, lw_error_t *error)
 {
@@ -12,6 +28,8 @@ lw_status_t lwc_step_ready(struct lw *kv, struct lw_session *const *sessions, ui
     for (uint32_t s = 0; s < count && status == LW_OK; s++)
         if (sessions[s])
             status = lwc_outcomes_tell(sessions[s], error);
+    if (status == LW_OK)
+        status = release_failed(kv, error);
     if (status == LW_OK && !lwc_outcomes_room(kv))
         status = lw_fail(error, LW_ERR_BUSY, "%u steps are enqueued and have not ended", LWK_OUTCOME_STEPS - 1);
     if (status != LW_OK)

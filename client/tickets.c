@@ -32,7 +32,8 @@ lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
         status = lwc_device_alloc(device, LWK_MEMORY_PINNED, parts[i].bytes, parts[i].what, parts[i].memory,
                                   error);
     tickets->wants = calloc(tickets->capacity, sizeof(*tickets->wants));
-    if (status == LW_OK && !tickets->wants)
+    tickets->rows = calloc(tickets->capacity, sizeof(*tickets->rows));
+    if (status == LW_OK && (!tickets->wants || !tickets->rows))
         status = lw_fail(error, LW_ERR_NO_MEMORY, "out of memory for %u tickets", tickets->capacity);
     return status;
 }
@@ -47,13 +48,23 @@ void lwc_tickets_fini(lwc_tickets_t *tickets)
     lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->arrivals);
     lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->landing);
     free(tickets->wants);
+    free(tickets->rows);
     memset(tickets, 0, sizeof(*tickets));
 }
 
 static void fail(lwc_tickets_t *tickets, lw_status_t status, const char *text)
 {
-    if (tickets->failed == LW_OK)
-        tickets->failed = lw_fail(&tickets->error, status, "%s", text);
+    bool full = status == LW_ERR_TIMEOUT && tickets->bytes > tickets->landing_bytes / 8 * 7;
+    const char *advice = !full            ? ""
+                         : tickets->async ? "; landing memory is full: raise client.landing_bytes, or set "
+                                            "client.admit_layers"
+                                          : "; landing memory is full: raise client.landing_bytes";
+
+    if (tickets->failed != LW_OK && !tickets->failing)
+        return;
+    tickets->failed = lw_fail(&tickets->error, status, "%.160s%s", text, advice);
+    if (tickets->failing)
+        tickets->failing(tickets->failing_arg, &tickets->error);
 }
 
 static void answer(lwc_tickets_t *tickets, uint64_t ticket, uint32_t where)
@@ -138,6 +149,7 @@ static uint32_t make_wants(lwc_tickets_t *tickets, uint64_t rung, const bool *kn
 
     for (uint64_t t = tickets->seen; t < rung; t++) {
         lwc_want_t want = want_of(tickets, t);
+        tickets->rows[t & (tickets->capacity - 1)] = 0;
         if (is_local(tickets, t))
             continue;
         if (tickets->async && (!known || !known[want.segment])) {
@@ -147,7 +159,8 @@ static uint32_t make_wants(lwc_tickets_t *tickets, uint64_t rung, const bool *kn
         }
         tickets->wants[count++] = want;
         tickets->waiting_layer[tickets->ring[t & (tickets->capacity - 1)].layer]++;
-        tickets->bytes += tickets->async ? 0 : want.rows * tickets->pair_bytes;
+        tickets->rows[t & (tickets->capacity - 1)] = want.rows;
+        tickets->bytes += want.rows * tickets->pair_bytes;
     }
     tickets->waiting += count;
     return count;
@@ -159,8 +172,12 @@ static void drop_wants(lwc_tickets_t *tickets, uint32_t count, bool answered)
     for (uint32_t i = 0; i < count; i++) {
         uint64_t tag = tickets->wants[i].tag;
         tickets->waiting_layer[tickets->ring[tag & (tickets->capacity - 1)].layer]--;
-        if (answered)
+        if (answered) {
             answer(tickets, tag, LWK_LANDING_FAILED);
+        } else {
+            tickets->rows[tag & (tickets->capacity - 1)] = 0;
+            tickets->bytes -= tickets->wants[i].rows * tickets->pair_bytes;
+        }
     }
     tickets->waiting -= count;
 }
@@ -186,7 +203,7 @@ unsigned lwc_tickets_take(lwc_tickets_t *tickets, uint64_t rung, uint64_t now_us
                           const bool *known)
 {
     uint64_t tail = __atomic_load_n(tickets->tail, __ATOMIC_ACQUIRE);
-    uint64_t first = tickets->seen = lw_max_u64(tickets->seen, tail);
+    uint64_t first = tickets->seen = lw_max_u64(tickets->seen, tail); /* local ones are answered and released without us */
     lw_status_t status = LW_OK;
 
     if (rung <= first)
@@ -217,9 +234,10 @@ void lwc_tickets_release(lwc_tickets_t *tickets)
 
     if (tail <= tickets->released)
         return;
-    for (uint64_t t = tickets->released; t < tail && !tickets->async; t++)
-        if (!is_local(tickets, t))
-            tickets->bytes -= tickets->ring[t & (tickets->capacity - 1)].size * tickets->pair_bytes;
+    for (uint64_t t = tickets->released; t < tail; t++) {
+        tickets->bytes -= tickets->rows[t & (tickets->capacity - 1)] * tickets->pair_bytes;
+        tickets->rows[t & (tickets->capacity - 1)] = 0;
+    }
     if (tickets->store)
         lwc_store_release(tickets->store, tail);
     tickets->released = tail;

@@ -23,15 +23,18 @@ typedef struct lwc_tickets {
     bool async; /* the ops run while this does: a ticket's words may be another's once it was released */
     uint64_t pair_bytes;
     lwc_want_t *wants; /* [capacity] */
+    uint32_t *rows;    /* [capacity] of tickets that take landing memory, until they are released; else 0 */
 
     uint64_t seen;     /* tickets taken from the ring */
     uint64_t released; /* tickets told to the store as used */
-    uint64_t bytes;    /* host: of landed and coming records not yet released */
+    uint64_t bytes;    /* of landed and coming records not yet released */
     uint64_t busy_since_us; /* asynchronous: the store has had no room since then; 0: it has */
     uint32_t waiting;  /* fetched and not arrived, all layers */
     uint32_t waiting_layer[LW_LAYERS_MAX];
-    lw_status_t failed; /* first failure since lwc_tickets_clear */
+    lw_status_t failed; /* host: first failure since lwc_tickets_clear */
     lw_error_t error;
+    void (*failing)(void *arg, const lw_error_t *cause); /* asynchronous: before a ticket is answered FAILED */
+    void *failing_arg;
     lwc_store_t *store;
 } lwc_tickets_t;
 

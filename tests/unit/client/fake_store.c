@@ -1,6 +1,7 @@
 /* fake_store.c - see fake_store.h. */
 #include "unit/client/fake_store.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@ typedef struct stored {
 static stored_t stored[STORED_MAX];
 static uint32_t stored_count;
 static bool node_down[LW_NODES_MAX], full, hold;
+/* What is stored and what is broken is common to all stores, each of which has a thread of its own. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 typedef enum kind { NOTHING, WANT, PUT, READ, ATTACH } kind_t;
 typedef struct pending {
@@ -37,6 +40,10 @@ typedef struct pending {
     uint16_t node_index[LW_REPLICAS_MAX];
 } pending_t;
 
+typedef struct span {
+    uint64_t tag, offset, bytes;
+} span_t;
+
 typedef struct known {
     bool used;
     lw_segment_name_t name;
@@ -51,6 +58,8 @@ struct lwc_store {
     pending_t *pending; /* FIFO */
     uint32_t capacity, count, wants;
     uint64_t landing_at, released, last_tag;
+    span_t *spans; /* landed records in the order of the ring; [capacity] */
+    uint32_t span_first, span_count;
     lwc_store_stats_t stats;
     char error[240];
 };
@@ -72,15 +81,21 @@ void fake_store_reset(void)
 
 void fake_store_node_down(uint16_t node_index, bool down)
 {
+    pthread_mutex_lock(&lock);
     node_down[node_index] = down;
+    pthread_mutex_unlock(&lock);
 }
 void fake_store_full(bool is_full)
 {
+    pthread_mutex_lock(&lock);
     full = is_full;
+    pthread_mutex_unlock(&lock);
 }
 void fake_store_hold(bool is_held)
 {
+    pthread_mutex_lock(&lock);
     hold = is_held;
+    pthread_mutex_unlock(&lock);
 }
 uint32_t fake_store_segments(void)
 {
@@ -117,6 +132,7 @@ lw_status_t lwc_store_create(const lwc_store_params_t *params, lwc_store_t **sto
     store->sessions = calloc(params->session_capacity, sizeof(*store->sessions));
     store->capacity = params->wants_max + params->puts_max + 64;
     store->pending = calloc(store->capacity, sizeof(*store->pending));
+    store->spans = calloc(store->capacity, sizeof(*store->spans));
     *store_out = store;
     return LW_OK;
 }
@@ -138,6 +154,7 @@ void lwc_store_destroy(lwc_store_t *store)
     for (uint32_t i = 0; i < store->count; i++)
         end(store, &store->pending[i], LW_ERR_CANCELED, NULL);
     free(store->view.nodes);
+    free(store->spans);
     free(store->pending);
     free(store->sessions);
     free(store->segments);
@@ -219,14 +236,40 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
     return LW_OK;
 }
 
+/* Released records are poisoned, so that a stale use shows. */
 void lwc_store_release(lwc_store_t *store, uint64_t until)
 {
     store->released = until;
-    if (until == store->last_tag) /* everything was used: poison it, so that a stale page shows */
-        memset(store->params.landing, 0xFF, store->landing_at);
-    if (until == store->last_tag)
-        store->landing_at = 0;
+    while (store->span_count > 0 && store->spans[store->span_first].tag < until) {
+        const span_t *span = &store->spans[store->span_first];
+        memset(store->params.landing + span->offset, 0xFF, span->bytes);
+        store->span_first = (store->span_first + 1) % store->capacity;
+        store->span_count--;
+    }
 }
+
+/* A place for a record, NULL: there is none now. Spans are taken and given back in order. */
+static uint8_t *land(lwc_store_t *store, uint64_t tag, uint64_t bytes)
+{
+    uint64_t rounded = lw_align_up(bytes, 64), end = store->params.landing_bytes;
+    const span_t *oldest = &store->spans[store->span_first];
+
+    if (store->span_count == 0)
+        store->landing_at = 0;
+    else if (oldest->offset >= store->landing_at)
+        end = oldest->offset;
+    if (store->landing_at + rounded > end && end == store->params.landing_bytes && store->span_count > 0) {
+        store->landing_at = 0;
+        end = oldest->offset;
+    }
+    if (store->landing_at + rounded > end || store->span_count == store->capacity)
+        return NULL;
+    store->spans[(store->span_first + store->span_count++) % store->capacity] =
+        (span_t){.tag = tag, .offset = store->landing_at, .bytes = rounded};
+    store->landing_at += rounded;
+    return store->params.landing + store->landing_at - rounded;
+}
+
 uint32_t lwc_store_wants_in_flight(const lwc_store_t *store)
 {
     return store->wants;
@@ -291,13 +334,14 @@ static uint32_t *offsets_of(stored_t *s, uint32_t head)
     return s->offsets[head];
 }
 
-static void run_want(lwc_store_t *store, pending_t *p)
+/* false: there is no room for its record now. */
+static bool run_want(lwc_store_t *store, pending_t *p)
 {
     lw_status_t status = LW_OK;
     stored_t *s = find(store, p->want.segment, &status);
     if (!s) {
         end(store, p, status, NULL);
-        return;
+        return true;
     }
     const lw_segment_head_t *head = &lw_segment_heads(s->extent)[p->want.head];
     const uint32_t *offsets = offsets_of(s, p->want.head);
@@ -310,15 +354,16 @@ static void run_want(lwc_store_t *store, pending_t *p)
         end(store, p,
             fail(store, LW_ERR_CORRUPT, "record %u of head %u is damaged", p->want.entry, p->want.head),
             NULL);
-        return;
+        return true;
     }
-    LW_ASSERT(store->landing_at + bytes <= store->params.landing_bytes);
-    uint8_t *to = store->params.landing + store->landing_at;
+    uint8_t *to = land(store, p->want.tag, bytes);
+    if (!to)
+        return false;
     memcpy(to, record, bytes);
-    store->landing_at += lw_align_up(bytes, 64);
     store->stats.bytes_fetched += bytes;
     store->stats.records_fetched++;
     end(store, p, LW_OK, to);
+    return true;
 }
 
 static void run_put(lwc_store_t *store, pending_t *p)
@@ -368,6 +413,7 @@ unsigned lwc_store_round(lwc_store_t *store, uint64_t now_us)
     /* What callbacks add waits for the next round. */
     uint32_t count = store->count;
     unsigned events = 0;
+    pthread_mutex_lock(&lock);
     for (uint32_t i = 0; i < count; i++) {
         pending_t p = store->pending[i];
         store->pending[i].kind = NOTHING;
@@ -377,7 +423,10 @@ unsigned lwc_store_round(lwc_store_t *store, uint64_t now_us)
             store->pending[i] = p;
             continue;
         } else if (p.kind == WANT) {
-            run_want(store, &p);
+            if (!run_want(store, &p)) {
+                store->pending[i] = p;
+                continue;
+            }
         } else if (p.kind == PUT) {
             run_put(store, &p);
         } else if (p.kind == READ) {
@@ -392,6 +441,7 @@ unsigned lwc_store_round(lwc_store_t *store, uint64_t now_us)
         if (store->pending[i].kind != NOTHING)
             store->pending[kept++] = store->pending[i];
     store->count = kept;
+    pthread_mutex_unlock(&lock);
     return events;
 }
 

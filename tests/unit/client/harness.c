@@ -110,12 +110,46 @@ void harness_settle(harness_t *h)
     for (int quiet = 0, i = 0; quiet < 50 && i < 100000; i++) {
         bool busy = false;
         lw_progress(h->kv);
-        if (h->kv->env.keeper_thread)
+        if (h->kv->env.keeper_thread || h->kv->device.async)
             lwc_wait(h->kv, 1000);
         for (uint32_t slot = 0; slot < h->kv->sizes.sessions_max; slot++)
             busy |= h->kv->sessions[slot].open && h->kv->sessions[slot].task_busy;
         quiet = busy ? 0 : quiet + 1;
     }
+}
+
+void harness_drain(harness_t *h)
+{
+    lw_error_t error;
+
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(lwc_stream_settle(h->kv, &error), LW_OK);
+        lwc_publish_bury(h->kv);
+    }
+    assert_int_equal(lwc_stream_settle(h->kv, &error), LW_OK);
+    lwc_publish_bury(h->kv);
+}
+
+lw_status_t harness_attend(harness_t *h, const lw_step_t *step, lw_tensor_t *out)
+{
+    lw_error_t error;
+    lw_status_t status = lw_attend(h->kv, step, out, NULL);
+
+    return status == LW_OK ? lwc_stream_settle(h->kv, &error) : status;
+}
+
+lw_status_t harness_ended(harness_t *h, lw_session_t *session)
+{
+    lw_status_t status = LW_OK;
+
+    do {
+        lwc_device_nap(10);
+        assert_int_equal(lw_step_status(h->kv, session, &status), LW_OK);
+    } while (status == LW_INPROGRESS);
+    if (status == LW_OK)
+        return LW_OK;
+    assert_int_equal(lw_session_truncate(session, harness_tokens(session)), status);
+    return status;
 }
 
 /* ---- exact attention ---- */
@@ -247,6 +281,12 @@ static lw_status_t attend_layer(layer_run_t *run)
     return lw_attend(run->h->kv, &step, &out, NULL);
 }
 
+/* One layer's queries; kept until the step has ended. */
+static size_t query_floats(const harness_t *h, uint32_t tokens)
+{
+    return (size_t)tokens * h->model.query_head_count * h->model.head_dim;
+}
+
 lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
                          bool zero_query, result_t *result_out)
 {
@@ -260,13 +300,20 @@ lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *
 
     LW_ASSERT(run.first + tokens <= sequence->count);
     result_init(result_out, h, tokens);
-    run.query = calloc((size_t)tokens * h->model.query_head_count * h->model.head_dim, sizeof(float));
+    float *queries = calloc(query_floats(h, tokens) * h->model.layer_count, sizeof(float));
     for (run.layer = 0; run.layer < h->model.layer_count && status == LW_OK; run.layer++) {
+        run.query = queries + run.layer * query_floats(h, tokens);
         draw_query(&run, zero_query);
         exact_layer(&run);
         status = attend_layer(&run);
     }
-    free(run.query);
+    if (h->kv->device.async) {
+        lw_error_t error;
+        assert_int_equal(lwc_stream_settle(h->kv, &error), LW_OK);
+        if (status == LW_OK)
+            status = harness_ended(h, session);
+    }
+    free(queries);
     return status;
 }
 
@@ -282,8 +329,9 @@ lw_status_t harness_extend(harness_t *h, lw_session_t *session, const sequence_t
     lw_status_t status = LW_OK;
 
     result_init(result_out, h, tokens);
-    run.query = calloc((size_t)tokens * h->model.query_head_count * h->model.head_dim, sizeof(float));
+    float *queries = calloc(query_floats(h, tokens) * h->model.layer_count, sizeof(float));
     for (run.layer = 0; run.layer < h->model.layer_count && status == LW_OK; run.layer++) {
+        run.query = queries + run.layer * query_floats(h, tokens);
         draw_query(&run, false);
         exact_layer(&run);
         size_t at = (size_t)run.layer * tokens * h->model.query_head_count;
@@ -293,7 +341,9 @@ lw_status_t harness_extend(harness_t *h, lw_session_t *session, const sequence_t
         lw_tensor_t value = layer_tensor(h, sequence->values, run.layer, run.first, tokens);
         status = lw_extend(session, run.layer, &query, &key, &value, &out, 0, NULL, NULL);
     }
-    free(run.query);
+    lw_error_t error;
+    assert_int_equal(lwc_stream_settle(h->kv, &error), LW_OK);
+    free(queries);
     return status;
 }
 

@@ -24,7 +24,7 @@ typedef struct sequence {
 } sequence_t;
 
 typedef struct harness_params {
-    const char *backend; /* NULL: "ref" */
+    const char *backend; /* NULL: LW_TEST_BACKEND, else "ref"; "queue": queue_backend.h */
     const char *config;
     uint32_t layers, heads, group, head_dim; /* 0: 2, 2, 2, 16 */
     uint32_t sessions_max, tokens_max;       /* 0: 4, 16,384 */
@@ -47,6 +47,12 @@ void harness_prefill(harness_t *h, lw_session_t *session, const sequence_t *sequ
                      uint32_t count, uint32_t chunk);
 /* Runs the keeper until nothing is under way. */
 void harness_settle(harness_t *h);
+/* Waits until the device has done everything and rows that nobody holds are free. */
+void harness_drain(harness_t *h);
+/* lw_attend, and on an asynchronous backend the time until its output is there. */
+lw_status_t harness_attend(harness_t *h, const lw_step_t *step, lw_tensor_t *out);
+/* On an asynchronous backend: waits for the session's steps; tells a failure as its next call would. */
+lw_status_t harness_ended(harness_t *h, lw_session_t *session);
 
 /* One step: appends the sequence's tokens from session's count on, T of them; queries drawn, or zero. out and
  * lse are [layer][token][query head]. */

@@ -5,15 +5,18 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "unit/client/fake_store.h"
 #include "unit/client/harness.h"
+#include "unit/client/queue_backend.h"
 
 static uint64_t clock_now(void *self)
 {
     harness_t *h = self;
-    return h->time_us += 10; /* every look takes a little time, so that nothing waits for ever */
+    /* Every look takes a little time, so that nothing waits for ever. */
+    return __atomic_add_fetch(&h->time_us, 10, __ATOMIC_RELAXED);
 }
 
 static void nodes_init(harness_t *h)
@@ -36,13 +39,17 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
     lw_prng_seed(&h->prng, seed);
     h->time_us = 1000000;
     h->clock = (lw_clock_t){.now_us = clock_now, .unix_us = clock_now, .self = h};
+    const char *backend = params->backend ? params->backend : getenv("LW_TEST_BACKEND");
+    bool queue = backend && strcmp(backend, "queue") == 0;
+    if (queue || (backend && strcmp(backend, "cuda") == 0))
+        h->clock = *lw_clock_real(); /* several threads look, often */
     nodes_init(h);
     harness_model(h, params);
     if (lw_control_sim_init(&h->fleet, NULL, &h->clock, h->nodes, 3, &error) != LW_OK ||
         lw_control_sim_open(&h->fleet, NULL, 7, 1, &control, &error) != LW_OK)
         fail_msg("control: %s", error.text);
     lw_open_params_t open = {.size = sizeof(open),
-                             .backend = params->backend ? params->backend : "ref",
+                             .backend = backend ? backend : "ref",
                              .config = params->config,
                              .device_bytes = params->device_bytes,
                              .model = h->model,
@@ -50,7 +57,8 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
                              .tokens_max = params->tokens_max ? params->tokens_max : 16384};
     lwc_env_t env = {.fabric = (const lw_fabric_ops_t *)&h->fleet, /* the fake store never looks at it */
                      .clock = &h->clock,
-                     .control = control};
+                     .control = control,
+                     .backend = queue ? queue_backend() : NULL};
     if (lwc_ctx_open(&open, &env, &h->kv, &error) != LW_OK)
         fail_msg("open: %s", error.text);
 }

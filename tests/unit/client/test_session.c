@@ -89,7 +89,7 @@ static void test_sealed_tokens_are_retrieved_exactly(void **state)
     assert_int_equal(lw_query(h.kv, &attr), LW_OK);
     assert_true(attr.hits > 0 && attr.misses > 0 && attr.bytes_fetched > 0 && attr.bytes_shipped > 0);
     assert_int_equal(attr.node_count, 3);
-    assert_string_equal(attr.backend, "ref");
+    assert_string_equal(attr.backend, h.kv->device.backend->name);
     uint64_t on_nodes = 0;
     for (uint32_t n = 0; n < 3; n++)
         on_nodes += attr.nodes[n].bytes_stored;
@@ -525,7 +525,7 @@ static void test_small_cache_and_small_landing_do_not_change_answers(void **stat
     static const harness_params_t tight = {
         .layers = 3,
         .device_bytes = 96 << 10,
-        .config = "client.landing_bytes=2m;client.tickets=8192;cache.admit_window=0"};
+        .config = "client.landing_bytes=2m;client.tickets=8192;cache.admit_window=0;client.admit_layers=1"};
     harness_t h;
     sequence_t seq;
     harness_open(&h, &tight, seed_value);
@@ -630,6 +630,7 @@ static void test_close_in_mid_seal_leaves_nothing_behind(void **state)
         for (int k = 0; k < 3 * i; k++)
             lw_progress(h.kv);
         lw_session_close(s);
+        harness_drain(&h);
         assert_int_equal(lwc_arena_used(&h.kv->arena), 0);
         for (uint32_t row = 0; row < h.kv->directory.row_capacity; row++)
             assert_int_equal(h.kv->directory.rows[row].holders, 0);
