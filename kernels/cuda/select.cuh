@@ -1,0 +1,214 @@
+/* select.cuh - what the parts of the select kernel share: its sizes, its shared memory, its workspace, a prefix sum over a block,
+ * and the barrier among the blocks that work on one (session, KV head).
+ *
+ * Such a pair is a *job*. A job's entry slots are cut into one slice for each of its blocks; a slice begins at a multiple of
+ * SELECT_CHUNK slots. Entries are ordered by one 64-bit number, their rank: key << 32 | ~slot, the key being the bits of the
+ * vote plus 1 (0: not an entry). Ranks differ, so every cut through the order is a rank, and equal votes go by slot for free. */
+#ifndef LWK_CUDA_SELECT_CUH
+#define LWK_CUDA_SELECT_CUH
+
+#include "kernels/cuda/lang.cuh"
+#include "kernels/cuda/ops_cuda.h"
+#include "kernels/cuda/scan.cuh"
+#include "kernels/cuda/select_work.h"
+
+/* On a GPU as large as shared memory allows; emulated so small that small inputs take every path. */
+#if defined(__CUDACC__)
+#define SELECT_THREADS 1024u
+#define SELECT_LOCAL 16384u    /* entries of a slice that are kept in shared memory; the rest: workspace */
+#define SELECT_SLICE_MIN 8192u /* a job gets another block for each so many slots: a barrier costs as much as reading them */
+#define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
+#define SELECT_RANGES 512u     /* ranges open at a time */
+#define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
+#else
+#define SELECT_THREADS 128u
+#define SELECT_LOCAL 512u
+#define SELECT_SLICE_MIN 256u
+#define SELECT_LIST 96u
+#define SELECT_RANGES 4u
+#define SELECT_CANDIDATES 48u
+#endif
+#define SELECT_WARPS (SELECT_THREADS / 32)
+#define SELECT_BIN_BITS 11u
+#define SELECT_BINS (1u << SELECT_BIN_BITS)
+#define SELECT_SUMS 8192u      /* 64-bit sums of one histogram: bins * queries */
+#define SELECT_NOISES 2048u    /* ranges open at a time * queries, where the noise of keys counts */
+#define SELECT_CHUNK 256u      /* slots whose masses are summed by one warp: a function of the slot, never of the batch */
+#define SELECT_QUERIES_MAX (LW_QUERY_TOKENS_MAX * LW_GROUP_MAX)
+#define SELECT_NO_RANK UINT64_MAX
+#define SELECT_FIRST_RANK (1ull << 32) /* every entry's rank is at least this */
+
+/* What does not change from entry to entry for one (query token, query head). */
+typedef struct select_query {
+    const float *logit;     /* [entry_capacity] */
+    float largest, inverse; /* of R or of A; 1 / sum of e^(x - largest), 0 where there is no weight */
+    float spread;
+    float scale_query;      /* unused by votes; keeps 32 bytes */
+    size_t row;
+} select_query_t;
+
+/* An open range. */
+typedef struct select_range {
+    const lwk_tile_t *tile;
+    const uint16_t *sizes, *spreads;
+    uint32_t base; /* first slot */
+    uint16_t clusters, entries;
+} select_range_t;
+
+/* The bin in which a limit is reached. */
+typedef struct select_edge {
+    uint32_t bin;                         /* its number + 1; 0: the limit is not reached */
+    uint32_t entries, tokens;             /* in it */
+    uint32_t entries_above, tokens_above; /* in all before it in the order */
+    uint32_t not_small;                   /* error budget: with the bin taken, the rest is too large */
+} select_edge_t;
+
+typedef struct select_shared {
+    uint32_t key[SELECT_LOCAL];
+    uint16_t size[SELECT_LOCAL];
+    lwk_select_hist_t first, level; /* histograms of level 0, which stays, and of the level at hand */
+    union {
+        uint64_t sums[SELECT_SUMS]; /* error budget */
+        struct {
+            uint64_t rank[SELECT_CANDIDATES];
+            uint16_t size[SELECT_CANDIDATES];
+        } candidate;
+        uint32_t list[SELECT_LIST];
+    };
+    select_query_t query[SELECT_QUERIES_MAX];
+    select_range_t range[SELECT_RANGES];
+    float noise[SELECT_NOISES];
+    uint64_t rest[SELECT_QUERIES_MAX], above[SELECT_QUERIES_MAX]; /* error budget: all; taken so far */
+    uint64_t scan[SELECT_WARPS];
+    uint64_t head, tail;
+    uint32_t offset[LWK_SELECT_SPLIT_MAX + 1];
+    uint32_t count[8]; /* of lookup.cuh */
+    select_edge_t edge;
+    uint32_t total_entries, total_tokens; /* of the level at hand */
+    uint32_t candidates, before, above_count; /* of cut.cuh */
+    uint32_t range_first, range_count;        /* the open ones */
+    uint32_t ticket_base;
+} select_shared_t;
+
+/* One block's view of the job at hand; the same in all its threads. */
+typedef struct select_job {
+    const lwk_step_t *step;
+    lwk_session_t *session;
+    uint32_t s, head, number;    /* number: s * J + head */
+    uint32_t block, blocks;      /* of this job */
+    uint32_t first, end, slice;  /* slots of this block; slots of a whole slice */
+    uint32_t queries;
+    uint32_t range_count, entry_count;
+    uint32_t bits;               /* of a histogram digit */
+    uint32_t key_base;           /* digit of level 0: (key >> key_shift) - key_base, clamped */
+    uint32_t key_shift;
+    lwk_select_state_t *state;
+    lwk_select_buffers_t *buffers;
+    uint32_t *key;               /* spilled, by slot */
+    uint16_t *size;
+    uint64_t epoch;
+    int stale;                   /* which histogram is to be zeroed behind the next barrier; -1: none */
+} select_job_t;
+
+LWK_DEVICE uint32_t select_lane(void)
+{
+    return threadIdx.x % 32;
+}
+LWK_DEVICE uint32_t select_warp(void)
+{
+    return threadIdx.x / 32;
+}
+
+template <typename T> LWK_DEVICE T select_scan(select_shared_t *sh, T x, T *total_out)
+{
+    return scan_block<SELECT_WARPS>((T *)(void *)sh->scan, x, total_out);
+}
+
+/* ---- entries of this block's slice ---- */
+
+LWK_DEVICE void select_keep(const select_job_t *job, select_shared_t *sh, uint32_t slot, uint32_t key, uint32_t size)
+{
+    uint32_t i = slot - job->first;
+    if (i < SELECT_LOCAL) {
+        sh->key[i] = key;
+        sh->size[i] = (uint16_t)size;
+    } else {
+        job->key[slot] = key;
+        job->size[slot] = (uint16_t)size;
+    }
+}
+LWK_DEVICE uint32_t select_key(const select_job_t *job, const select_shared_t *sh, uint32_t slot)
+{
+    uint32_t i = slot - job->first;
+    return i < SELECT_LOCAL ? sh->key[i] : job->key[slot];
+}
+LWK_DEVICE uint32_t select_size(const select_job_t *job, const select_shared_t *sh, uint32_t slot)
+{
+    uint32_t i = slot - job->first;
+    return i < SELECT_LOCAL ? sh->size[i] : job->size[slot];
+}
+LWK_DEVICE uint64_t select_rank(uint32_t key, uint32_t slot)
+{
+    return (uint64_t)key << 32 | (uint32_t)~slot;
+}
+
+/* ---- among the blocks of a job ---- */
+
+/* What a block wrote to device memory before is seen by all of them after. Every block has a flag of its own, which only
+ * grows, so there is nothing to reset; histograms that all have read are zeroed on the way. */
+LWK_DEVICE void select_barrier(select_job_t *job)
+{
+    if (job->blocks == 1) {
+        __syncthreads();
+        return;
+    }
+    __syncthreads();
+    job->epoch++;
+    if (threadIdx.x == 0)
+        lwk_store_release(&job->state->flag[job->block], job->epoch);
+    if (threadIdx.x < job->blocks)
+        while ((int64_t)(lwk_load_acquire(&job->state->flag[threadIdx.x]) - job->epoch) < 0)
+            lwk_pause();
+    __syncthreads();
+    if (job->stale >= 0) {
+        lwk_select_hist_t *stale = job->stale == 0 ? &job->state->first : &job->buffers->hist[job->stale - 1];
+        uint64_t *sums = job->buffers->sums[job->stale];
+        uint32_t worker = job->block * SELECT_THREADS + threadIdx.x, workers = job->blocks * SELECT_THREADS;
+        for (uint32_t i = worker; i < SELECT_BINS; i += workers)
+            stale->entries[i] = stale->tokens[i] = 0;
+        if (job->session->policy.budget == LWK_BUDGET_ERROR)
+            for (uint32_t i = worker; i < SELECT_SUMS; i += workers)
+                sums[i] = 0;
+        job->stale = -1;
+    }
+}
+
+/* Index among the open ranges of the one that a slot lies in. */
+LWK_DEVICE uint32_t select_open_range_of(const select_shared_t *sh, uint32_t slot)
+{
+    uint32_t low = 0, high = sh->range_count;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        if (sh->range[middle].base <= slot)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The same in the session's list. */
+LWK_DEVICE uint32_t select_range_of(const select_job_t *job, uint32_t slot)
+{
+    uint32_t low = 0, high = job->range_count;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        if (job->session->ranges[middle].entry_base <= slot)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+#endif /* LWK_CUDA_SELECT_CUH */

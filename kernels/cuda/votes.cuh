@@ -1,0 +1,226 @@
+/* votes.cuh - the first half of select: keys of all entries, and the histogram of their first digits.
+ *
+ * Bytes: 4 for each logit once, 2 to 4 for each entry's size and spread, 6 for each entry that does not fit shared memory. At
+ * 128K tokens in 16-token clusters, 8 heads, group 4: 1.1 MB, from L2; at 1M with 12.5% outliers 25 MB: 8 us of HBM. */
+#ifndef LWK_CUDA_VOTES_CUH
+#define LWK_CUDA_VOTES_CUH
+
+#include "kernels/cuda/select.cuh"
+
+/* ---- queries and ranges ---- */
+
+LWK_DEVICE float votes_warp_max(float x)
+{
+    for (int step = 16; step > 0; step /= 2)
+        x = fmaxf(x, __shfl_xor_sync(LWK_WARP_ALL, x, step));
+    return x;
+}
+LWK_DEVICE float votes_warp_sum(float x)
+{
+    for (int step = 16; step > 0; step /= 2)
+        x += __shfl_xor_sync(LWK_WARP_ALL, x, step);
+    return x;
+}
+
+/* Rows, spreads, and the normalisers of the votes from the tile sums: one warp for each query, ranges in the same order
+ * whatever the batch. The block calls; a barrier must follow. */
+LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
+{
+    const lwk_step_t *step = job->step;
+    const lwk_scratch_t *scratch = &step->scratch;
+    const uint32_t group = step->shape.group, lane = select_lane();
+    for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
+        size_t row = lwk_query_row(step, job->s, q / group, job->head * group + q % group);
+        const float *tile_max = scratch->tile_max + row * scratch->range_list_capacity;
+        const float *tile_sum = scratch->tile_sum + row * scratch->range_list_capacity;
+        float largest = -INFINITY, sum = 0;
+        for (uint32_t range = lane; range < job->range_count; range += 32)
+            largest = fmaxf(largest, tile_max[range]);
+        largest = votes_warp_max(largest);
+        for (uint32_t range = lane; range < job->range_count; range += 32)
+            if (tile_sum[range] > 0)
+                sum += tile_sum[range] * expf(tile_max[range] - largest);
+        sum = votes_warp_sum(sum);
+        if (lane == 0) {
+            select_query_t *query = &sh->query[q];
+            query->row = row;
+            query->logit = scratch->logit + row * scratch->entry_capacity;
+            query->largest = sum > 0 ? largest : 0;
+            query->inverse = sum > 0 ? 1 / sum : 0;
+            query->spread = scratch->spread[row];
+        }
+    }
+}
+
+/* Opens ranges `first`.. of the session, as many as have room; returns the first one that is not open. The block calls;
+ * barriers before and after are its own. */
+LWK_DEVICE uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *sh, uint32_t first, uint32_t room)
+{
+    const lwk_step_t *step = job->step;
+    const lwk_store_t *store = step->store;
+    const uint32_t count = min(job->range_count - first, room);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < count; i += SELECT_THREADS) {
+        lwk_range_ref_t ref = job->session->ranges[first + i];
+        const lwk_tile_t *tile = &store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
+        sh->range[i].tile = tile;
+        sh->range[i].sizes = tile->sizes;
+        sh->range[i].spreads =
+            (const uint16_t *)(const void *)(tile->index + lwk_tile_layout(tile, step->shape.head_dim).cluster_spreads);
+        sh->range[i].base = ref.entry_base;
+        sh->range[i].clusters = tile->cluster_count;
+        sh->range[i].entries = (uint16_t)lwk_tile_entries(tile);
+    }
+    if (threadIdx.x == 0) {
+        sh->range_first = first;
+        sh->range_count = count;
+    }
+    __syncthreads();
+    return first + count;
+}
+
+/* Slots of this block that lie in the open ranges, up to range `next`. */
+LWK_DEVICE uint32_t votes_window_end(const select_job_t *job, uint32_t next)
+{
+    return next < job->range_count ? min(job->end, job->session->ranges[next].entry_base) : job->end;
+}
+
+/* ---- one entry ---- */
+
+typedef struct votes_entry {
+    uint32_t size; /* 0: no entry */
+    float spread;  /* 0 for an outlier */
+    bool cluster;
+} votes_entry_t;
+
+/* `range` (of the open ones) moves on to where the slot lies. */
+LWK_DEVICE votes_entry_t votes_entry_at(const select_shared_t *sh, uint32_t slot, uint32_t *range)
+{
+    while (*range + 1 < sh->range_count && sh->range[*range + 1].base <= slot)
+        ++*range;
+    const select_range_t *r = &sh->range[*range];
+    uint32_t entry = slot - r->base;
+    votes_entry_t e = {0, 0, entry < r->clusters};
+    if (e.cluster) {
+        e.size = r->sizes[entry];
+        e.spread = lwk_bf16_to_f32(r->spreads[entry]);
+    } else if (entry < r->entries) {
+        e.size = 1;
+    }
+    return e;
+}
+
+LWK_DEVICE float votes_slope(float logit, float soft_cap)
+{
+    return soft_cap > 0 ? 1 - logit / soft_cap * (logit / soft_cap) : 1;
+}
+
+/* ops.h: variance = min(spread, LWK_VARIANCE_MAX / spread of the query) * spread of the query * slope^2. */
+LWK_DEVICE float votes_variance(float entry_spread, float query_spread, float slope)
+{
+    return fminf(entry_spread * query_spread, LWK_VARIANCE_MAX) * slope * slope;
+}
+
+LWK_DEVICE float votes_root(float x)
+{
+    return x > 0 ? x * rsqrtf(x) : 0;
+}
+
+/* ---- digits ---- */
+
+LWK_DEVICE uint32_t votes_first_digit(const select_job_t *job, uint32_t key)
+{
+    uint32_t digit = key >> job->key_shift;
+    return digit <= job->key_base ? 0 : min(digit - job->key_base, (1u << job->bits) - 1);
+}
+
+/* Adds an entry of each lane whose `valid` is set. Lanes that agree with the first one are added at once: when all votes are
+ * alike, every lane of every warp wants the same bin. The whole warp calls. */
+LWK_DEVICE void votes_count(lwk_select_hist_t *hist, uint32_t bin, uint32_t size, bool valid)
+{
+    uint32_t lanes = __ballot_sync(LWK_WARP_ALL, valid);
+    if (lanes == 0)
+        return;
+    uint32_t leader = __ffs((int)lanes) - 1, common = __shfl_sync(LWK_WARP_ALL, bin, (int)leader);
+    bool same = valid && bin == common;
+    uint32_t alike = __ballot_sync(LWK_WARP_ALL, same), tokens = __reduce_add_sync(LWK_WARP_ALL, same ? size : 0u);
+    if (select_lane() == leader) {
+        atomicAdd(&hist->entries[common], (uint32_t)__popc(alike));
+        atomicAdd(&hist->tokens[common], tokens);
+    } else if (valid && !same) {
+        atomicAdd(&hist->entries[bin], 1u);
+        atomicAdd(&hist->tokens[bin], size);
+    }
+}
+
+/* ---- votes ---- */
+
+#define VOTES_AT_ONCE 2 /* entries of a thread whose loads are under way together, four queries each */
+
+LWK_DEVICE float votes_one(const select_query_t *query, float logit, float spread, float reach, float soft_cap)
+{
+    float rank = logit;
+    if (reach > 0)
+        rank += votes_root(votes_variance(spread, query->spread, votes_slope(logit, soft_cap)) * reach);
+    return exp2f((rank - query->largest) * 1.44269504f) * query->inverse;
+}
+
+/* Keys and first digits of the slots of the open ranges. The block calls. */
+LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint32_t from, uint32_t end)
+{
+    const lwk_policy_t *policy = &job->session->policy;
+    const float soft_cap = job->step->shape.soft_cap;
+    const float z = policy->rank == LWK_RANK_EXPECTED_MAX ? policy->z : 0, squared = z > 0 ? 2 * z * z : 0;
+    uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
+    for (uint32_t at = from; at < end; at += VOTES_AT_ONCE * SELECT_THREADS) {
+        votes_entry_t entry[VOTES_AT_ONCE];
+        uint32_t slot[VOTES_AT_ONCE];
+        float vote[VOTES_AT_ONCE], reach[VOTES_AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < VOTES_AT_ONCE; k++) {
+            slot[k] = at + k * SELECT_THREADS + threadIdx.x;
+            entry[k] = slot[k] < end ? votes_entry_at(sh, slot[k], &range) : votes_entry_t{0, 0, false};
+            vote[k] = 0;
+            /* z sqrt(variance 2 ln s) = sqrt(variance * reach) */
+            reach[k] = entry[k].size > 1 ? squared * logf((float)entry[k].size) : 0;
+        }
+        for (uint32_t q = 0; q < job->queries; q += 4) {
+            float logit[4][VOTES_AT_ONCE];
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+#pragma unroll
+                for (int k = 0; k < VOTES_AT_ONCE; k++)
+                    logit[i][k] = q + i < job->queries && entry[k].size > 0 ? sh->query[q + i].logit[slot[k]] : 0;
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+#pragma unroll
+                for (int k = 0; k < VOTES_AT_ONCE; k++)
+                    if (q + i < job->queries && entry[k].size > 0)
+                        vote[k] += votes_one(&sh->query[q + i], logit[i][k], entry[k].spread, reach[k], soft_cap);
+        }
+#pragma unroll
+        for (int k = 0; k < VOTES_AT_ONCE; k++) {
+            bool valid = entry[k].size > 0;
+            uint32_t key = valid ? __float_as_uint(vote[k]) + 1 : 0;
+            if (slot[k] < end)
+                select_keep(job, sh, slot[k], key, entry[k].size);
+            votes_count(&sh->first, votes_first_digit(job, key), entry[k].size, valid);
+        }
+    }
+}
+
+/* Keys of all entries of the slice, and the block's part of the first histogram (which must be zero). */
+LWK_DEVICE void votes_all(const select_job_t *job, select_shared_t *sh)
+{
+    if (job->first >= job->end)
+        return;
+    uint32_t next = select_range_of(job, job->first), from = job->first;
+    while (from < job->end) {
+        next = votes_open_ranges(job, sh, next, SELECT_RANGES);
+        uint32_t end = votes_window_end(job, next);
+        votes_window(job, sh, from, end);
+        from = end;
+    }
+}
+
+#endif /* LWK_CUDA_VOTES_CUH */
