@@ -3,6 +3,7 @@
 #include "ops/harness.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ void ops_wait(const lwk_backend_t *backend, lwk_dev_t *dev)
     ops_must(backend->event_create(dev, &event) == LW_OK, "event_create");
     ops_must(backend->event_record(event, NULL) == LW_OK, "event_record");
     while (backend->event_query(event) == LW_INPROGRESS)
-        ;
+        (void)sched_yield();
     backend->event_destroy(event);
 }
 

@@ -1,6 +1,15 @@
-# Build ops: kmeans, outliers, moments, encode, pack, unpack, on ref and cpu.
+# Build ops: kmeans, outliers, moments, encode, pack, unpack, on every backend that this machine can run.
 function(lwk_add_build_test name)
-  lw_add_test(NAME ${name} SOURCES ${name}.c build_fixture.c ${ARGN} LIBS lwk_cpu lwk_ref lw_base)
+  lw_add_test(NAME ${name} SOURCES ${name}.c build_fixture.c ${ARGN} LIBS lwk)
+  # The CUDA backend over the emulator; and, with a name of its own, on a GPU.
+  if(LW_HAVE_CUDA_EMULATOR)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "LWK_CUDA_LIBRARY=$<TARGET_FILE:lwk_cuda_emu>")
+  endif()
+  if(LW_HAVE_CUDA)
+    add_test(NAME ${name}_cuda COMMAND ${name})
+    set_tests_properties(${name}_cuda PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77 LABELS "gpu"
+                         ENVIRONMENT "LWK_CUDA_LIBRARY=$<TARGET_FILE:lwk_cuda>")
+  endif()
 endfunction()
 lwk_add_build_test(test_build_kmeans)
 lwk_add_build_test(test_build_outliers)

@@ -2,8 +2,10 @@
 #include "unit/kernels/build_fixture.h"
 
 #include <math.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,18 +13,95 @@
 
 #include <cmocka.h>
 
-const build_ops_t build_backends[2] = {
+/* ---- the CUDA backend's ops, called and waited for ---- */
+
+static struct {
+    bool asked;
+    const lwk_backend_t *backend; /* NULL: none here */
+    lwk_dev_t *dev;
+} cuda;
+
+int build_count(void)
+{
+    if (!cuda.asked) {
+        cuda.asked = true;
+        cuda.backend = lwk_backend_find("cuda");
+        if (cuda.backend != NULL && cuda.backend->open(0, &cuda.dev, NULL) != LW_OK)
+            cuda.backend = NULL;
+    }
+    return cuda.backend != NULL ? 3 : 2;
+}
+
+static lw_status_t waited(lw_status_t status)
+{
+    lwk_event_t *event = NULL;
+    if (status != LW_OK)
+        return status;
+    assert_int_equal(cuda.backend->event_create(cuda.dev, &event), LW_OK);
+    assert_int_equal(cuda.backend->event_record(event, NULL), LW_OK);
+    while ((status = cuda.backend->event_query(event)) == LW_INPROGRESS)
+        (void)sched_yield();
+    cuda.backend->event_destroy(event);
+    return status;
+}
+
+static uint64_t cuda_workspace_bytes(const lwk_build_t *args)
+{
+    return cuda.backend->build_workspace_bytes(args);
+}
+
+#define CUDA_OP(op, type)                                                                \
+    static lw_status_t cuda_##op(lwk_dev_t *dev, const type *args, void *stream)         \
+    {                                                                                    \
+        return waited(cuda.backend->op(dev == NULL ? cuda.dev : dev, args, stream));     \
+    }
+CUDA_OP(kmeans, lwk_build_t)
+CUDA_OP(outliers, lwk_build_t)
+CUDA_OP(moments, lwk_build_t)
+CUDA_OP(encode, lwk_build_t)
+CUDA_OP(pack, lwk_build_t)
+CUDA_OP(unpack, lwk_unpack_t)
+
+const build_ops_t build_backends[3] = {
     {"ref", lwk_ref_build_workspace_bytes, lwk_ref_kmeans, lwk_ref_outliers, lwk_ref_moments, lwk_ref_encode,
      lwk_ref_pack, lwk_ref_unpack},
     {"cpu", lwk_cpu_build_workspace_bytes, lwk_cpu_kmeans, lwk_cpu_outliers, lwk_cpu_moments, lwk_cpu_encode,
      lwk_cpu_pack, lwk_cpu_unpack},
+    {"cuda", cuda_workspace_bytes, cuda_kmeans, cuda_outliers, cuda_moments, cuda_encode, cuda_pack,
+     cuda_unpack},
 };
+
+/* ---- memory ---- */
+
+void *build_alloc(size_t bytes)
+{
+    void *memory = NULL;
+    if (build_count() == 3)
+        assert_int_equal(cuda.backend->alloc(cuda.dev, LWK_MEMORY_PINNED, bytes + 64, &memory), LW_OK);
+    else
+        memory = aligned_alloc(64, lw_align_up(bytes + 64, 64));
+    assert_non_null(memory);
+    return memset(memory, 0, bytes + 64);
+}
+
+void build_free(void *memory)
+{
+    if (build_count() < 3)
+        free(memory);
+    else if (memory != NULL)
+        cuda.backend->free(cuda.dev, LWK_MEMORY_PINNED, memory);
+}
 
 static void *filled(size_t bytes)
 {
-    void *memory = malloc(bytes + 64);
-    assert_non_null(memory);
-    return memset(memory, 0xA5, bytes + 64);
+    return memset(build_alloc(bytes), 0xA5, bytes + 64);
+}
+
+void build_use(build_fixture_t *fixture, const build_ops_t *ops)
+{
+    build_free(fixture->args.workspace);
+    fixture->args.workspace_bytes = ops->workspace_bytes(&fixture->args);
+    fixture->args.workspace = filled(fixture->args.workspace_bytes);
 }
 
 build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
@@ -48,10 +127,8 @@ build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
         spec->cluster_capacity == 0 ? units * LW_CLUSTERS_PER_UNIT_MAX : spec->cluster_capacity;
     args->outlier_capacity = units * LW_OUTLIERS_PER_UNIT_MAX;
     size_t clusters = jobs * args->cluster_capacity;
-    args->keys = fixture.keys = calloc(jobs * args->ring_rows, row_bytes);
-    args->values = fixture.values = calloc(jobs * args->ring_rows, row_bytes);
-    assert_non_null(fixture.keys);
-    assert_non_null(fixture.values);
+    args->keys = fixture.keys = build_alloc(jobs * args->ring_rows * row_bytes);
+    args->values = fixture.values = build_alloc(jobs * args->ring_rows * row_bytes);
     args->assign = filled(jobs * n * sizeof *args->assign);
     args->order = filled(jobs * n * sizeof *args->order);
     args->sizes = filled(clusters * sizeof *args->sizes);
@@ -65,16 +142,13 @@ build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops)
     args->index_stride = lwk_index_layout(args->cluster_encoding, args->outlier_encoding,
                                           args->cluster_capacity, args->outlier_capacity, d)
                              .bytes;
-    args->index = aligned_alloc(64, jobs * args->index_stride);
-    assert_non_null(args->index);
-    memset(args->index, 0xA5, jobs * args->index_stride);
+    args->index = filled(jobs * args->index_stride);
     fixture.records = filled(jobs * sizeof *fixture.records);
     fixture.record_bytes = filled(jobs * n * 2 * row_bytes);
     for (size_t j = 0; j < jobs; j++)
         fixture.records[j] = fixture.record_bytes + j * n * 2 * row_bytes;
     args->records = fixture.records;
-    args->workspace_bytes = ops->workspace_bytes(args);
-    args->workspace = filled(args->workspace_bytes);
+    build_use(&fixture, ops);
     return fixture;
 }
 
@@ -86,7 +160,7 @@ void build_close(build_fixture_t *fixture)
                      args->centroids, args->value_means, args->spreads,         args->moment_sums,
                      args->index,     fixture->records,  fixture->record_bytes, args->workspace};
     for (size_t i = 0; i < LW_ARRAY_SIZE(owned); i++)
-        free(owned[i]);
+        build_free(owned[i]);
 }
 
 void build_run(build_fixture_t *fixture, const build_ops_t *ops)

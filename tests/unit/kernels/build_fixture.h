@@ -1,5 +1,6 @@
-/* build_fixture.h - an lwk_build_t with all its buffers, made-up rows to fill it, and the ops of both host
- * backends. */
+/* build_fixture.h - an lwk_build_t with all its buffers, made-up rows to fill it, and the ops of the host
+ * backends and, where it can be opened, of the CUDA one. Ops are called as on a host backend: those of the CUDA
+ * one are waited for. All memory of a fixture can be used by every backend. */
 #ifndef BUILD_FIXTURE_H
 #define BUILD_FIXTURE_H
 
@@ -19,7 +20,12 @@ typedef struct build_ops {
     lw_status_t (*unpack)(lwk_dev_t *, const lwk_unpack_t *, void *);
 } build_ops_t;
 
-extern const build_ops_t build_backends[2]; /* ref, cpu */
+#define BUILD_REF 0
+#define BUILD_CPU 1
+#define BUILD_CUDA 2
+extern const build_ops_t build_backends[3];
+/* How many of them can run here: 2 or 3. */
+int build_count(void);
 
 /* Owns everything that `args` points to. `keys` and `values` are the writable inputs. */
 typedef struct build_fixture {
@@ -39,6 +45,11 @@ typedef struct build_spec {
 /* Inputs are zero; outputs are filled with 0xA5, so that what an op leaves unwritten shows. */
 build_fixture_t build_open(const build_spec_t *spec, const build_ops_t *ops);
 void build_close(build_fixture_t *fixture);
+/* Makes the workspace large enough for another backend's ops. */
+void build_use(build_fixture_t *fixture, const build_ops_t *ops);
+/* Zeroed memory that every backend can use; build_free() takes NULL too. */
+void *build_alloc(size_t bytes);
+void build_free(void *memory);
 /* All five ops; asserts that each says OK. */
 void build_run(build_fixture_t *fixture, const build_ops_t *ops);
 

@@ -56,7 +56,7 @@ static void test_moments_are_the_plain_sums(void **state)
     static const uint32_t dims[] = {8, 24, 64, 128};
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++)
+    for (int b = 0; b < build_count(); b++)
         for (size_t i = 0; i < LW_ARRAY_SIZE(dims); i++) {
             build_spec_t spec = {.jobs = 2,
                                  .tokens = 333,
@@ -79,7 +79,7 @@ static void test_moments_of_huge_and_tiny_keys_keep_their_digits(void **state)
     static const double scales[] = {1e25, 1e-25};
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++)
+    for (int b = 0; b < build_count(); b++)
         for (size_t i = 0; i < LW_ARRAY_SIZE(scales); i++) {
             build_spec_t spec = {.jobs = 1, .tokens = 300, .head_dim = 16, .dtype = LW_DTYPE_FP32};
             build_fixture_t f = build_open(&spec, &build_backends[b]);
@@ -92,7 +92,7 @@ static void test_moments_of_huge_and_tiny_keys_keep_their_digits(void **state)
 
 static void test_tokens_on_their_centroids_have_no_moments(void **state)
 {
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_spec_t spec = {.jobs = 1, .tokens = 64, .head_dim = 8, .dtype = LW_DTYPE_BF16};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         for (uint32_t t = 0; t < 64; t++)

@@ -69,7 +69,7 @@ static void test_outliers_refuse_a_workspace_that_is_too_small(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_fixture_t f = made(200, 0, &build_backends[b], &prng);
         assert_int_equal(build_backends[b].kmeans(NULL, &f.args, NULL), LW_OK);
         f.args.workspace_bytes = 64;
@@ -82,7 +82,7 @@ static void test_outliers_are_the_farthest_but_for_each_clusters_keeper(void **s
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         const build_ops_t *ops = &build_backends[b];
         build_fixture_t f = made(1500, 60000, ops, &prng);
         lwk_build_t *args = &f.args;
@@ -118,7 +118,7 @@ static void test_every_cluster_keeps_a_member_at_any_share(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_fixture_t f = made(100, 1000000, &build_backends[b], &prng);
         build_run(&f, &build_backends[b]);
         check_order(&f);
@@ -132,7 +132,7 @@ static void test_outliers_stay_within_capacity(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_fixture_t f = made(1024, 900000, &build_backends[b], &prng);
         build_run(&f, &build_backends[b]);
         check_order(&f);
@@ -147,7 +147,7 @@ static void test_outliers_stay_within_capacity(void **state)
 
 static void test_a_key_on_its_centroid_is_no_outlier(void **state)
 {
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_spec_t spec = {
             .jobs = 1, .tokens = 128, .head_dim = 8, .dtype = LW_DTYPE_BF16, .outlier_ppm = 500000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
@@ -168,7 +168,7 @@ static void test_values_are_conserved(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_fixture_t f = made(1024, 125000, &build_backends[b], &prng);
         const lwk_build_t *args = &f.args;
         for (uint32_t t = 0; t < 1024; t++)
@@ -196,7 +196,7 @@ static void test_key_means_leave_outliers_out_and_value_means_do_not(void **stat
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_fixture_t f = made(700, 125000, &build_backends[b], &prng);
         const lwk_build_t *args = &f.args;
         build_run(&f, &build_backends[b]);
@@ -227,7 +227,7 @@ static void test_huge_keys_give_finite_spreads(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_spec_t spec = {
             .jobs = 1, .tokens = 300, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
@@ -241,15 +241,12 @@ static void test_huge_keys_give_finite_spreads(void **state)
     }
 }
 
-static void test_cpu_chooses_as_ref_does_from_the_same_clusters(void **state)
+static void test_every_backend_chooses_as_ref_does_from_the_same_clusters(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
     build_fixture_t f = made(1001, 125000, &build_backends[0], &prng);
     lwk_build_t *args = &f.args;
-    args->workspace_bytes =
-        lw_max_u64(build_backends[0].workspace_bytes(args), build_backends[1].workspace_bytes(args));
-    args->workspace = realloc(args->workspace, args->workspace_bytes);
     uint32_t *order = malloc(2002 * sizeof *order);
     assert_int_equal(lwk_ref_kmeans(NULL, args, NULL), LW_OK);
     size_t floats = 2 * (size_t)args->cluster_capacity * 32;
@@ -258,13 +255,17 @@ static void test_cpu_chooses_as_ref_does_from_the_same_clusters(void **state)
     assert_int_equal(lwk_ref_outliers(NULL, args, NULL), LW_OK);
     memcpy(order, args->order, 2002 * sizeof *order);
     memcpy(values, args->value_means, floats * sizeof *values);
-    memcpy(args->centroids, centroids, floats * sizeof *centroids);
-    assert_int_equal(lwk_cpu_outliers(NULL, args, NULL), LW_OK);
-    assert_memory_equal(order, args->order, 2002 * sizeof *order);
-    for (uint32_t job = 0; job < 2; job++)
-        assert_memory_equal(values + (size_t)job * args->cluster_capacity * 32,
-                            args->value_means + (size_t)job * args->cluster_capacity * 32,
-                            args->cluster_count[job] * 32 * sizeof *values);
+    for (int b = BUILD_CPU; b < build_count(); b++) {
+        build_use(&f, &build_backends[b]);
+        memcpy(args->centroids, centroids, floats * sizeof *centroids);
+        memset(args->order, 0xA5, 2002 * sizeof *order);
+        assert_int_equal(build_backends[b].outliers(NULL, args, NULL), LW_OK);
+        assert_memory_equal(order, args->order, 2002 * sizeof *order);
+        for (uint32_t job = 0; job < 2; job++)
+            assert_memory_equal(values + (size_t)job * args->cluster_capacity * 32,
+                                args->value_means + (size_t)job * args->cluster_capacity * 32,
+                                args->cluster_count[job] * 32 * sizeof *values);
+    }
     free(order);
     free(centroids);
     free(values);
@@ -282,7 +283,7 @@ int main(void)
         cmocka_unit_test(test_values_are_conserved),
         cmocka_unit_test(test_key_means_leave_outliers_out_and_value_means_do_not),
         cmocka_unit_test(test_huge_keys_give_finite_spreads),
-        cmocka_unit_test(test_cpu_chooses_as_ref_does_from_the_same_clusters),
+        cmocka_unit_test(test_every_backend_chooses_as_ref_does_from_the_same_clusters),
     };
     seed = build_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,13 +33,13 @@ static void test_unpack_refuses_sizes_and_orders_that_do_not_add_up(void **state
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_spec_t spec = {
             .jobs = 1, .tokens = 90, .head_dim = 16, .dtype = LW_DTYPE_BF16, .outlier_ppm = 125000};
         build_fixture_t f = build_open(&spec, &build_backends[b]);
         build_fill_noise(&f, &prng, 1);
         build_run(&f, &build_backends[b]);
-        void *rows = calloc(90, 64);
+        void *rows = build_alloc(90 * 64);
         lwk_unpack_t args = unpack_of(&f, 0, rows, rows);
         f.args.sizes[0]++;
         assert_int_equal(build_backends[b].unpack(NULL, &args, NULL), LW_ERR_INVALID);
@@ -52,7 +52,7 @@ static void test_unpack_refuses_sizes_and_orders_that_do_not_add_up(void **state
         args.dtype = LW_DTYPE_BF16;
         args.head_dim = 3;
         assert_int_equal(build_backends[b].unpack(NULL, &args, NULL), LW_ERR_INVALID);
-        free(rows);
+        build_free(rows);
         build_close(&f);
     }
 }
@@ -61,7 +61,7 @@ static void test_a_record_is_its_rows_of_k_then_its_rows_of_v(void **state)
 {
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; b < build_count(); b++) {
         build_spec_t spec = {.jobs = 2,
                              .tokens = 200,
                              .head_dim = 8,
@@ -94,7 +94,7 @@ static void test_pack_and_unpack_give_every_bit_back(void **state)
     static const uint32_t dtypes[] = {LW_DTYPE_BF16, LW_DTYPE_FP16, LW_DTYPE_FP32};
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);
-    for (int b = 0; b < 2; b++)
+    for (int b = 0; b < build_count(); b++)
         for (size_t i = 0; i < LW_ARRAY_SIZE(dtypes); i++) {
             build_spec_t spec = {.jobs = 2,
                                  .tokens = 1020,
@@ -107,7 +107,7 @@ static void test_pack_and_unpack_give_every_bit_back(void **state)
             build_fill_noise(&f, &prng, 1);
             build_run(&f, &build_backends[b]);
             size_t row = (size_t)lwk_dtype_bytes(dtypes[i]) * 64;
-            uint8_t *keys = calloc(1020, row), *values = calloc(1020, row);
+            uint8_t *keys = build_alloc(1020 * row), *values = build_alloc(1020 * row);
             for (uint32_t job = 0; job < 2; job++) {
                 lwk_unpack_t args = unpack_of(&f, job, keys, values);
                 assert_int_equal(build_backends[b].unpack(NULL, &args, NULL), LW_OK);
@@ -117,8 +117,8 @@ static void test_pack_and_unpack_give_every_bit_back(void **state)
                     assert_memory_equal(values + t * row, (uint8_t *)f.values + from, row);
                 }
             }
-            free(keys);
-            free(values);
+            build_free(keys);
+            build_free(values);
             build_close(&f);
         }
 }
