@@ -154,8 +154,8 @@ lw_status_t harness_ended(harness_t *h, lw_session_t *session)
 
 /* ---- exact attention ---- */
 
-static void exact_row(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
-                      uint32_t visible, const float *query, double *out, double *lse_out)
+void harness_exact(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
+                   uint32_t visible, const float *query, double *out, double *lse_out)
 {
     size_t floats = token_floats(h);
     uint32_t d = h->model.head_dim, head = query_head / (h->model.query_head_count / h->model.kv_head_count);
@@ -248,9 +248,9 @@ static void exact_layer(layer_run_t *run)
     for (uint32_t t = 0; t < run->tokens; t++)
         for (uint32_t q = 0; q < heads; q++) {
             size_t row = ((size_t)run->layer * run->tokens + t) * heads + q;
-            exact_row(run->h, run->sequence, run->layer, q, run->first + t + 1,
-                      run->query + ((size_t)t * heads + q) * d, run->result->exact_out + row * d,
-                      &run->result->exact_lse[row]);
+            harness_exact(run->h, run->sequence, run->layer, q, run->first + t + 1,
+                          run->query + ((size_t)t * heads + q) * d, run->result->exact_out + row * d,
+                          &run->result->exact_lse[row]);
         }
 }
 

@@ -66,6 +66,9 @@ lw_status_t harness_step(harness_t *h, lw_session_t *session, const sequence_t *
 lw_status_t harness_extend(harness_t *h, lw_session_t *session, const sequence_t *sequence, uint32_t tokens,
                            result_t *result_out);
 void result_fini(result_t *result);
+/* One row of exact attention over the sequence's first `visible` tokens; out_out[head_dim]. */
+void harness_exact(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
+                   uint32_t visible, const float *query, double *out_out, double *lse_out);
 /* Largest |out - exact| and |lse - exact|. */
 double result_out_error(const result_t *result);
 double result_lse_error(const result_t *result);
