@@ -25,6 +25,8 @@ KEYWORDS = {"if", "for", "while", "switch", "return", "sizeof", "do", "else", "d
 DEFINITION = re.compile(
     r"^(?!static\b|typedef\b|#|/|\*|\}|\{)([A-Za-z_][A-Za-z0-9_ \t\*]*?[ \t\*])([A-Za-z_]\w*)\(([^;{}]*?)\)[ \t]*(?:\n)?\{",
     re.M)
+# kernels/cuda/lang.cuh: what begins a function of kernels. All are static.
+DEVICE = re.compile(r"\b(LWK_KERNEL\([^()]*\)|LWK_DEVICE|LWK_HD)\s+")
 COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 # A cluster is a group of KV vectors; servers are a fleet.
@@ -40,7 +42,7 @@ def prefixes_of(name):
 
 def definitions(source):
     """Names of the functions of external linkage that a C source defines."""
-    for match in DEFINITION.finditer(COMMENT.sub("", source)):
+    for match in DEFINITION.finditer(DEVICE.sub("static ", COMMENT.sub("", source))):
         before, name = match.group(1), match.group(2)
         if name not in KEYWORDS and not re.search(r"\b(static|inline|return|else)\b", before):
             yield name
