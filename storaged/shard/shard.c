@@ -256,7 +256,7 @@ static bool slot_check(const lwd_shard_t *shard, uint32_t slot, uint32_t *count,
         return !indexed;
     if ((state == LWD_SEGMENT_WRITTEN) != (segment->heads != NULL))
         return false;
-    return indexed && shard->origins.rows[segment->origin].id == segment->name.origin;
+    return indexed && shard->origins.known.links[segment->origin].id == segment->name.origin;
 }
 
 bool lwd_shard_check(const lwd_shard_t *shard)
@@ -267,7 +267,7 @@ bool lwd_shard_check(const lwd_shard_t *shard)
         if (!slot_check(shard, slot, count, &extent_count))
             return false;
     }
-    for (uint32_t row = 0; row < shard->origins.used; row++)
+    for (uint32_t row = 0; row < shard->origins.known.used; row++)
         linked += shard->origins.rows[row].count;
     lwd_extents_usage_t usage;
     lwd_extents_usage(shard->params.extents, &usage);

@@ -2,9 +2,8 @@
 #ifndef LWD_SHARD_PRIVATE_H
 #define LWD_SHARD_PRIVATE_H
 
+#include "storaged/shard/known.h"
 #include "storaged/shard/shard.h"
-
-#define LWD_NIL UINT32_MAX
 
 /* Slots chained by list_next/list_prev. */
 typedef struct lwd_slot_list {
@@ -14,33 +13,26 @@ typedef struct lwd_slot_list {
 /* What is known of a session's segments here. One for each origin with segments, and for recent ones without.
  */
 typedef struct lwd_origin {
-    uint64_t id;
     uint32_t term;  /* highest granted; LWD_TERM_ENDED after its end */
     uint32_t first; /* segment slot */
-    uint32_t count;
-    uint32_t hash_next;
-    uint32_t idle_next, idle_prev; /* in the list of origins without segments, oldest first */
+    uint32_t count; /* 0: idle */
 } lwd_origin_t;
 
 /* A client handle that is connected, or was lately. */
 typedef struct lwd_client {
-    uint64_t id, incarnation;
-    uint64_t gone_us; /* when the last connection closed */
-    uint32_t connections;
-    uint32_t hash_next;
-    uint32_t idle_next, idle_prev; /* in the list of clients without connections, oldest first */
+    uint64_t incarnation;
+    uint64_t gone_us;     /* when the last connection closed */
+    uint32_t connections; /* 0: idle */
 } lwd_client_t;
 
 typedef struct lwd_origin_table {
+    lwd_known_t known;
     lwd_origin_t *rows;
-    uint32_t *buckets;
-    uint32_t capacity, used, mask, idle_first, idle_last;
 } lwd_origin_table_t;
 
 typedef struct lwd_client_table {
+    lwd_known_t known;
     lwd_client_t *rows;
-    uint32_t *buckets;
-    uint32_t capacity, used, mask, idle_first, idle_last;
 } lwd_client_table_t;
 
 struct lwd_shard {
