@@ -42,7 +42,14 @@ static const lwk_backend_t *find_cuda(void)
     return cuda_backend;
 }
 
-const lwk_backend_t *lwk_backend_find(const char *name)
+static const lwk_backend_t *(*wrapper)(const lwk_backend_t *found);
+
+void lwk_backend_wrap(const lwk_backend_t *(*wrap)(const lwk_backend_t *found))
+{
+    wrapper = wrap;
+}
+
+static const lwk_backend_t *find(const char *name)
 {
     if (name == NULL || name[0] == '\0')
         name = getenv("LWK_BACKEND");
@@ -57,4 +64,10 @@ const lwk_backend_t *lwk_backend_find(const char *name)
     if (strcmp(name, "cuda") == 0)
         return find_cuda();
     return NULL;
+}
+
+const lwk_backend_t *lwk_backend_find(const char *name)
+{
+    const lwk_backend_t *found = find(name);
+    return found != NULL && wrapper != NULL ? wrapper(found) : found;
 }

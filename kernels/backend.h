@@ -104,6 +104,9 @@ typedef struct lwk_backend {
 /* By name, or NULL / "" for the best that works here; the environment's LWK_BACKEND wins over NULL. NULL when unknown.
  * "cuda" is the file that LWK_CUDA_LIBRARY names, else liblwk_cuda.so. */
 const lwk_backend_t *lwk_backend_find(const char *name);
+/* Tools may stand between a client and its backend: lwk_backend_find() answers wrap(what it found), which lives for ever. NULL:
+ * nobody does. Before the first handle is opened; one thread. */
+void lwk_backend_wrap(const lwk_backend_t *(*wrap)(const lwk_backend_t *found));
 
 #ifdef __cplusplus
 }

@@ -12,14 +12,13 @@
 
 #include "base/error.h"
 #include "client/cli/json.h"
-#include "client/examples/llama/llama.h"
+#include "client/examples/llama/gpu.h"
 #include "client/include/longwave.h"
 #include "client/synth/synth.h"
 #include "kernels/backend.h"
 
 #define LWC_BENCH_BATCH_MAX 64u
 #define LWC_BENCH_STEPS_MAX 100000u
-#define LWC_BENCH_PHASES_MAX 8u
 
 /* ---- bench_shape.c ---- */
 
@@ -41,6 +40,7 @@ typedef struct lwc_bench_options {
     const char *policy_name;
     lwc_bench_baseline_t baseline;
     bool graph, ceiling, quiet;
+    bool whole; /* `bench tokens`: the model's products too */
     uint64_t seed;
 } lwc_bench_options_t;
 
@@ -99,6 +99,8 @@ typedef struct lwc_bench {
     uint16_t *inputs, *outputs;                 /* device */
     uint16_t *inputs_staging, *outputs_staging; /* pinned */
     uint64_t query_elements, key_elements;      /* of one layer */
+    bool async;                                 /* the device runs beside this thread */
+    lwk_graph_t *graph; /* of a step over bound slots; NULL: steps are enqueued one by one */
     lwc_bench_ingest_t ingest;
 } lwc_bench_t;
 
@@ -109,6 +111,47 @@ uint64_t lwc_bench_layer_elements(const lwc_bench_t *bench);
 lw_tensor_t lwc_bench_tensor(const lwc_bench_t *bench, void *data, uint32_t heads);
 /* Says how far something is, at most twice a second. */
 void lwc_bench_show(const lwc_bench_t *bench, const char *what, uint64_t done, uint64_t total);
+
+/* ---- bench_step.c: one step of all layers ---- */
+
+/* Binds the sessions and, with --graph, captures a step; again after stamping was switched. */
+LW_CHECK lw_status_t lwc_bench_capture(lwc_bench_t *bench, lw_error_t *error);
+/* One layer over the step's buffers: eagerly over the sessions, or over bound slots. */
+LW_CHECK lw_status_t lwc_bench_attend(lwc_bench_t *bench, uint32_t layer, bool bound, lw_error_t *error);
+/* What must come before each run of a step over bound slots; waits while the library is busy. */
+LW_CHECK lw_status_t lwc_bench_announce(lwc_bench_t *bench, lw_error_t *error);
+/* A step from the inputs that are there; waits for its end and checks it. */
+LW_CHECK lw_status_t lwc_bench_step(lwc_bench_t *bench, double *us_out, lw_error_t *error);
+LW_CHECK lw_status_t lwc_bench_check_sessions(lwc_bench_t *bench, lw_error_t *error);
+
+/* ---- bench_inputs.c: queries, keys and values of the next token ---- */
+
+/* fresh: share of (session, layer, KV head) that look for something new; below 0: drifting queries. Into
+ * inputs_staging, and from there to `to` (device, as inputs). */
+LW_CHECK lw_status_t lwc_bench_inputs(lwc_bench_t *bench, uint32_t step, double fresh, uint16_t *to,
+                                      lw_error_t *error);
+
+/* ---- bench_phase.c: when each op of a step ran ---- */
+
+#define LWC_BENCH_OPS 6u
+extern const char *const lwc_bench_op_names[LWC_BENCH_OPS];
+
+/* Stands between the library and its backend from here on; before lw_open. */
+void lwc_bench_phase_install(void);
+/* Makes room for stamps. ERR_UNSUPPORTED: the device's clock cannot be read (the runner's library is
+ * missing). */
+LW_CHECK lw_status_t lwc_bench_phase_init(lwc_bench_t *bench, lw_error_t *error);
+void lwc_bench_phase_fini(lwc_bench_t *bench);
+void lwc_bench_phase_switch(bool on); /* ops enqueued or captured from here on write stamps */
+/* Begin (0) or end (1) of an op of the last stamped step, in ns of this host's clock. 0: it did not run. */
+uint64_t lwc_bench_phase_ns(uint32_t layer, uint32_t op, uint32_t end);
+
+/* ---- bench_trace.c ---- */
+
+void lwc_bench_trace_watch(void); /* fetches too, from here on; before lw_open */
+void lwc_bench_trace_clear(void);
+/* The last stamped step. */
+LW_CHECK lw_status_t lwc_bench_trace_write(const lwc_bench_t *bench, const char *path, lw_error_t *error);
 
 /* ---- bench_steps.c ---- */
 
@@ -124,19 +167,23 @@ typedef struct lwc_bench_error {
 } lwc_bench_error_t;
 
 typedef struct lwc_bench_result {
-    lwc_bench_times_t times, full;
+    lwc_bench_times_t times, full; /* full: us of a layer step */
     lwc_bench_error_t error;
     lw_attr_t before, after;
-    double bandwidth_gbps, ceiling_gbps, floor_us; /* floor of a layer step */
-    const char *full_name;
+    double bandwidth_gbps, ceiling_gbps;
+    char full_name[96];
+    uint32_t full_layers; /* with K and V of their own */
     uint32_t phase_count;
-    struct {
-        const char *name;
-        double us; /* of a layer step, mean */
-    } phases[LWC_BENCH_PHASES_MAX];
+    double phase_us[LWC_BENCH_OPS]; /* of a layer step, mean */
+    double phase_step_us;           /* a stamped step */
+    double token_us, full_token_us; /* `bench tokens`: of a whole step; 0: not measured */
+    uint64_t runner_bytes;
 } lwc_bench_result_t;
 
 LW_CHECK lw_status_t lwc_bench_steps(lwc_bench_t *bench, lwc_bench_result_t *result, lw_error_t *error);
+/* A few more steps with stamps, for the time of each op and the timeline. */
+LW_CHECK lw_status_t lwc_bench_phases(lwc_bench_t *bench, lwc_bench_result_t *result, lw_error_t *error);
+LW_CHECK lw_status_t lwc_bench_traffic(lwc_bench_t *bench, lw_attr_t *attr, lw_error_t *error);
 void lwc_bench_result_fini(lwc_bench_result_t *result);
 double lwc_bench_percentile(const double *values, uint32_t count,
                             double share); /* of any order; NaN of none */
@@ -152,6 +199,17 @@ LW_CHECK lw_status_t lwc_bench_check(lwc_bench_t *bench, lwc_bench_error_t *out,
 /* Times full attention over the same shape, context and batch. ERR_UNSUPPORTED where there is no kernel for
  * it. */
 LW_CHECK lw_status_t lwc_bench_full(lwc_bench_t *bench, lwc_bench_result_t *result, lw_error_t *error);
+
+/* ---- bench_ceiling.c ---- */
+
+/* What the transport gives at best in this run, GB/s: large answers from one contiguous place of one daemon,
+ * or, local, a kernel's gather of 8 KiB records from pinned memory. */
+LW_CHECK lw_status_t lwc_bench_ceiling(lwc_bench_t *bench, double *gbps_out, lw_error_t *error);
+
+/* ---- bench_tokens.c ---- */
+
+/* Whole decode steps: the model's products with attention through the library, then with full attention. */
+LW_CHECK lw_status_t lwc_bench_tokens(lwc_bench_t *bench, lwc_bench_result_t *result, lw_error_t *error);
 
 /* ---- bench_report.c ---- */
 

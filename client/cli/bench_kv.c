@@ -25,6 +25,12 @@ void lwc_bench_show(const lwc_bench_t *bench, const char *what, uint64_t done, u
     fprintf(stderr, "%-24s %8" PRIu64 " / %" PRIu64 "\n", what, done, total);
 }
 
+/* Steps with stamps and a few more come after the timed ones. */
+static uint32_t tokens_max(const lwc_bench_options_t *options)
+{
+    return options->context + options->warm_up + options->steps + SLACK_TOKENS;
+}
+
 uint64_t lwc_bench_layer_elements(const lwc_bench_t *bench)
 {
     return bench->query_elements + 2 * bench->key_elements;
@@ -74,8 +80,7 @@ static lw_status_t open_handle(lwc_bench_t *bench, lw_error_t *error)
                              .config = config,
                              .device_bytes = cache < 4u << 20 ? 4u << 20 : cache,
                              .sessions_max = options->batch,
-                             .tokens_max =
-                                 options->context + options->warm_up + options->steps + SLACK_TOKENS,
+                             .tokens_max = tokens_max(options),
                              .model = {.size = sizeof(lw_model_t),
                                        .layer_count = shape->layers,
                                        .kv_head_count = shape->kv_heads,
@@ -95,8 +100,7 @@ static lw_status_t open_texts(lwc_bench_t *bench, lw_error_t *error)
                                 .kv_head_count = options->shape.kv_heads,
                                 .group = options->shape.query_heads / options->shape.kv_heads,
                                 .head_dim = options->shape.head_dim,
-                                .token_count =
-                                    options->context + options->warm_up + options->steps + SLACK_TOKENS};
+                                .token_count = tokens_max(options)};
     for (uint32_t s = 0; s < options->batch; s++) {
         bench->texts[s] =
             s == 0 ? lw_synth_create(&config) : lw_synth_text(bench->texts[0], options->seed + s);
@@ -205,11 +209,10 @@ static lw_status_t append_chunk(lwc_bench_t *bench, const chunk_t *chunk, lw_err
 static lw_status_t chunk_init(lwc_bench_t *bench, chunk_t *chunk, lw_error_t *error)
 {
     uint64_t bytes = 2 * bench->options.shape.layers * layer_rows(bench, CHUNK_TOKENS) * sizeof(uint16_t);
-    bool host = (bench->device.backend->caps & LWK_CAP_ASYNC) == 0;
     *chunk = (chunk_t){.bench = bench};
     lw_status_t status =
         lwc_bench_alloc(&bench->device, LWK_MEMORY_PINNED, bytes, (void **)&chunk->pinned, error);
-    if (status != LW_OK || host) {
+    if (status != LW_OK || !bench->async) {
         chunk->device = chunk->pinned;
         return status;
     }
@@ -288,6 +291,7 @@ static lw_status_t fill(lwc_bench_t *bench, lw_error_t *error)
 lw_status_t lwc_bench_open(lwc_bench_t *bench, lw_error_t *error)
 {
     lw_status_t status = lwc_bench_device_open(bench->options.backend, &bench->device, error);
+    bench->async = status == LW_OK && (bench->device.backend->caps & LWK_CAP_ASYNC) != 0;
     if (status == LW_OK)
         status = open_texts(bench, error);
     if (status == LW_OK)
@@ -310,6 +314,8 @@ static void free_buffer(lwc_bench_t *bench, lwk_memory_t kind, void *ptr)
 
 void lwc_bench_close(lwc_bench_t *bench)
 {
+    if (bench->graph)
+        bench->device.backend->graph_destroy(bench->graph);
     for (uint32_t s = 0; s < bench->options.batch; s++) {
         if (!bench->sessions[s])
             continue;

@@ -36,8 +36,8 @@ static figures_t figures(const lwc_bench_t *bench, const lwc_bench_result_t *res
     const lwc_bench_options_t *options = &bench->options;
     const lwc_bench_times_t *times = &result->times;
     const lw_attr_t *a = &result->before, *b = &result->after;
-    figures_t f = {.layers = options->shape.layers, .steps = times->count};
-    double step = lwc_bench_percentile(times->step_us, times->count, 0.5);
+    figures_t f = {.layers = options->shape.layers, .steps = options->steps};
+    double step = options->whole ? result->token_us : lwc_bench_percentile(times->step_us, times->count, 0.5);
     f.layer_p50 = step / f.layers;
     f.layer_p95 = lwc_bench_percentile(times->step_us, times->count, 0.95) / f.layers;
     f.token_us = step;
@@ -46,7 +46,7 @@ static figures_t figures(const lwc_bench_t *bench, const lwc_bench_result_t *res
     f.speedup = over(f.full_p50, f.layer_p50);
     double retrieved = (double)(b->entries_retrieved - a->entries_retrieved);
     f.hit_ratio = 1 - over((double)(b->misses - a->misses), retrieved);
-    f.fetched_step = over((double)(b->bytes_fetched - a->bytes_fetched), times->count);
+    f.fetched_step = over((double)(b->bytes_fetched - a->bytes_fetched), f.steps);
     f.fetched_gbps = over(f.fetched_step, step * 1e3);
     double tokens = (double)(b->tokens_retrieved - a->tokens_retrieved);
     double steady = (double)(b->tokens_steady - a->tokens_steady);
@@ -64,7 +64,7 @@ static figures_t figures(const lwc_bench_t *bench, const lwc_bench_result_t *res
     f.error_p95 = lwc_bench_percentile(result->error.relative, result->error.count, 0.95);
     f.error_p99 = lwc_bench_percentile(result->error.relative, result->error.count, 0.99);
     f.error_max = lwc_bench_percentile(result->error.relative, result->error.count, 1);
-    f.floor_us = over(floor_bytes(bench, result, times->count), result->bandwidth_gbps * 1e3);
+    f.floor_us = over(floor_bytes(bench, result, f.steps), result->bandwidth_gbps * 1e3);
     f.ingest_s = bench->ingest.appended_s + bench->ingest.flushed_s;
     f.ingest_tokens_per_s = over((double)bench->ingest.tokens, f.ingest_s);
     f.kv_bytes = (uint64_t)options->batch * options->context * options->shape.layers *
@@ -95,6 +95,30 @@ static void print_memory(const lwc_bench_result_t *result)
              (double)m->landing_bytes / 0x1p20, (double)m->host_bytes / 0x1p20);
 }
 
+static void print_phases(const lwc_bench_result_t *result)
+{
+    if (result->phase_count == 0)
+        return;
+    printf("| by op, us a layer step (stamped steps: %.1f us a step) |", result->phase_step_us);
+    for (uint32_t i = 0; i < result->phase_count; i++)
+        printf(" %s %.1f%s", lwc_bench_op_names[i], result->phase_us[i],
+               i + 1 < result->phase_count ? "," : " |\n");
+}
+
+static void print_tokens(const lwc_bench_t *bench, const lwc_bench_result_t *result)
+{
+    double batch = bench->options.batch;
+    text_row("a token of the whole model, ms; tokens/s of the batch", "%.2f; %.1f", result->token_us / 1e3,
+             over(1e6 * batch, result->token_us));
+    if (result->full_token_us > 0)
+        text_row("with full attention, ms; tokens/s; Longwave's are",
+                 "%.2f; %.1f; %.2f times as many (%u of %u layers have K and V of their own)",
+                 result->full_token_us / 1e3, over(1e6 * batch, result->full_token_us),
+                 over(result->full_token_us, result->token_us), result->full_layers,
+                 bench->options.shape.layers);
+    text_row("the runner's memory, MiB", "%.1f", (double)result->runner_bytes / 0x1p20);
+}
+
 static void print_table(const lwc_bench_t *bench, const lwc_bench_result_t *result, const figures_t *f)
 {
     const lwc_bench_options_t *options = &bench->options;
@@ -102,14 +126,16 @@ static void print_table(const lwc_bench_t *bench, const lwc_bench_result_t *resu
            f->layers, options->context, options->batch);
     text_row("backend, transport, policy", "%s (%s), %s, %s%s", result->after.backend, result->after.device,
              options->transport, options->policy_name, options->graph ? ", graph" : "");
-    text_row("layer step, us: median, p95", "%.1f, %.1f", f->layer_p50, f->layer_p95);
-    text_row("its floor, us (index and exact rows once)", "%.1f at %.0f GB/s, which a copy here has",
-             f->floor_us, result->bandwidth_gbps);
+    if (options->whole)
+        print_tokens(bench, result);
+    else
+        text_row("layer step, us: median, p95", "%.1f, %.1f", f->layer_p50, f->layer_p95);
+    text_row(options->whole ? "floor of attention, us a layer" : "its floor, us (index and exact rows once)",
+             "%.1f at %.0f GB/s, which a copy here has", f->floor_us, result->bandwidth_gbps);
     if (result->full.count > 0)
         text_row("full attention, us a layer step", "%.1f (%s); %.2f times Longwave's", f->full_p50,
                  result->full_name, f->speedup);
-    for (uint32_t i = 0; i < result->phase_count; i++)
-        text_row(result->phases[i].name, "%.1f us a layer step", result->phases[i].us);
+    print_phases(result);
     text_row("attention of a token, ms; tokens/s of the batch by attention alone", "%.3f; %.1f",
              f->token_us / 1e3, f->tokens_per_s);
     text_row("tokens retrieved, exact with the steady zone; entries retrieved, %", "%.2f, %.2f; %.2f",
@@ -168,7 +194,7 @@ static void write_step(lwc_json_t *json, const lwc_bench_result_t *result, const
     lwc_json_number(json, "speedup", f->speedup);
     lwc_json_open(json, "phases_us", '{');
     for (uint32_t i = 0; i < result->phase_count; i++)
-        lwc_json_number(json, result->phases[i].name, result->phases[i].us);
+        lwc_json_number(json, lwc_bench_op_names[i], result->phase_us[i]);
     lwc_json_close(json);
 }
 
@@ -215,6 +241,19 @@ static void write_rest(lwc_json_t *json, const lwc_bench_t *bench, const lwc_ben
     lwc_json_close(json);
 }
 
+static void write_tokens(lwc_json_t *json, const lwc_bench_t *bench, const lwc_bench_result_t *result)
+{
+    lwc_json_open(json, "model", '{');
+    lwc_json_number(json, "token_us", result->token_us);
+    lwc_json_number(json, "tokens_per_s", over(1e6 * bench->options.batch, result->token_us));
+    lwc_json_number(json, "full_token_us", result->full_token_us > 0 ? result->full_token_us : NAN);
+    lwc_json_number(json, "full_tokens_per_s", over(1e6 * bench->options.batch, result->full_token_us));
+    lwc_json_number(json, "speedup", over(result->full_token_us, result->token_us));
+    lwc_json_uint(json, "full_layers_of_their_own", result->full_layers);
+    lwc_json_uint(json, "runner_bytes", result->runner_bytes);
+    lwc_json_close(json);
+}
+
 lw_status_t lwc_bench_report(const lwc_bench_t *bench, const lwc_bench_result_t *result, lw_error_t *error)
 {
     const char *path = bench->options.json;
@@ -231,6 +270,8 @@ lw_status_t lwc_bench_report(const lwc_bench_t *bench, const lwc_bench_result_t 
     write_setup(&json, bench, result, &f);
     write_step(&json, result, &f);
     write_rest(&json, bench, result, &f);
+    if (bench->options.whole)
+        write_tokens(&json, bench, result);
     lwc_json_close(&json);
     bool fine = lwc_json_end(&json);
     if (out != stdout && fclose(out) != 0)

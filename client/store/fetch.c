@@ -8,6 +8,8 @@
 
 #define TRANSIT_RETRIES 2u /* a wrong checksum may have happened on the way: ask so often again before the copy is given up */
 
+void (*lwc_store_watch)(lwc_store_event_t event, uint32_t records);
+
 /* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last failure */
 static uint32_t want_replica(const lwc_want_t *want) { return want->reserved & 7; }
 static bool want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
@@ -47,6 +49,8 @@ static uint32_t choose(lwc_store_t *store, const lwc_want_t *want)
 static void end_want(lwc_request_t *request, const lwc_want_t *want, lw_status_t status, const uint8_t *record)
 {
     request->store->wants_in_flight--;
+    if (lwc_store_watch)
+        lwc_store_watch(LWC_STORE_ENDED, 1);
     request->arrived(request->arg, want->tag, status, record);
 }
 
@@ -122,6 +126,8 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
             return lwc_store_fail(store, LW_ERR_INVALID, "fetch: want %u has 0 rows", i);
     }
     store->now_us = lw_now_us(store->params.clock);
+    if (lwc_store_watch)
+        lwc_store_watch(LWC_STORE_ASKED, count);
     lwc_request_t like = {.deadline_us = deadline_us, .contiguous = contiguous, .arrived = arrived, .arg = arg};
     like.store = store;
     store->wants_in_flight += count;

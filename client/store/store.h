@@ -113,4 +113,9 @@ LW_CHECK lw_status_t lwc_store_node_stats(const lwc_store_t *store, uint16_t nod
 /* Cause of the last failed operation, in words ("node 2 at 127.0.0.1:7000 did not answer within 200 ms"). Never NULL. */
 const char *lwc_store_last_error(const lwc_store_t *store);
 
+/* Tools may watch: told by the thread that drives the store when records are asked for and when one has ended. Set before any
+ * store is made; NULL: nobody watches. */
+typedef enum lwc_store_event { LWC_STORE_ASKED, LWC_STORE_ENDED } lwc_store_event_t;
+extern void (*lwc_store_watch)(lwc_store_event_t event, uint32_t records);
+
 #endif /* LWC_STORE_H */

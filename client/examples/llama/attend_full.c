@@ -328,6 +328,18 @@ lw_status_t llama_full_truncate(llama_full_t *full, uint32_t tokens)
     return LW_OK;
 }
 
+lw_status_t llama_full_append(llama_full_t *full, uint32_t layer, uint32_t tokens, const uint16_t *key_bf16,
+                              const uint16_t *value_bf16)
+{
+    if (layer >= full->layers)
+        return LW_ERR_INVALID;
+    if (tokens > full->capacity - full->held[layer])
+        return LW_ERR_EXHAUSTED;
+    append(full, layer, full->held[layer], tokens, key_bf16, value_bf16);
+    full->held[layer] += tokens;
+    return LW_OK;
+}
+
 uint32_t llama_full_tokens(const llama_full_t *full)
 {
     uint32_t least = full->held[0];

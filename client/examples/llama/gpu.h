@@ -94,6 +94,8 @@ typedef struct llama_gpu_api {
     llama_gpu_attention_t (*full_attention)(llama_gpu_full_t *full);
     /* Random K and V at all positions, to time attention without a prefill. */
     lw_status_t (*full_fill)(llama_gpu_full_t *full, uint64_t seed);
+    /* Writes the device's clock, in ns, to pinned memory once everything before it on `stream` is done. */
+    lw_status_t (*stamp)(void *stream, uint64_t *ns_out);
     /* Rows from the host or the device, [tokens][kv_heads][head_dim] bf16; waits. */
     lw_status_t (*full_load)(llama_gpu_full_t *full, uint32_t layer, uint32_t sequence, uint32_t first,
                              uint32_t tokens, const uint16_t *key, const uint16_t *value);

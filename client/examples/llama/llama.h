@@ -98,6 +98,9 @@ void llama_full_destroy(llama_full_t *full);
 /* Forgets the tokens from `tokens` on. ERR_INVALID when it holds fewer. */
 LW_CHECK lw_status_t llama_full_truncate(llama_full_t *full, uint32_t tokens);
 uint32_t llama_full_tokens(const llama_full_t *full); /* that every layer holds */
+/* Appends rows of one layer without attending; layouts as of a chunk. ERR_EXHAUSTED beyond capacity. */
+LW_CHECK lw_status_t llama_full_append(llama_full_t *full, uint32_t layer, uint32_t tokens,
+                                       const uint16_t *key_bf16, const uint16_t *value_bf16);
 /* Rows [tokens][head_dim] of one head, valid until the cache is destroyed. */
 const uint16_t *llama_full_keys(const llama_full_t *full, uint32_t layer, uint32_t kv_head);
 const uint16_t *llama_full_values(const llama_full_t *full, uint32_t layer, uint32_t kv_head);

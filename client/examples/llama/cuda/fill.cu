@@ -1,4 +1,4 @@
-/* fill.cu - numbers without a host: random weights, random K and V. */
+/* fill.cu - numbers without a host: random weights, random K and V, the time. */
 #include "client/examples/llama/cuda/runner.cuh"
 
 #define THREADS 256u
@@ -47,4 +47,15 @@ lw_status_t llama_set(cudaStream_t stream, float *out, uint64_t count, float val
 {
     return lwk_launch("set", set_kernel, dim3((unsigned)((count + THREADS - 1) / THREADS)), THREADS, 0,
                       stream, out, count, value);
+}
+
+LWK_KERNEL(1, 1) void stamp_kernel(uint64_t *ns_out)
+{
+    *ns_out = lwk_timer_ns();
+    __threadfence_system();
+}
+
+lw_status_t llama_stamp(void *stream, uint64_t *ns_out)
+{
+    return lwk_launch("stamp", stamp_kernel, dim3(1), 1, 0, (cudaStream_t)stream, ns_out);
 }

@@ -424,26 +424,11 @@ static lw_status_t rows(llama_gpu_t *gpu, uint32_t count, uint32_t *tokens_out, 
 
 extern "C" __attribute__((visibility("default"))) const llama_gpu_api_t *llama_gpu_cuda(void)
 {
-    static const llama_gpu_api_t api = {sizeof(llama_gpu_api_t),
-                                        LLAMA_GPU_VERSION,
-                                        create,
-                                        destroy,
-                                        describe,
-                                        bytes,
-                                        stream,
-                                        wait,
-                                        set_rows,
-                                        forward,
-                                        llama_graph_begin,
-                                        llama_graph_end,
-                                        llama_graph_launch,
-                                        llama_graph_destroy,
-                                        logits,
-                                        rows,
-                                        llama_full_gpu_create,
-                                        llama_full_gpu_destroy,
-                                        llama_full_gpu_attention,
-                                        llama_full_gpu_fill,
+    static const llama_gpu_api_t api = {sizeof(llama_gpu_api_t), LLAMA_GPU_VERSION, create, destroy, describe,
+                                        bytes, stream, wait, set_rows, forward, llama_graph_begin,
+                                        llama_graph_end, llama_graph_launch, llama_graph_destroy, logits,
+                                        rows, llama_full_gpu_create, llama_full_gpu_destroy,
+                                        llama_full_gpu_attention, llama_full_gpu_fill, llama_stamp,
                                         llama_full_gpu_load};
     return &api;
 }

@@ -70,6 +70,9 @@ lw_status_t llama_draw(cudaStream_t stream, void *out, bool narrow, uint64_t cou
 /* The same number in all places, fp32. */
 lw_status_t llama_set(cudaStream_t stream, float *out, uint64_t count, float value);
 
+/* The device's clock to pinned memory. */
+lw_status_t llama_stamp(void *stream, uint64_t *ns_out);
+
 /* ---- full.cu ---- */
 lw_status_t llama_full_gpu_create(llama_gpu_t *gpu, const llama_gpu_full_params_t *params,
                                   llama_gpu_full_t **full_out, lw_error_t *error);
