@@ -34,7 +34,10 @@ static int setup(void **state)
         return -1;
     close(fd);
     for (unsigned i = 0; i < 3; i++) {
-        free_address(nodes[i].address, sizeof(nodes[i].address));
+        do /* the kernel may give a port twice */
+            free_address(nodes[i].address, sizeof(nodes[i].address));
+        while ((i > 0 && strcmp(nodes[i].address, nodes[0].address) == 0) ||
+               (i > 1 && strcmp(nodes[i].address, nodes[1].address) == 0));
         snprintf(fleet + strlen(fleet), sizeof(fleet) - strlen(fleet), "%s%s", i ? "," : "", nodes[i].address);
     }
     for (unsigned i = 0; i < 3; i++) {
