@@ -14,7 +14,7 @@
 typedef struct prepare_shared {
     uint32_t last;
     float spread[STEP_WARPS][LW_QUERY_TOKENS_MAX * LW_GROUP_MAX];
-    float query[1]; /* [queries][head_dim] */
+    alignas(16) float query[4]; /* [queries][head_dim] */
 } prepare_shared_t;
 
 static size_t prepare_bytes(const lwk_shape_t *shape, uint32_t query_tokens)
