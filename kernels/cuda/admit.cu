@@ -415,6 +415,30 @@ LWK_KERNEL(ADMIT_THREADS, 1) void admit_kernel(LWK_ARGS(lwk_shape_t) shape, lwk_
     finish_admit(&admit);
 }
 
+/* One block, behind admit: how the step ended for each session, then that it has. Two words of pinned memory a session. */
+LWK_KERNEL(LW_BATCH_MAX, 1) void outcomes_kernel(lwk_store_t *store, const lwk_session_t *sessions, const uint32_t *slots, uint32_t count)
+{
+    const uint32_t step = store->step;
+    uint64_t *row = store->outcomes;
+    if (row == NULL || store->step_done == NULL)
+        return;
+    row += (uint64_t)(step % LWK_OUTCOME_STEPS) * store->session_capacity;
+    if (threadIdx.x < count && slots[threadIdx.x] != LWK_SLOT_NONE)
+        *(volatile uint64_t *)&row[slots[threadIdx.x]] = lwk_outcome(step, sessions[slots[threadIdx.x]].error);
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        lwk_store_release_sys(store->step_done, step);
+}
+
+static lw_status_t tell_outcomes(const lwk_step_t *step, cudaStream_t stream)
+{
+    if (step->layer + 1 < step->shape.layer_count)
+        return LW_OK;
+    return lwk_launch("outcomes", outcomes_kernel, dim3(1), LW_BATCH_MAX, 0, stream, step->store, step->sessions,
+                      step->slots, step->session_count);
+}
+
 lw_status_t lwk_cuda_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
 {
     (void)dev;
@@ -431,6 +455,7 @@ lw_status_t lwk_cuda_admit(lwk_dev_t *dev, const lwk_step_t *step, void *stream)
         return LW_ERR_DEVICE;
     /* More than one block a processor would only make barriers slower. */
     uint32_t blocks = min(resident, LWK_SELECT_BLOCKS_MAX);
-    return lwk_launch_resident("admit", admit_kernel, dim3(blocks), ADMIT_THREADS, sizeof(admit_shared_t),
-                               (cudaStream_t)stream, step->shape, step->store, work);
+    status = lwk_launch_resident("admit", admit_kernel, dim3(blocks), ADMIT_THREADS, sizeof(admit_shared_t),
+                                 (cudaStream_t)stream, step->shape, step->store, work);
+    return status == LW_OK ? tell_outcomes(step, (cudaStream_t)stream) : status;
 }
