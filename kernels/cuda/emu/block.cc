@@ -108,10 +108,22 @@ void emu_make_ready(emu_thread_t *t)
     queue_push(t->block, t->number);
 }
 
-void emu_wait(emu_thread_t *t, emu_state_t state)
+static void thread_start(emu_thread_t *t);
+
+void emu_next(emu_thread_t *t)
 {
-    t->state = state;
-    lwk_fiber_suspend(&t->fiber);
+    emu_block_t *b = t->block;
+    if (b->queue_count == 0 || b->paused > b->queue_count) { /* the scheduler decides */
+        lwk_fiber_suspend(&t->fiber);
+        return;
+    }
+    emu_thread_t *next = &b->threads[queue_pop(b)];
+    if (next == t)
+        return;
+    if (!next->started)
+        thread_start(next);
+    lwk_emu_self = &next->seen;
+    lwk_fiber_change(&t->fiber, &next->fiber);
 }
 
 void lwk_emu_pause(void)
@@ -119,7 +131,7 @@ void lwk_emu_pause(void)
     emu_thread_t *t = running();
     t->block->paused++;
     queue_push(t->block, t->number); /* still ready, behind the others */
-    lwk_fiber_suspend(&t->fiber);
+    emu_next(t);
 }
 
 static void barrier_release(emu_block_t *b)
@@ -149,13 +161,10 @@ uint64_t lwk_emu_barrier(int predicate, const char *file, int line)
     b->arrived++;
     b->barrier_or |= predicate != 0;
     b->barrier_count += predicate != 0;
-    if (b->arrived == b->live) {
-        t->state = EMU_AT_BARRIER;
+    t->state = EMU_AT_BARRIER;
+    if (b->arrived == b->live)
         barrier_release(b); /* this thread too: it goes on when its turn comes */
-        lwk_fiber_suspend(&t->fiber);
-    } else {
-        emu_wait(t, EMU_AT_BARRIER);
-    }
+    emu_next(t);
     return t->result;
 }
 
@@ -172,27 +181,34 @@ static void thread_ended(emu_thread_t *t)
     emu_block_t *b = t->block;
     lwk_fiber_end(&t->fiber);
     b->live--;
+    b->warp_live[t->number / LANES] &= ~(1u << t->lane);
     b->work++;
     b->paused = 0;
     if (b->arrived > 0 && b->arrived == b->live)
         barrier_release(b);
-    unsigned first = t->number / LANES * LANES; /* lanes may have waited for everyone who lives */
-    for (unsigned i = first; i < first + LANES && i < b->launch->threads; i++)
-        if (b->threads[i].state == EMU_AT_WARP)
-            emu_warp_try(&b->threads[i]);
+    /* Lanes may have waited for everyone who lives. */
+    for (unsigned i = 0; i < LANES && b->warp_waiting[t->number / LANES] != 0; i++)
+        if ((b->warp_waiting[t->number / LANES] >> i & 1u) != 0)
+            emu_warp_try(&b->threads[t->number / LANES * LANES + i]);
 }
 
+static void thread_start(emu_thread_t *t)
+{
+    t->started = true;
+    lwk_fiber_start(&t->fiber, thread_main, t);
+}
+
+/* Runs threads from this one on, until one ends or nobody can go on. */
 static void thread_run(emu_thread_t *t)
 {
-    if (!t->started) {
-        t->started = true;
-        lwk_fiber_start(&t->fiber, thread_main, t);
-    }
+    if (!t->started)
+        thread_start(t);
     lwk_emu_self = &t->seen;
     lwk_fiber_resume(&t->fiber);
+    emu_thread_t *last = running();
     lwk_emu_self = NULL;
-    if (t->state == EMU_DONE)
-        thread_ended(t);
+    if (last->state == EMU_DONE)
+        thread_ended(last);
 }
 
 /* ---- blocks
@@ -235,8 +251,11 @@ static void block_start(emu_block_t *b, uint64_t number)
     memset(shared - CANARY_BYTES, CANARY, CANARY_BYTES);
     memset(shared, poison, launch->shared_bytes);
     memset(shared + launch->shared_bytes, CANARY, CANARY_BYTES);
+    memset(b->warp_live, 0, sizeof b->warp_live);
+    memset(b->warp_waiting, 0, sizeof b->warp_waiting);
     for (unsigned i = 0; i < launch->threads; i++) {
         emu_thread_t *t = &b->threads[i];
+        b->warp_live[i / LANES] |= 1u << i % LANES;
         t->seen.thread_index = uint3{i, 0, 0};
         t->seen.block_index = b->index;
         t->seen.block_dim = dim3(launch->threads);

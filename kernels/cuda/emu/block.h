@@ -67,6 +67,7 @@ typedef struct emu_block {
     uint32_t *queue;   /* ring of ready threads, [capacity] */
     unsigned queue_first, queue_count, capacity;
     emu_thread_t *threads;
+    uint32_t warp_live[32], warp_waiting[32]; /* lanes of each warp that have not ended; that are in a warp function */
     unsigned char *shared; /* with a canary on both sides */
 } emu_block_t;
 
@@ -86,8 +87,8 @@ void emu_run(const emu_launch_t *launch);
 /* Ends the program with what, the kernel, the block and the thread that runs. */
 __attribute__((noreturn)) void emu_fail(const char *what, emu_site_t site);
 
-/* From a thread: waits, in `state`, until someone makes it ready. */
-void emu_wait(emu_thread_t *thread, emu_state_t state);
+/* From a thread that waits, or stands in the queue: lets the next one run, and comes back when it is its turn. */
+void emu_next(emu_thread_t *thread);
 /* Puts a waiting thread into its block's queue. */
 void emu_make_ready(emu_thread_t *thread);
 /* warp.cc: lets a warp's lanes go if all that one call names have come. `any` is one of them. */

@@ -64,6 +64,17 @@ static void *scheduler_sp; /* of the one resume that runs: the caller holds the 
 #if defined(FIBER_ASAN)
 static const void *scheduler_bottom;
 static size_t scheduler_bytes;
+static bool from_scheduler; /* the switch under way */
+
+/* Behind every switch to a fiber: where we came from is told there, and only the scheduler's stack is unknown. */
+static void finish_switch(void *fake)
+{
+    if (from_scheduler)
+        __sanitizer_finish_switch_fiber(fake, &scheduler_bottom, &scheduler_bytes);
+    else
+        __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+    from_scheduler = false;
+}
 #endif
 
 /* Free stacks, linked through their first word. */
@@ -88,7 +99,7 @@ static void *stack_take(void)
 extern "C" void lwk_fiber_main(lwk_fiber_t *fiber)
 {
 #if defined(FIBER_ASAN)
-    __sanitizer_finish_switch_fiber(NULL, &scheduler_bottom, &scheduler_bytes);
+    finish_switch(NULL);
 #endif
     fiber->entry(fiber->arg);
     fprintf(stderr, "emulator: a fiber returned\n");
@@ -118,6 +129,7 @@ void lwk_fiber_resume(lwk_fiber_t *fiber)
 {
 #if defined(FIBER_ASAN)
     void *fake = NULL;
+    from_scheduler = true;
     __sanitizer_start_switch_fiber(&fake, fiber->stack, STACK_BYTES);
     lwk_fiber_switch(&scheduler_sp, fiber->sp);
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
@@ -132,9 +144,21 @@ void lwk_fiber_suspend(lwk_fiber_t *fiber)
     void *fake = NULL;
     __sanitizer_start_switch_fiber(&fake, scheduler_bottom, scheduler_bytes);
     lwk_fiber_switch(&fiber->sp, scheduler_sp);
-    __sanitizer_finish_switch_fiber(fake, &scheduler_bottom, &scheduler_bytes);
+    finish_switch(fake);
 #else
     lwk_fiber_switch(&fiber->sp, scheduler_sp);
+#endif
+}
+
+void lwk_fiber_change(lwk_fiber_t *fiber, lwk_fiber_t *to)
+{
+#if defined(FIBER_ASAN)
+    void *fake = NULL;
+    __sanitizer_start_switch_fiber(&fake, to->stack, STACK_BYTES);
+    lwk_fiber_switch(&fiber->sp, to->sp);
+    finish_switch(fake);
+#else
+    lwk_fiber_switch(&fiber->sp, to->sp);
 #endif
 }
 

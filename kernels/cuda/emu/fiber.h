@@ -15,10 +15,12 @@ typedef struct lwk_fiber {
 /* Gives the fiber a stack; the first resume calls entry(arg), which must end with lwk_fiber_leave(). Aborts when no
  * memory is left. */
 void lwk_fiber_start(lwk_fiber_t *fiber, void (*entry)(void *arg), void *arg);
-/* From the scheduler: runs the fiber until it suspends or leaves. */
+/* From the scheduler: runs the fiber until it, or one that it changed to, suspends or leaves. */
 void lwk_fiber_resume(lwk_fiber_t *fiber);
-/* From a fiber: back to the one who resumed it. */
+/* From a fiber: back to the scheduler. */
 void lwk_fiber_suspend(lwk_fiber_t *fiber);
+/* From a fiber: to another one; the scheduler goes on when one of them suspends or leaves. */
+void lwk_fiber_change(lwk_fiber_t *fiber, lwk_fiber_t *to);
 /* The same for the last time. */
 __attribute__((noreturn)) void lwk_fiber_leave(lwk_fiber_t *fiber);
 /* Returns the stack of a fiber that left. */

@@ -15,23 +15,10 @@ static emu_thread_t *running(void)
     return (emu_thread_t *)lwk_emu_self;
 }
 
-/* Lanes of the thread's warp: NULL where there is none. */
-static unsigned warp_of(emu_thread_t *any, emu_thread_t *lanes[32])
-{
-    emu_block_t *b = any->block;
-    unsigned first = any->number / LANES * LANES, live = 0;
-    for (unsigned i = 0; i < LANES; i++) {
-        lanes[i] = first + i < b->launch->threads ? &b->threads[first + i] : NULL;
-        if (lanes[i] != NULL && lanes[i]->state != EMU_DONE)
-            live |= 1u << i;
-    }
-    return live;
-}
-
 static bool same_call(const emu_warp_call_t *a, const emu_warp_call_t *b)
 {
     return a->kind == b->kind && a->mask == b->mask && a->site.line == b->site.line &&
-           strcmp(a->site.file, b->site.file) == 0;
+           (a->site.file == b->site.file || strcmp(a->site.file, b->site.file) == 0);
 }
 
 /* ---- results
@@ -202,7 +189,8 @@ static void complete(emu_thread_t *const lanes[32], unsigned called, int kind)
             result = matching(lanes, called, i);
         lanes[i]->result = result;
     }
-    unsigned first = (unsigned)emu_random() % LANES;
+    unsigned first = (unsigned)emu_random() % LANES, any = (unsigned)__builtin_ctz(called);
+    lanes[any]->block->warp_waiting[lanes[any]->number / LANES] &= ~called;
     for (unsigned i = 0; i < LANES; i++)
         if ((called >> (first + i) % LANES & 1u) != 0)
             emu_make_ready(lanes[(first + i) % LANES]);
@@ -210,12 +198,16 @@ static void complete(emu_thread_t *const lanes[32], unsigned called, int kind)
 
 void emu_warp_try(emu_thread_t *any)
 {
+    emu_block_t *b = any->block;
+    unsigned warp = any->number / LANES, needed = any->call.mask & b->warp_live[warp];
+    if ((needed & ~b->warp_waiting[warp]) != 0)
+        return;
     emu_thread_t *lanes[32];
-    unsigned needed = any->call.mask & warp_of(any, lanes);
-    for (unsigned i = 0; i < LANES; i++)
-        if ((needed >> i & 1u) != 0 &&
-            (lanes[i]->state != EMU_AT_WARP || !same_call(&lanes[i]->call, &any->call)))
+    for (unsigned i = 0; i < LANES; i++) {
+        lanes[i] = &b->threads[warp * LANES + i];
+        if ((needed >> i & 1u) != 0 && !same_call(&lanes[i]->call, &any->call))
             return;
+    }
     complete(lanes, needed, any->call.kind);
 }
 
@@ -235,8 +227,9 @@ uint64_t lwk_emu_warp(int kind, unsigned mask, uint64_t in, int select, int widt
     t->call.fragment = fragment_of_lane;
     t->state = EMU_AT_WARP;
     t->block->paused = 0;
+    t->block->warp_waiting[t->number / LANES] |= 1u << t->lane;
     emu_warp_try(t);
-    lwk_fiber_suspend(&t->fiber);
+    emu_next(t);
     return t->result;
 }
 
