@@ -14,9 +14,9 @@
 #define LWC_ACCURACY_PPM 10000u /* LW_POLICY_EXPECTED_MAX: docs/benchmarks.md has the table that chose it */
 #define LWC_ACCURACY_FLOOR 0u
 #define LWC_ACCURACY_CAP_PPM 300000u
-#define LWC_CLUSTER_TOKENS 8u
+#define LWC_CLUSTER_TOKENS 4u
 #define LWC_PAPER_CLUSTER_TOKENS 16u
-#define LWC_CLUSTER_TOKENS_MIN 8u
+#define LWC_CLUSTER_TOKENS_MIN 4u
 
 /* What a session's index is made of; fixed when the session is created. */
 typedef struct lwc_index_shape {

@@ -86,7 +86,7 @@ LWK_HD uint32_t lwk_place(uint32_t kind, uint32_t number) { return kind << 30 | 
 LWK_HD uint32_t lwk_place_kind(uint32_t place) { return place >> 30; }
 LWK_HD uint32_t lwk_place_number(uint32_t place) { return place & 0x3FFFFFFFu; }
 
-#define LWK_PAGE_TOKENS 8u
+#define LWK_PAGE_TOKENS 4u
 /* Page references that a tile needs at most. */
 LWK_HD uint32_t lwk_page_refs_max(uint32_t clusters, uint32_t tokens)
 {
@@ -101,7 +101,7 @@ typedef struct lwk_tile {
     uint32_t *place;           /* [C + O] */
     uint32_t *stamp;           /* [C + O] step of the last selection; 0: never */
     uint16_t *page_base;       /* [C] first reference of a cluster in pages; filled by publish */
-    uint32_t *pages;           /* [lwk_page_refs_max] page numbers of cached clusters, ceil(size / 8) each */
+    uint32_t *pages;           /* [lwk_page_refs_max] page numbers of cached clusters, ceil(size / LWK_PAGE_TOKENS) each */
     uint64_t local;            /* 0: the records are elsewhere; else 1 + where the first one lies in `landing`, in bytes */
     uint16_t *row_base;        /* [C] first row of a cluster's record; filled by publish; NULL: never local */
     uint16_t cluster_count, outlier_count;
@@ -170,7 +170,7 @@ typedef struct lwk_page_class {
     uint8_t *bytes;           /* [count][2 * tokens * d elements] */
     lwk_page_owner_t *owner;  /* [count] */
     uint32_t *free_list;      /* [count] stack of free page numbers */
-    uint32_t count, tokens;   /* tokens: 8 or 1 */
+    uint32_t count, tokens;   /* tokens: LWK_PAGE_TOKENS or 1 */
     uint32_t free_count, hand; /* hand: where the clock goes on */
 } lwk_page_class_t;
 
@@ -195,7 +195,7 @@ typedef struct lwk_store {
     uint32_t step;              /* number of the running step: 0 before the first, prepare adds one at layer 0 */
     uint32_t admit_window;      /* steps within which a second touch admits; 48; 0: every touch admits */
     uint32_t ticket_capacity;   /* a power of two, at most 2^29 */
-    lwk_page_class_t pages[2];  /* [0]: 8 tokens, [1]: 1 token */
+    lwk_page_class_t pages[2];  /* [0]: LWK_PAGE_TOKENS tokens, [1]: 1 token */
     /* pinned: */
     lwk_ticket_t *tickets;      /* [ticket_capacity] */
     uint64_t *ticket_head;      /* issued; the doorbell: stored with release after the tickets */

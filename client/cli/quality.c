@@ -24,37 +24,32 @@ typedef struct {
 #define ENC(clusters, outliers) .cluster_encoding = (clusters), .outlier_encoding = (outliers)
 #define ROW(name, what, ...) {name, what, {.size = sizeof(lw_session_params_t), __VA_ARGS__}}
 
-/* Around the default: an error target, 8-token clusters, 12.5% outliers, int8 clusters and int4 outlier keys, everything estimated
- * with both corrections; rows with a fixed budget rank by the expected maximum. Rows name what differs. */
+/* Around the default: an error target, 4-token clusters, 12.5% outliers, int4 everywhere, everything estimated without corrections;
+ * rows with a fixed budget rank by the expected maximum. Rows name what differs. */
 static const row_t rows[] = {
     ROW("default", "the library's default", .policy = LW_POLICY_DEFAULT),
     ROW("paper", "1.8% of clusters by centroid, 23.2% estimated", .policy = LW_POLICY_PAPER),
     ROW("nothing", "nothing retrieved", .policy = LW_POLICY_NOTHING),
     ROW("steady", "steady zone only", .policy = LW_POLICY_STEADY),
-    ROW("exact-0.3", "0.3% of tokens retrieved", EXACT(3000)),
-    ROW("exact-0.6", "0.6%", EXACT(6000)),
-    ROW("exact-1.2", "1.2%", EXACT(12000)),
-    ROW("exact-1.8", "1.8%", EXACT(18000)),
+    ROW("exact-1.2", "1.2% of tokens retrieved", EXACT(12000)),
     ROW("exact-3.2", "3.2%", EXACT(32000)),
     ROW("exact-6", "6%", EXACT(60000)),
+    ROW("rank-mean-3.2", "3.2%, ranked by centroid", EXACT(32000), .rank_mean = 1),
+    ROW("target-0.05", "error target 0.05", .accuracy_ppm = 50000),
+    ROW("target-0.02", "error target 0.02", .accuracy_ppm = 20000),
+    ROW("target-0.005", "error target 0.005", .accuracy_ppm = 5000),
     ROW("outliers-0", "no outliers", OUT(LW_PPM_NONE)),
     ROW("outliers-3", "3% outliers", OUT(30000)),
     ROW("outliers-6", "6% outliers", OUT(60000)),
-    ROW("outliers-12.5", "12.5% outliers", OUT(125000)),
-    ROW("estimate-23.2", "23.2% estimated, no corrections", .estimate_ppm = 232000, .correct = LW_CORRECT_NONE),
-    ROW("estimate-all", "all estimated, no corrections", .correct = LW_CORRECT_NONE),
-    ROW("variance", "all, variance correction", .correct = LW_CORRECT_VARIANCE),
+    ROW("clusters-8", "8-token clusters", .cluster_tokens = 8),
+    ROW("clusters-16", "16-token clusters", .cluster_tokens = 16),
+    ROW("estimate-23.2", "23.2% of the rest estimated", .estimate_ppm = 232000),
+    ROW("variance", "all estimated, variance correction", .correct = LW_CORRECT_VARIANCE),
     ROW("value", "all, both corrections", .correct = LW_CORRECT_VARIANCE | LW_CORRECT_VALUE),
-    ROW("rank-mean-3.2", "3.2%, ranked by centroid", EXACT(32000), .rank_mean = 1),
+    ROW("exact-3.2-value", "3.2%, both corrections", EXACT(32000), .correct = LW_CORRECT_VARIANCE | LW_CORRECT_VALUE),
     ROW("bf16", "bf16 index", ENC(LW_ENCODING_BF16, LW_ENCODING_BF16)),
     ROW("int8", "int8 clusters, int8 outliers", ENC(LW_ENCODING_INT8, LW_ENCODING_INT8)),
-    ROW("int4", "int4 clusters, int4 outliers", ENC(LW_ENCODING_INT4, LW_ENCODING_INT4)),
-    ROW("target-0.1", "error target 0.1", .accuracy_ppm = 100000),
-    ROW("target-0.05", "error target 0.05", .accuracy_ppm = 50000),
-    ROW("target-0.02", "error target 0.02", .accuracy_ppm = 20000),
-    ROW("target-0.01", "error target 0.01", .accuracy_ppm = 10000),
-    ROW("target-0.005", "error target 0.005", .accuracy_ppm = 5000),
-    ROW("clusters-16", "16-token clusters", .cluster_tokens = 16),
+    ROW("int8-int4", "int8 clusters, int4 outliers", ENC(LW_ENCODING_INT8, LW_ENCODING_INT4)),
     ROW("full", "everything retrieved", .policy = LW_POLICY_FULL),
 };
 

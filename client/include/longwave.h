@@ -78,7 +78,8 @@ typedef struct lw_open_params {
     uint32_t size;
     uint32_t device;        /* accelerator ordinal, ignored on host backends */
     const char *backend;    /* "cuda", "cpu", "ref"; NULL: best available */
-    const char *fleet;      /* control addresses "host:port,host:port"; NULL: option client.fleet */
+    const char *fleet;      /* control addresses "host:port,host:port"; NULL: option client.fleet. "local": none, the KV
+                               stays in this process (option local.bytes), sessions end when they are closed */
     const char *config;     /* "group.name=value;..." over the environment; NULL: none */
     const char *tenant;     /* NULL: "default" */
     uint64_t device_bytes;  /* device memory for the block cache; 0: option cache.bytes */
@@ -92,7 +93,7 @@ typedef struct lw_open_params {
 /* Named policies: how much is attended exactly, how the rest is estimated (docs/policies.md). */
 typedef enum lw_policy {
     LW_POLICY_DEFAULT = 0,      /* LW_POLICY_EXPECTED_MAX with the defaults below */
-    LW_POLICY_EXPECTED_MAX = 1, /* expected-maximum ranking, all of the rest estimated with both corrections */
+    LW_POLICY_EXPECTED_MAX = 1, /* an error target (or a fixed budget by expected maximum), all of the rest estimated */
     LW_POLICY_PAPER = 2,        /* RetroInfer's: 1.8% of clusters by centroid, 23.2% estimated, no outliers, no corrections */
     LW_POLICY_FULL = 3,         /* every cluster retrieved: exact, slow, for tests */
     LW_POLICY_NOTHING = 4,      /* nothing retrieved: a control */
@@ -112,10 +113,10 @@ typedef struct lw_session_params {
     uint32_t retrieve_ppm;   /* fixed budget: share of tokens retrieved; 0: adaptive, where the policy has a target */
     uint32_t estimate_ppm;   /* share of the others estimated; 0: all */
     uint32_t outlier_ppm;    /* share of tokens with an index entry of their own */
-    uint32_t cluster_tokens; /* average size, 8..256; 0: the policy's */
+    uint32_t cluster_tokens; /* average size, 4..256; 0: the policy's */
     uint32_t segment_tokens; /* prefill segment: a multiple of 1,024 up to 8,192; 0: 8,192 */
     uint32_t cluster_encoding, outlier_encoding; /* lw_encoding_t of index entries */
-    uint32_t correct;        /* 0: both corrections; else LW_CORRECT_* */
+    uint32_t correct;        /* 0: the policy's (none); else LW_CORRECT_* */
     uint32_t rank_mean;      /* 1: rank by centroid logits instead of the expected maximum */
 } lw_session_params_t;
 #define LW_CORRECT_NONE 1u

@@ -8,7 +8,7 @@
 #define LW_SINK_TOKENS 4u               /* first tokens of a session, always exact */
 #define LW_RECENT_TOKENS 64u            /* newest tokens that are never sealed */
 #define LW_STEADY_TOKENS_MIN 3072u      /* room of the steady zone, at least */
-#define LW_CLUSTERS_PER_UNIT_MAX 160u   /* index capacity: clusters per 1,024 tokens and KV head */
+#define LW_CLUSTERS_PER_UNIT_MAX 320u   /* index capacity: clusters per 1,024 tokens and KV head */
 #define LW_OUTLIERS_PER_UNIT_MAX 128u   /* index capacity: outliers per 1,024 tokens and KV head */
 #define LW_LAYERS_MAX 256u
 #define LW_KV_HEADS_MAX 64u

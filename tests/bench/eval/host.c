@@ -75,7 +75,7 @@ static double seconds(void)
 static uint32_t cluster_capacity(const eval_index_spec_t *spec)
 {
     uint32_t units = (spec->segment_tokens + LW_UNIT_TOKENS - 1) / LW_UNIT_TOKENS;
-    return units * LW_CLUSTERS_PER_UNIT_MAX * 16 / spec->cluster_tokens;
+    return units * LW_CLUSTERS_PER_UNIT_MAX;
 }
 
 static uint32_t outlier_capacity(const eval_index_spec_t *spec)

@@ -7,20 +7,25 @@ static eval_policy_t base(const char *group, const char *name)
         .group = group,
         .name = name,
         .outlier_ppm = 125000,
-        .cluster_encoding = LW_ENCODING_INT8,
+        .cluster_encoding = LW_ENCODING_INT4,
         .outlier_encoding = LW_ENCODING_INT4,
-        .cluster_tokens = 16,
+        .cluster_tokens = 4,
         .policy = {.rank = LWK_RANK_EXPECTED_MAX,
-                   .budget = LWK_BUDGET_TOKENS,
-                   .correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE,
-                   .cluster_tokens = 16,
-                   .retrieve_ppm = 32000,
+                   .budget = LWK_BUDGET_ERROR,
+                   .cluster_tokens = 4,
                    .estimate_ppm = 1000000,
-                   .accuracy_ppm = 500000,
-                   .floor_entries = 8,
-                   .cap_ppm = 50000,
+                   .accuracy_ppm = 10000,
+                   .cap_ppm = 300000,
                    .z = 1.5f},
     };
+}
+
+static eval_policy_t fixed(const char *group, const char *name, uint32_t retrieve_ppm)
+{
+    eval_policy_t row = base(group, name);
+    row.policy.budget = LWK_BUDGET_TOKENS;
+    row.policy.retrieve_ppm = retrieve_ppm;
+    return row;
 }
 
 /* bf16, no outliers, centroids ranked by their own logit, round(1.8% of n / 16) clusters and 23.2% estimated,
@@ -29,10 +34,10 @@ static eval_policy_t paper(const char *name)
 {
     eval_policy_t row = base("paper", name);
     row.outlier_ppm = 0;
+    row.cluster_tokens = row.policy.cluster_tokens = 16;
     row.cluster_encoding = row.outlier_encoding = LW_ENCODING_BF16;
     row.policy.rank = LWK_RANK_MEAN;
     row.policy.budget = LWK_BUDGET_CLUSTERS;
-    row.policy.correct = 0;
     row.policy.retrieve_ppm = 18000;
     row.policy.estimate_ppm = 232000;
     return row;
@@ -60,24 +65,38 @@ static void add_paper(list_t *list)
 
 static void add_ranking(list_t *list)
 {
-    add(list, base("ranking", "centroid"))->policy.rank = LWK_RANK_MEAN;
-    add(list, base("ranking", "expected maximum, z 1.0"))->policy.z = 1;
-    add(list, base("ranking", "expected maximum, z 2.0"))->policy.z = 2;
+    add(list, fixed("ranking", "3.2% of tokens, centroid", 32000))->policy.rank = LWK_RANK_MEAN;
+    add(list, fixed("ranking", "3.2%, expected maximum, z 1.0", 32000))->policy.z = 1;
+    add(list, fixed("ranking", "3.2%, z 1.5", 32000));
+    add(list, fixed("ranking", "3.2%, z 2.0", 32000))->policy.z = 2;
+}
+
+static void add_index(list_t *list)
+{
     static const struct {
         const char *name;
         uint32_t ppm;
     } shares[] = {{"no outliers", 0}, {"outliers 3%", 30000}, {"outliers 6%", 60000}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(shares); i++)
         add(list, base("outliers", shares[i].name))->outlier_ppm = shares[i].ppm;
+    static const struct {
+        const char *name;
+        uint32_t tokens;
+    } sizes[] = {{"8 tokens", 8}, {"16 tokens", 16}};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(sizes); i++) {
+        eval_policy_t *row = add(list, base("clusters", sizes[i].name));
+        row->cluster_tokens = row->policy.cluster_tokens = sizes[i].tokens;
+    }
 }
 
 static void add_estimate(list_t *list)
 {
-    eval_policy_t *row = add(list, base("estimate", "23.2% of tokens, plain"));
-    row->policy.estimate_ppm = 232000;
-    row->policy.correct = 0;
-    add(list, base("estimate", "all, plain"))->policy.correct = 0;
+    add(list, base("estimate", "23.2% of tokens"))->policy.estimate_ppm = 232000;
     add(list, base("estimate", "all + variance"))->policy.correct = LWK_CORRECT_VARIANCE;
+    add(list, base("estimate", "all + variance + value"))->policy.correct =
+        LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE;
+    eval_policy_t *row = add(list, fixed("estimate", "3.2% retrieved, all + variance + value", 32000));
+    row->policy.correct = LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE;
 }
 
 static void add_budget(list_t *list)
@@ -85,21 +104,15 @@ static void add_budget(list_t *list)
     static const struct {
         const char *name;
         uint32_t ppm;
-    } budgets[] = {{"nothing retrieved", 0},
-                   {"1.2% of tokens", 12000},
-                   {"1.8% of tokens", 18000},
-                   {"6% of tokens", 60000}};
+    } budgets[] = {{"nothing retrieved", 0}, {"1.2% of tokens", 12000}, {"6% of tokens", 60000}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(budgets); i++)
-        add(list, base("budget", budgets[i].name))->policy.retrieve_ppm = budgets[i].ppm;
+        add(list, fixed("budget", budgets[i].name, budgets[i].ppm));
     static const struct {
         const char *name;
         uint32_t ppm;
-    } targets[] = {{"accuracy 0.5", 500000}, {"accuracy 0.3", 300000}};
-    for (size_t i = 0; i < LW_ARRAY_SIZE(targets); i++) {
-        eval_policy_t *row = add(list, base("budget", targets[i].name));
-        row->policy.budget = LWK_BUDGET_ERROR;
-        row->policy.accuracy_ppm = targets[i].ppm;
-    }
+    } targets[] = {{"target 0.1", 100000}, {"target 0.05", 50000}, {"target 0.02", 20000}, {"target 0.005", 5000}};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(targets); i++)
+        add(list, base("budget", targets[i].name))->policy.accuracy_ppm = targets[i].ppm;
 }
 
 static void add_encodings(list_t *list)
@@ -110,7 +123,7 @@ static void add_encodings(list_t *list)
     } encodings[] = {{"fp32", LW_ENCODING_FP32, LW_ENCODING_FP32},
                      {"bf16", LW_ENCODING_BF16, LW_ENCODING_BF16},
                      {"int8", LW_ENCODING_INT8, LW_ENCODING_INT8},
-                     {"int4", LW_ENCODING_INT4, LW_ENCODING_INT4}};
+                     {"int8 clusters, int4 outliers", LW_ENCODING_INT8, LW_ENCODING_INT4}};
     for (size_t i = 0; i < LW_ARRAY_SIZE(encodings); i++) {
         eval_policy_t *row = add(list, base("encoding", encodings[i].name));
         row->cluster_encoding = encodings[i].cluster;
@@ -135,6 +148,7 @@ uint32_t eval_policies(eval_policy_t *rows_out)
     add(&list, base("default", "default"));
     add_paper(&list);
     add_ranking(&list);
+    add_index(&list);
     add_estimate(&list);
     add_budget(&list);
     add_encodings(&list);

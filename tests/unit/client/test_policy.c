@@ -30,7 +30,7 @@ static void test_absurd_values_are_refused_by_name_and_value(void **state)
     refused((lw_session_params_t){.estimate_ppm = 2000000}, "estimate_ppm is 2000000");
     refused((lw_session_params_t){.accuracy_ppm = 1000001}, "accuracy_ppm is 1000001");
     refused((lw_session_params_t){.outlier_ppm = 125001}, "outlier_ppm is 125001");
-    refused((lw_session_params_t){.cluster_tokens = 7}, "cluster_tokens is 7");
+    refused((lw_session_params_t){.cluster_tokens = 3}, "cluster_tokens is 3");
     refused((lw_session_params_t){.segment_tokens = 1000}, "segment_tokens is 1000");
     refused((lw_session_params_t){.segment_tokens = 9216}, "segment_tokens is 9216");
     refused((lw_session_params_t){.cluster_encoding = 5}, "cluster_encoding is 5");
@@ -72,6 +72,9 @@ static void test_an_explicit_zero_is_not_the_default(void **state)
     assert_int_equal(lwc_policy_make(&params, 16, &policy, &error), LW_OK);
     assert_int_equal(lwc_index_shape_make(&params, &shape, &error), LW_OK);
     assert_true((policy.retrieve_ppm > 0 || policy.accuracy_ppm > 0) && shape.outlier_ppm > 0);
+    assert_int_equal(policy.correct, 0);
+    params.correct = LW_CORRECT_VARIANCE | LW_CORRECT_VALUE;
+    assert_int_equal(lwc_policy_make(&params, 16, &policy, &error), LW_OK);
     assert_int_equal(policy.correct, LWK_CORRECT_VARIANCE | LWK_CORRECT_VALUE);
 }
 
