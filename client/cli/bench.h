@@ -100,6 +100,7 @@ typedef struct lwc_bench {
     uint16_t *inputs_staging, *outputs_staging; /* pinned */
     uint64_t query_elements, key_elements;      /* of one layer */
     bool async;                                 /* the device runs beside this thread */
+    double fresh;                               /* of the timed steps, see lwc_bench_inputs */
     lwk_graph_t *graph; /* of a step over bound slots; NULL: steps are enqueued one by one */
     lwc_bench_ingest_t ingest;
 } lwc_bench_t;
@@ -215,5 +216,9 @@ LW_CHECK lw_status_t lwc_bench_tokens(lwc_bench_t *bench, lwc_bench_result_t *re
 
 LW_CHECK lw_status_t lwc_bench_report(const lwc_bench_t *bench, const lwc_bench_result_t *result,
                                       lw_error_t *error);
+
+/* ---- bench_agree.c: built with the model runner ---- */
+
+int lwc_bench_agree(int argc, char **argv);
 
 #endif /* LWC_CLI_BENCH_H */

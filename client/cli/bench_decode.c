@@ -53,10 +53,15 @@ int lwc_cmd_bench(int argc, char **argv)
         return bench_main(argc - 1, argv + 1, false);
     if (argc >= 2 && strcmp(argv[1], "tokens") == 0)
         return bench_main(argc - 1, argv + 1, true);
+#ifdef LWC_CLI_DEMO
+    if (argc >= 2 && strcmp(argv[1], "agree") == 0)
+        return lwc_bench_agree(argc - 1, argv + 1);
+#endif
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fputs("longwave bench WHAT [options]\n\n"
           "  decode     decode steps of attention over synthetic K and V\n"
-          "  tokens     whole decode steps of a model with random weights in the same shapes (cuda)\n\n"
+          "  tokens     whole decode steps of a model with random weights in the same shapes (cuda)\n"
+          "  agree      a real model on a GPU against the CPU, both through one index\n\n"
           "longwave bench WHAT --help says more.\n",
           help ? stdout : stderr);
     return help ? 0 : 2;

@@ -62,9 +62,15 @@ static void make_config(const lwc_bench_t *bench, char *text, size_t bytes)
     uint64_t index = rows * shape->head_dim * 3 / 4 + (64ull << 20); /* of entries, as they are by default */
     if (index < 1ull << 30)
         index = 1ull << 30;
-    const char *transport = bench->options.fleet ? bench->options.transport : "auto";
-    snprintf(text, bytes, "client.transports=%s;index.bytes=%" PRIu64 "%s%s", transport, index,
-             bench->options.config ? ";" : "", bench->options.config ? bench->options.config : "");
+    int used = snprintf(text, bytes, "index.bytes=%" PRIu64, index);
+    if (bench->options.fleet)
+        used +=
+            snprintf(text + used, bytes - (size_t)used, ";client.transports=%s", bench->options.transport);
+    else
+        used += snprintf(text + used, bytes - (size_t)used, ";local.bytes=%" PRIu64,
+                         (uint64_t)(kv_bytes(bench) / 4 * 5 + (256u << 20)));
+    if (bench->options.config)
+        snprintf(text + used, bytes - (size_t)used, ";%s", bench->options.config);
 }
 
 static lw_status_t open_handle(lwc_bench_t *bench, lw_error_t *error)

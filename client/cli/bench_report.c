@@ -136,8 +136,9 @@ static void print_table(const lwc_bench_t *bench, const lwc_bench_result_t *resu
         text_row("full attention, us a layer step", "%.1f (%s); %.2f times Longwave's", f->full_p50,
                  result->full_name, f->speedup);
     print_phases(result);
-    text_row("attention of a token, ms; tokens/s of the batch by attention alone", "%.3f; %.1f",
-             f->token_us / 1e3, f->tokens_per_s);
+    if (!options->whole)
+        text_row("attention of a token, ms; tokens/s of the batch by attention alone", "%.3f; %.1f",
+                 f->token_us / 1e3, f->tokens_per_s);
     text_row("tokens retrieved, exact with the steady zone; entries retrieved, %", "%.2f, %.2f; %.2f",
              100 * f->retrieved_share, 100 * f->exact_share, 100 * f->entries_share);
     text_row("cache hit ratio (cache, share of the KV)", "%.1f%% (%.2f%%)", 100 * f->hit_ratio,

@@ -35,7 +35,7 @@ lw_status_t lwc_bench_steps(lwc_bench_t *bench, lwc_bench_result_t *result, lw_e
     const lwc_bench_options_t *options = &bench->options;
     uint32_t total = options->warm_up + options->steps;
     bool steered = options->hits_ppm != LW_PPM_NONE;
-    double us = 0, fresh = steered ? FRESH_START : -1;
+    double us = 0, fresh = !steered ? -1 : options->hits_ppm == 1000000 ? 0 : FRESH_START;
     lw_attr_t last;
     result->times.step_us = calloc(options->steps, sizeof(double));
     lw_status_t status =
@@ -51,13 +51,14 @@ lw_status_t lwc_bench_steps(lwc_bench_t *bench, lwc_bench_result_t *result, lw_e
             status = lwc_bench_step(bench, &us, error);
         if (status == LW_OK && i < options->warm_up) {
             status = lwc_bench_traffic(bench, &result->before, error);
-            if (steered && i >= options->warm_up / 2) /* what stays the same is in the cache by then */
+            if (fresh > 0 && i >= options->warm_up / 2) /* what stays the same is in the cache by then */
                 fresh = steer(fresh, options->hits_ppm / 1e6, &last, &result->before);
         } else if (status == LW_OK) {
             result->times.step_us[result->times.count++] = us;
         }
         lwc_bench_show(bench, "steps", i + 1, total);
     }
+    bench->fresh = fresh;
     if (status == LW_OK)
         status = lwc_bench_traffic(bench, &result->after, error);
     if (status == LW_OK && options->samples > 0)
@@ -77,7 +78,7 @@ lw_status_t lwc_bench_phases(lwc_bench_t *bench, lwc_bench_result_t *result, lw_
     lwc_bench_phase_switch(true);
     lw_status_t status = lwc_bench_capture(bench, error);
     for (uint32_t i = 0; i < PHASE_STEPS && status == LW_OK; i++) {
-        status = lwc_bench_inputs(bench, i, -1, bench->inputs, error);
+        status = lwc_bench_inputs(bench, bench->tokens, bench->fresh, bench->inputs, error);
         lwc_bench_trace_clear();
         if (status == LW_OK)
             status = lwc_bench_step(bench, &us, error);
