@@ -90,7 +90,8 @@ LWK_DEVICE void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_his
     if (sums)
         for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
             sh->sums[i] = __ldcg(&job->buffers->sums[turn][i]);
-    job->stale = (int)turn;
+    if (threadIdx.x == 0)
+        job->stale = (int)turn;
     __syncthreads();
 }
 
@@ -188,17 +189,18 @@ LWK_DEVICE void cut_take_above(const select_job_t *job, select_shared_t *sh, uin
 
 LWK_DEVICE void cut_gather_mine(const select_job_t *job, select_shared_t *sh, const cut_level_t *level)
 {
+    const select_slice_t own = job->own;
     if (threadIdx.x == 0)
         sh->candidates = sh->above_count = 0;
     __syncthreads();
-    for (uint32_t at = job->first; at < job->end; at += SELECT_THREADS) {
+    for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
         uint32_t slot = at + threadIdx.x;
-        uint64_t rank = slot < job->end ? select_rank(select_key(job, sh, slot), slot) : 0;
+        uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
         uint32_t above = __ballot_sync(LWK_WARP_ALL, rank > level->last);
         if (cut_inside(level, rank)) {
             uint32_t to = atomicAdd(&sh->candidates, 1u);
             sh->candidate.rank[to] = rank;
-            sh->candidate.size[to] = (uint16_t)select_size(job, sh, slot);
+            sh->candidate.size[to] = (uint16_t)select_size(&own, sh, slot);
         }
         if (select_lane() == 0 && above > 0)
             atomicAdd(&sh->above_count, (uint32_t)__popc(above));
@@ -268,7 +270,7 @@ LWK_DEVICE void cut_gather(select_job_t *job, select_shared_t *sh, const lwk_sel
 /* ---- the descent ---- */
 
 /* Error budget: what an entry contributes, errors.cuh. */
-LWK_DEVICE void errors_count_level(const select_job_t *job, select_shared_t *sh, const cut_level_t *level);
+SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level);
 
 LWK_DEVICE void cut_count_candidates(select_shared_t *sh, const cut_level_t *level)
 {
@@ -284,12 +286,13 @@ LWK_DEVICE void cut_count_candidates(select_shared_t *sh, const cut_level_t *lev
 
 LWK_DEVICE void cut_count_slice(const select_job_t *job, select_shared_t *sh, const cut_level_t *level)
 {
-    for (uint32_t at = job->first; at < job->end; at += SELECT_THREADS) {
+    const select_slice_t own = job->own;
+    for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
         uint32_t slot = at + threadIdx.x;
-        uint64_t rank = slot < job->end ? select_rank(select_key(job, sh, slot), slot) : 0;
+        uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
         bool inside = cut_inside(level, rank);
         votes_count(&sh->level, inside ? (uint32_t)((rank - level->low) >> level->shift) : 0,
-                    inside ? select_size(job, sh, slot) : 0, inside);
+                    inside ? select_size(&own, sh, slot) : 0, inside);
     }
 }
 
@@ -298,8 +301,9 @@ LWK_DEVICE void cut_count_before(const select_job_t *job, select_shared_t *sh, u
 {
     if (job->blocks == 1)
         return;
+    const uint32_t first = job->own.first;
     for (uint32_t i = threadIdx.x; i < sh->candidates; i += SELECT_THREADS)
-        if (sh->candidate.rank[i] >= from && ~(uint32_t)sh->candidate.rank[i] < job->first)
+        if (sh->candidate.rank[i] >= from && ~(uint32_t)sh->candidate.rank[i] < first)
             atomicAdd(&sh->before, 1u);
     __syncthreads();
 }
@@ -350,7 +354,7 @@ LWK_DEVICE cut_t cut_find(select_job_t *job, select_shared_t *sh, const lwk_sele
             continue;
         }
         if (by_error)
-            errors_count_level(job, sh, &level);
+            errors_count_level(job, sh, level);
         else
             cut_count_slice(job, sh, &level);
         cut_share(job, sh, &sh->level, level.number, by_error);

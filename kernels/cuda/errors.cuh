@@ -37,7 +37,7 @@ LWK_DEVICE float errors_key_scale(const lwk_tile_t *tile, const lwk_index_layout
 
 LWK_DEVICE void errors_open(const select_job_t *job, uint32_t chunk, errors_chunk_t *c)
 {
-    const uint32_t first = chunk * SELECT_CHUNK, last = min(first + SELECT_CHUNK, job->end) - 1;
+    const uint32_t first = chunk * SELECT_CHUNK, last = min(first + SELECT_CHUNK, job->own.end) - 1;
     c->slot = first + select_lane();
     c->clusters = 0;
     c->first_range = select_range_of(job, first);
@@ -130,7 +130,8 @@ LWK_DEVICE size_t errors_part(const select_job_t *job, const lwk_select_work_t *
 
 LWK_DEVICE void errors_sum_chunks(const select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
 {
-    for (uint32_t chunk = job->first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < job->end; chunk += SELECT_WARPS) {
+    const select_slice_t own = job->own;
+    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
         errors_chunk_t c;
         errors_open(job, chunk, &c);
         for (uint32_t q = 0; q < job->queries; q++) {
@@ -202,7 +203,9 @@ LWK_DEVICE void errors_add_sums(const select_job_t *job, select_shared_t *sh, co
 
 LWK_DEVICE void errors_keys(const select_job_t *job, select_shared_t *sh)
 {
-    for (uint32_t chunk = job->first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < job->end; chunk += SELECT_WARPS) {
+    const select_slice_t own = job->own;
+    const votes_digits_t digits = votes_digits(job);
+    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
         errors_chunk_t c;
         float best[ERRORS_EACH];
         uint32_t bin[ERRORS_EACH];
@@ -221,9 +224,9 @@ LWK_DEVICE void errors_keys(const select_job_t *job, select_shared_t *sh)
 #pragma unroll
         for (uint32_t k = 0; k < ERRORS_EACH; k++) {
             bool valid = c.size[k] > 0;
-            uint32_t key = valid ? __float_as_uint(best[k] / (float)c.size[k]) + 1 : 0, digit = votes_first_digit(job, key);
-            if (c.slot + 32 * k < job->end)
-                select_keep(job, sh, c.slot + 32 * k, key, c.size[k]);
+            uint32_t key = valid ? __float_as_uint(best[k] / (float)c.size[k]) + 1 : 0, digit = votes_first_digit(&digits, key);
+            if (c.slot + 32 * k < own.end)
+                select_keep(&own, sh, c.slot + 32 * k, key, c.size[k]);
             votes_count(&sh->first, digit, c.size[k], valid);
             bin[k] = valid ? digit : UINT32_MAX;
         }
@@ -231,18 +234,19 @@ LWK_DEVICE void errors_keys(const select_job_t *job, select_shared_t *sh)
     }
 }
 
-LWK_DEVICE void errors_count_level(const select_job_t *job, select_shared_t *sh, const cut_level_t *level)
+SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level)
 {
-    for (uint32_t chunk = job->first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < job->end; chunk += SELECT_WARPS) {
+    const select_slice_t own = job->own;
+    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
         uint32_t bin[ERRORS_EACH];
         bool any = false;
 #pragma unroll
         for (uint32_t k = 0; k < ERRORS_EACH; k++) {
             uint32_t slot = chunk * SELECT_CHUNK + 32 * k + select_lane();
-            uint64_t rank = slot < job->end ? select_rank(select_key(job, sh, slot), slot) : 0;
-            bool inside = cut_inside(level, rank);
-            bin[k] = inside ? (uint32_t)((rank - level->low) >> level->shift) : UINT32_MAX;
-            votes_count(&sh->level, inside ? bin[k] : 0, inside ? select_size(job, sh, slot) : 0, inside);
+            uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
+            bool inside = cut_inside(&level, rank);
+            bin[k] = inside ? (uint32_t)((rank - level.low) >> level.shift) : UINT32_MAX;
+            votes_count(&sh->level, inside ? bin[k] : 0, inside ? select_size(&own, sh, slot) : 0, inside);
             any = any || inside;
         }
         if (!__any_sync(LWK_WARP_ALL, any))
@@ -254,7 +258,7 @@ LWK_DEVICE void errors_count_level(const select_job_t *job, select_shared_t *sh,
 }
 
 /* Keys, the first histogram and its sums, and what there is in all. The block calls; sh->first and sh->sums are zero. */
-LWK_DEVICE void errors_all(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
+SELECT_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
 {
     errors_sum_chunks(job, sh, work);
     select_barrier(job);

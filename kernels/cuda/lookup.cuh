@@ -19,12 +19,13 @@ enum { COUNT_HITS, COUNT_HIT_TOKENS, COUNT_MISSES, COUNT_MISS_TOKENS, COUNT_PEND
 LWK_DEVICE uint32_t lookup_mark(const select_job_t *job, select_shared_t *sh, uint8_t *mark, const cut_t *retrieve,
                                 const cut_t *estimate)
 {
-    const uint32_t part = (job->slice / SELECT_WARPS + 31) / 32 * 32, lane = select_lane();
-    const uint32_t first = job->first + select_warp() * part, end = min(first + part, job->end);
+    const select_slice_t own = job->own;
+    const uint32_t part = (job->slots / SELECT_WARPS + 31) / 32 * 32, lane = select_lane();
+    const uint32_t first = own.first + select_warp() * part, end = min(first + part, own.end);
     uint32_t count = 0;
     for (uint32_t at = first; at < end; at += 32) {
         uint32_t slot = at + lane;
-        uint64_t rank = slot < end ? select_rank(select_key(job, sh, slot), slot) : 0;
+        uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
         bool entry = rank >= SELECT_FIRST_RANK, taken = entry && rank >= retrieve->from;
         if (slot < end)
             mark[slot] = taken ? LWK_MARK_RETRIEVE : entry && rank >= estimate->from ? LWK_MARK_ESTIMATE : LWK_MARK_DROP;
@@ -50,13 +51,14 @@ LWK_DEVICE uint32_t lookup_mark(const select_job_t *job, select_shared_t *sh, ui
 /* Retrieved entries number `from`.. of the slice, as many as the list holds. */
 LWK_DEVICE void lookup_list(const select_job_t *job, select_shared_t *sh, const cut_t *retrieve, uint32_t from)
 {
-    const uint32_t part = (job->slice / SELECT_WARPS + 31) / 32 * 32, lane = select_lane();
-    const uint32_t first = job->first + select_warp() * part, end = min(first + part, job->end);
+    const select_slice_t own = job->own;
+    const uint32_t part = (job->slots / SELECT_WARPS + 31) / 32 * 32, lane = select_lane();
+    const uint32_t first = own.first + select_warp() * part, end = min(first + part, own.end);
     uint32_t number = sh->offset[select_warp()];
     __syncthreads(); /* the list lies where candidates were, or the list before it */
     for (uint32_t at = first; at < end; at += 32) {
         uint32_t slot = at + lane;
-        uint64_t rank = slot < end ? select_rank(select_key(job, sh, slot), slot) : 0;
+        uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
         bool taken = rank >= SELECT_FIRST_RANK && rank >= retrieve->from;
         uint32_t lanes = __ballot_sync(LWK_WARP_ALL, taken), to = number + __popc(lanes & ((1u << lane) - 1)) - from;
         if (taken && to < SELECT_LIST)
@@ -91,7 +93,7 @@ LWK_DEVICE lookup_t lookup_open(const select_job_t *job, select_shared_t *sh, ui
     look.row = ref.row;
     look.tile = &look.store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
     look.entry = slot - ref.entry_base;
-    look.size = select_size(job, sh, slot);
+    look.size = select_size(&job->own, sh, slot);
     return look;
 }
 
@@ -167,8 +169,10 @@ LWK_DEVICE void lookup_round(const select_job_t *job, select_shared_t *sh, lwk_s
     bool mine = valid && old == lwk_place(LWK_PLACE_REMOTE, 0);
     uint32_t total, index = select_scan<uint32_t>(sh, mine ? 1u : 0u, &total);
     if (total > 0) {
-        if (threadIdx.x == 0)
+        if (threadIdx.x == 0) {
             sh->ticket_base = atomicAdd(&global->issued, total);
+            sh->issued_any = 1;
+        }
         __syncthreads();
         if (mine && lookup_issue(&look, sh, sh->ticket_base + index)) {
             counted[COUNT_MISSES]++;
@@ -211,6 +215,12 @@ LWK_DEVICE void lookup_all(const select_job_t *job, select_shared_t *sh, lwk_sel
 
 /* ---- counters ---- */
 
+LWK_DEVICE void lookup_add(uint64_t *counter, uint32_t n)
+{
+    if (n > 0)
+        atomicAdd(counter, (uint64_t)n);
+}
+
 /* What the job adds; all blocks of it call. indexed, estimated: entries, for block 0 to add. */
 LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_select_global_t *global,
                              const uint32_t counted[COUNTS], const cut_t *retrieve, uint32_t indexed, uint32_t estimated,
@@ -228,24 +238,22 @@ LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_s
     __syncthreads();
     if (threadIdx.x == 0) {
         const uint32_t *n = sh->count;
-        uint64_t found = (uint64_t)n[COUNT_HITS] + n[COUNT_MISSES] + n[COUNT_PENDING];
-        uint64_t tokens = (uint64_t)n[COUNT_HIT_TOKENS] + n[COUNT_MISS_TOKENS] + n[COUNT_PENDING_TOKENS];
-        uint64_t added[] = {n[COUNT_HITS], n[COUNT_MISSES], n[COUNT_PENDING], n[COUNT_HIT_TOKENS],
-                            n[COUNT_MISS_TOKENS], n[COUNT_PENDING_TOKENS], found, tokens, n[COUNT_REFUSED]};
-        uint64_t *to[] = {&delta->hits, &delta->misses, &delta->pending, &delta->hit_tokens,
-                          &delta->miss_tokens, &delta->pending_tokens, &delta->entries_retrieved, &delta->tokens_retrieved,
-                          &delta->entries_estimated};
-        for (uint32_t i = 0; i < 9; i++)
-            if (added[i] > 0)
-                atomicAdd(to[i], added[i]);
+        lookup_add(&delta->hits, n[COUNT_HITS]);
+        lookup_add(&delta->misses, n[COUNT_MISSES]);
+        lookup_add(&delta->pending, n[COUNT_PENDING]);
+        lookup_add(&delta->hit_tokens, n[COUNT_HIT_TOKENS]);
+        lookup_add(&delta->miss_tokens, n[COUNT_MISS_TOKENS]);
+        lookup_add(&delta->pending_tokens, n[COUNT_PENDING_TOKENS]);
+        lookup_add(&delta->entries_retrieved, n[COUNT_HITS] + n[COUNT_MISSES] + n[COUNT_PENDING]);
+        lookup_add(&delta->tokens_retrieved, n[COUNT_HIT_TOKENS] + n[COUNT_MISS_TOKENS] + n[COUNT_PENDING_TOKENS]);
+        lookup_add(&delta->entries_estimated, n[COUNT_REFUSED]);
         if (job->block == 0) {
-            atomicAdd(&delta->head_steps, (uint64_t)1);
-            atomicAdd(&delta->entries_indexed, (uint64_t)indexed);
-            atomicAdd(&delta->entries_estimated, (uint64_t)estimated);
-            atomicAdd(&delta->tokens_indexed, (uint64_t)lwk_indexed_tokens(job->session));
-            atomicAdd(&delta->tokens_steady, (uint64_t)lwk_steady_count(job->session));
-            if (was_cut)
-                atomicAdd(&delta->selections_cut, (uint64_t)1);
+            lookup_add(&delta->head_steps, 1);
+            lookup_add(&delta->entries_indexed, indexed);
+            lookup_add(&delta->entries_estimated, estimated);
+            lookup_add(&delta->tokens_indexed, lwk_indexed_tokens(job->session));
+            lookup_add(&delta->tokens_steady, lwk_steady_count(job->session));
+            lookup_add(&delta->selections_cut, was_cut);
             job->step->scratch.item_count[lwk_kv_row(job->step, job->s, job->head)] =
                 job->step->flags & LWK_STEP_PREFETCH ? 0 : retrieve->entries;
         }
@@ -268,7 +276,10 @@ LWK_DEVICE void lookup_end(const lwk_step_t *step, select_shared_t *sh, lwk_sele
     const lwk_store_t *store = step->store;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence_system();
+        if (sh->issued_any)
+            __threadfence_system(); /* the tickets of all threads of the block, before the doorbell */
+        else
+            __threadfence();
         sh->count[0] = atomicAdd(&global->done, 1u) + 1 == gridDim.x;
     }
     __syncthreads();

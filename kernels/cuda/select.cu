@@ -59,36 +59,37 @@ LWK_DEVICE void set_digits(select_job_t *job, bool by_error)
     job->key_base = (((127 + top) << 5) - SELECT_BINS) >> coarser;
 }
 
-/* False: this block has no part in the job. */
-LWK_DEVICE bool open_job(select_job_t *job, select_shared_t *sh, const lwk_step_t *step, const lwk_select_work_t *work,
-                         uint32_t number, uint32_t split)
+/* Thread 0: fills in the job; false: this block has no part in it. */
+LWK_DEVICE bool open_job(select_job_t *job, const lwk_step_t *step, const lwk_select_work_t *work, uint32_t number,
+                         uint32_t split)
 {
     job->step = step;
     job->number = number;
     job->s = number / step->shape.kv_head_count;
     job->head = number % step->shape.kv_head_count;
     job->session = lwk_step_session(step, job->s);
+    job->block = blockIdx.x % split;
     if (job->session == NULL)
         return false;
-    job->entry_count = job->session->entry_count;
+    const uint32_t entries = job->session->entry_count;
+    const uint32_t blocks = min(max((entries + SELECT_SLICE_MIN - 1) / SELECT_SLICE_MIN, 1u), split);
+    const size_t capacity = step->scratch.entry_capacity;
+    if (job->block >= blocks)
+        return false;
+    job->blocks = blocks;
+    job->entry_count = entries;
     job->range_count = job->session->range_count;
     job->queries = step->query_tokens * step->shape.group;
-    job->blocks = min(max((job->entry_count + SELECT_SLICE_MIN - 1) / SELECT_SLICE_MIN, 1u), split);
-    job->block = blockIdx.x % split;
-    if (job->block >= job->blocks)
-        return false;
-    job->slice = (job->entry_count + job->blocks * SELECT_CHUNK - 1) / (job->blocks * SELECT_CHUNK) * SELECT_CHUNK;
-    job->first = min(job->block * job->slice, job->entry_count);
-    job->end = min(job->first + job->slice, job->entry_count);
-    job->state = job->blocks > 1 ? &work->states[number] : NULL;
-    job->buffers = job->blocks > 1 ? &work->buffers[number] : NULL;
-    job->key = work->key + (size_t)number * step->scratch.entry_capacity;
-    job->size = work->size + (size_t)number * step->scratch.entry_capacity;
+    job->slots = (entries + blocks * SELECT_CHUNK - 1) / (blocks * SELECT_CHUNK) * SELECT_CHUNK;
+    job->own.first = min(job->block * job->slots, entries);
+    job->own.end = min(job->own.first + job->slots, entries);
+    job->own.key = work->key + number * capacity;
+    job->own.size = work->size + number * capacity;
+    job->state = blocks > 1 ? &work->states[number] : NULL;
+    job->buffers = blocks > 1 ? &work->buffers[number] : NULL;
     job->epoch = __ldcg(&work->global->launches) << 8;
     job->stale = -1;
     set_digits(job, job->session->policy.budget == LWK_BUDGET_ERROR);
-    if (threadIdx.x == 0)
-        sh->range_count = 0;
     return true;
 }
 
@@ -168,7 +169,7 @@ LWK_DEVICE uint32_t count_before(select_job_t *job, select_shared_t *sh, const c
 
 LWK_DEVICE void drop_all(const select_job_t *job, uint8_t *mark)
 {
-    for (uint32_t slot = job->first + threadIdx.x; slot < job->end; slot += SELECT_THREADS)
+    for (uint32_t slot = job->own.first + threadIdx.x; slot < job->own.end; slot += SELECT_THREADS)
         mark[slot] = LWK_MARK_DROP;
 }
 
@@ -194,14 +195,21 @@ LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_sel
         votes_all(job, sh);
         cut_share(job, sh, &sh->first, 0, false);
     }
-    uint32_t all = cut_count_all(job, sh);
-    cut_limit_t limit = retrieve_limit(job);
-    cut_t retrieve = cut_find(job, sh, work, &limit, &none, 0), estimate = {SELECT_FIRST_RANK, all, 0, false, true};
-    const uint32_t before = sh->before;
-    const bool ended_early = was_cut(job, &limit, &retrieve, all);
-    if (policy->estimate_ppm < 1000000) {
-        limit = estimate_limit(job);
-        estimate = cut_find(job, sh, work, &limit, &retrieve, 1);
+    const uint32_t all = cut_count_all(job, sh);
+    cut_t retrieve = none, estimate = {SELECT_FIRST_RANK, all, 0, false, true};
+    uint32_t before = 0;
+    bool ended_early = false;
+#pragma unroll 1
+    for (uint32_t turn = 0; turn < (policy->estimate_ppm < 1000000 ? 2u : 1u); turn++) {
+        const cut_limit_t limit = turn == 0 ? retrieve_limit(job) : estimate_limit(job);
+        const cut_t cut = cut_find(job, sh, work, &limit, turn == 0 ? &none : &retrieve, turn);
+        if (turn == 0) {
+            retrieve = cut;
+            before = sh->before;
+            ended_early = was_cut(job, &limit, &cut, all);
+        } else {
+            estimate = cut;
+        }
     }
     uint32_t mine = lookup_mark(job, sh, mark, &retrieve, &estimate);
     uint32_t first_item = count_before(job, sh, &retrieve, mine, before);
@@ -220,18 +228,24 @@ LWK_KERNEL(SELECT_THREADS, 1) void select_kernel(LWK_ARGS(lwk_step_t) step, LWK_
         head = *(volatile uint64_t *)step.store->ticket_head;
         tail = *(volatile uint64_t *)step.store->ticket_tail;
     }
+    if (threadIdx.x == 0)
+        sh->issued_any = 0;
     if (blockIdx.x == 0)
         lookup_remember_counters(&step, work.global);
     for (uint32_t number = blockIdx.x / split; number < jobs; number += gridDim.x / split) {
-        select_job_t job;
         __syncthreads();
-        if (!open_job(&job, sh, &step, &work, number, split))
+        if (threadIdx.x == 0) {
+            sh->range_count = 0;
+            sh->has_part = open_job(&sh->job, &step, &work, number, split);
+        }
+        __syncthreads();
+        if (!sh->has_part)
             continue;
         if (threadIdx.x == SELECT_THREADS - 1) {
             sh->head = head;
             sh->tail = tail;
         }
-        select_one(&job, sh, &work);
+        select_one(&sh->job, sh, &work);
     }
     __syncthreads();
     if (threadIdx.x == SELECT_THREADS - 1) {

@@ -29,6 +29,12 @@
 #define SELECT_CANDIDATES 48u
 #endif
 #define SELECT_WARPS (SELECT_THREADS / 32)
+/* A function that is called, not inlined, so that what it needs costs the others no registers. */
+#if defined(__CUDACC__)
+#define SELECT_CALLED static __device__ __noinline__
+#else
+#define SELECT_CALLED static
+#endif
 #define SELECT_BIN_BITS 11u
 #define SELECT_BINS (1u << SELECT_BIN_BITS)
 #define SELECT_SUMS 8192u      /* 64-bit sums of one histogram: bins * queries */
@@ -63,6 +69,32 @@ typedef struct select_edge {
     uint32_t not_small;                   /* error budget: with the bin taken, the rest is too large */
 } select_edge_t;
 
+/* The slots of one block, and the keys and sizes of those that have no room in shared memory, by slot. */
+typedef struct select_slice {
+    uint32_t first, end;
+    uint32_t *key;
+    uint16_t *size;
+} select_slice_t;
+
+/* One block's view of the job at hand. In shared memory: thread 0 writes it, and what changes only between barriers. */
+typedef struct select_job {
+    const lwk_step_t *step;
+    lwk_session_t *session;
+    uint32_t s, head, number;   /* number: s * J + head */
+    uint32_t block, blocks;     /* of this job */
+    uint32_t slots;             /* of a whole slice */
+    select_slice_t own;
+    uint32_t queries;
+    uint32_t range_count, entry_count;
+    uint32_t bits;              /* of a histogram digit */
+    uint32_t key_base;          /* digit of level 0: (key >> key_shift) - key_base, clamped */
+    uint32_t key_shift;
+    lwk_select_state_t *state;
+    lwk_select_buffers_t *buffers;
+    uint64_t epoch;             /* of the last barrier */
+    int stale;                  /* which histogram is to be zeroed behind the next barrier; -1: none */
+} select_job_t;
+
 typedef struct select_shared {
     uint32_t key[SELECT_LOCAL];
     uint16_t size[SELECT_LOCAL];
@@ -87,28 +119,11 @@ typedef struct select_shared {
     uint32_t total_entries, total_tokens; /* of the level at hand */
     uint32_t candidates, before, above_count; /* of cut.cuh */
     uint32_t range_first, range_count;        /* the open ones */
-    uint32_t ticket_base;
+    uint32_t ticket_base, issued_any;         /* of lookup.cuh */
+    uint32_t has_part;
+    select_job_t job;
 } select_shared_t;
 
-/* One block's view of the job at hand; the same in all its threads. */
-typedef struct select_job {
-    const lwk_step_t *step;
-    lwk_session_t *session;
-    uint32_t s, head, number;    /* number: s * J + head */
-    uint32_t block, blocks;      /* of this job */
-    uint32_t first, end, slice;  /* slots of this block; slots of a whole slice */
-    uint32_t queries;
-    uint32_t range_count, entry_count;
-    uint32_t bits;               /* of a histogram digit */
-    uint32_t key_base;           /* digit of level 0: (key >> key_shift) - key_base, clamped */
-    uint32_t key_shift;
-    lwk_select_state_t *state;
-    lwk_select_buffers_t *buffers;
-    uint32_t *key;               /* spilled, by slot */
-    uint16_t *size;
-    uint64_t epoch;
-    int stale;                   /* which histogram is to be zeroed behind the next barrier; -1: none */
-} select_job_t;
 
 LWK_DEVICE uint32_t select_lane(void)
 {
@@ -126,26 +141,26 @@ template <typename T> LWK_DEVICE T select_scan(select_shared_t *sh, T x, T *tota
 
 /* ---- entries of this block's slice ---- */
 
-LWK_DEVICE void select_keep(const select_job_t *job, select_shared_t *sh, uint32_t slot, uint32_t key, uint32_t size)
+LWK_DEVICE void select_keep(const select_slice_t *own, select_shared_t *sh, uint32_t slot, uint32_t key, uint32_t size)
 {
-    uint32_t i = slot - job->first;
+    uint32_t i = slot - own->first;
     if (i < SELECT_LOCAL) {
         sh->key[i] = key;
         sh->size[i] = (uint16_t)size;
     } else {
-        job->key[slot] = key;
-        job->size[slot] = (uint16_t)size;
+        own->key[slot] = key;
+        own->size[slot] = (uint16_t)size;
     }
 }
-LWK_DEVICE uint32_t select_key(const select_job_t *job, const select_shared_t *sh, uint32_t slot)
+LWK_DEVICE uint32_t select_key(const select_slice_t *own, const select_shared_t *sh, uint32_t slot)
 {
-    uint32_t i = slot - job->first;
-    return i < SELECT_LOCAL ? sh->key[i] : job->key[slot];
+    uint32_t i = slot - own->first;
+    return i < SELECT_LOCAL ? sh->key[i] : own->key[slot];
 }
-LWK_DEVICE uint32_t select_size(const select_job_t *job, const select_shared_t *sh, uint32_t slot)
+LWK_DEVICE uint32_t select_size(const select_slice_t *own, const select_shared_t *sh, uint32_t slot)
 {
-    uint32_t i = slot - job->first;
-    return i < SELECT_LOCAL ? sh->size[i] : job->size[slot];
+    uint32_t i = slot - own->first;
+    return i < SELECT_LOCAL ? sh->size[i] : own->size[slot];
 }
 LWK_DEVICE uint64_t select_rank(uint32_t key, uint32_t slot)
 {
@@ -163,23 +178,27 @@ LWK_DEVICE void select_barrier(select_job_t *job)
         return;
     }
     __syncthreads();
-    job->epoch++;
+    const uint64_t epoch = job->epoch + 1;
+    const int turn = job->stale;
     if (threadIdx.x == 0)
-        lwk_store_release(&job->state->flag[job->block], job->epoch);
+        lwk_store_release(&job->state->flag[job->block], epoch);
     if (threadIdx.x < job->blocks)
-        while ((int64_t)(lwk_load_acquire(&job->state->flag[threadIdx.x]) - job->epoch) < 0)
+        while ((int64_t)(lwk_load_acquire(&job->state->flag[threadIdx.x]) - epoch) < 0)
             lwk_pause();
     __syncthreads();
-    if (job->stale >= 0) {
-        lwk_select_hist_t *stale = job->stale == 0 ? &job->state->first : &job->buffers->hist[job->stale - 1];
-        uint64_t *sums = job->buffers->sums[job->stale];
+    if (threadIdx.x == 0) {
+        job->epoch = epoch;
+        job->stale = -1;
+    }
+    if (turn >= 0) {
+        lwk_select_hist_t *stale = turn == 0 ? &job->state->first : &job->buffers->hist[turn - 1];
+        uint64_t *sums = job->buffers->sums[turn];
         uint32_t worker = job->block * SELECT_THREADS + threadIdx.x, workers = job->blocks * SELECT_THREADS;
         for (uint32_t i = worker; i < SELECT_BINS; i += workers)
             stale->entries[i] = stale->tokens[i] = 0;
         if (job->session->policy.budget == LWK_BUDGET_ERROR)
             for (uint32_t i = worker; i < SELECT_SUMS; i += workers)
                 sums[i] = 0;
-        job->stale = -1;
     }
 }
 

@@ -82,7 +82,7 @@ LWK_DEVICE uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *
 /* Slots of this block that lie in the open ranges, up to range `next`. */
 LWK_DEVICE uint32_t votes_window_end(const select_job_t *job, uint32_t next)
 {
-    return next < job->range_count ? min(job->end, job->session->ranges[next].entry_base) : job->end;
+    return next < job->range_count ? min(job->own.end, job->session->ranges[next].entry_base) : job->own.end;
 }
 
 /* ---- one entry ---- */
@@ -128,10 +128,19 @@ LWK_DEVICE float votes_root(float x)
 
 /* ---- digits ---- */
 
-LWK_DEVICE uint32_t votes_first_digit(const select_job_t *job, uint32_t key)
+typedef struct votes_digits {
+    uint32_t shift, base, last;
+} votes_digits_t;
+
+LWK_DEVICE votes_digits_t votes_digits(const select_job_t *job)
 {
-    uint32_t digit = key >> job->key_shift;
-    return digit <= job->key_base ? 0 : min(digit - job->key_base, (1u << job->bits) - 1);
+    return votes_digits_t{job->key_shift, job->key_base, (1u << job->bits) - 1};
+}
+
+LWK_DEVICE uint32_t votes_first_digit(const votes_digits_t *digits, uint32_t key)
+{
+    uint32_t digit = key >> digits->shift;
+    return digit <= digits->base ? 0 : min(digit - digits->base, digits->last);
 }
 
 /* Adds an entry of each lane whose `valid` is set. Lanes that agree with the first one are added at once: when all votes are
@@ -169,6 +178,9 @@ LWK_DEVICE float votes_one(const select_query_t *query, float logit, float sprea
 LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint32_t from, uint32_t end)
 {
     const lwk_policy_t *policy = &job->session->policy;
+    const select_slice_t own = job->own;
+    const votes_digits_t digits = votes_digits(job);
+    const uint32_t queries = job->queries;
     const float soft_cap = job->step->shape.soft_cap;
     const float z = policy->rank == LWK_RANK_EXPECTED_MAX ? policy->z : 0, squared = z > 0 ? 2 * z * z : 0;
     uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
@@ -184,18 +196,18 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
             /* z sqrt(variance 2 ln s) = sqrt(variance * reach) */
             reach[k] = entry[k].size > 1 ? squared * logf((float)entry[k].size) : 0;
         }
-        for (uint32_t q = 0; q < job->queries; q += 4) {
+        for (uint32_t q = 0; q < queries; q += 4) {
             float logit[4][VOTES_AT_ONCE];
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++)
 #pragma unroll
                 for (int k = 0; k < VOTES_AT_ONCE; k++)
-                    logit[i][k] = q + i < job->queries && entry[k].size > 0 ? sh->query[q + i].logit[slot[k]] : 0;
+                    logit[i][k] = q + i < queries && entry[k].size > 0 ? sh->query[q + i].logit[slot[k]] : 0;
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++)
 #pragma unroll
                 for (int k = 0; k < VOTES_AT_ONCE; k++)
-                    if (q + i < job->queries && entry[k].size > 0)
+                    if (q + i < queries && entry[k].size > 0)
                         vote[k] += votes_one(&sh->query[q + i], logit[i][k], entry[k].spread, reach[k], soft_cap);
         }
 #pragma unroll
@@ -203,8 +215,8 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
             bool valid = entry[k].size > 0;
             uint32_t key = valid ? __float_as_uint(vote[k]) + 1 : 0;
             if (slot[k] < end)
-                select_keep(job, sh, slot[k], key, entry[k].size);
-            votes_count(&sh->first, votes_first_digit(job, key), entry[k].size, valid);
+                select_keep(&own, sh, slot[k], key, entry[k].size);
+            votes_count(&sh->first, votes_first_digit(&digits, key), entry[k].size, valid);
         }
     }
 }
@@ -212,10 +224,9 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
 /* Keys of all entries of the slice, and the block's part of the first histogram (which must be zero). */
 LWK_DEVICE void votes_all(const select_job_t *job, select_shared_t *sh)
 {
-    if (job->first >= job->end)
-        return;
-    uint32_t next = select_range_of(job, job->first), from = job->first;
-    while (from < job->end) {
+    const uint32_t last = job->own.end;
+    uint32_t from = job->own.first, next = from < last ? select_range_of(job, from) : 0;
+    while (from < last) {
         next = votes_open_ranges(job, sh, next, SELECT_RANGES);
         uint32_t end = votes_window_end(job, next);
         votes_window(job, sh, from, end);
