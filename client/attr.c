@@ -26,6 +26,10 @@ static void query_memory(struct lw *kv, lw_attr_t *attr)
     attr->scratch_bytes = kv->step.scratch_bytes;
     attr->landing_bytes = kv->tickets.landing_bytes;
     attr->host_bytes = (2 + kv->keeper.parcel_count) * kv->sizes.extent_bytes;
+    if (kv->local.on) {
+        attr->host_bytes += lwc_arena_used(&kv->local.arena);
+        attr->landing_bytes = 0;
+    }
 }
 
 static void query_traffic(struct lw *kv, lw_attr_t *attr)

@@ -84,12 +84,13 @@ static lw_status_t memory_open(struct lw *kv, lw_error_t *error)
     if (status == LW_OK)
         status = lwc_directory_init(&kv->directory, sizes->range_capacity, model->layers, error);
     if (status == LW_OK)
-        status = lwc_tickets_init(&kv->tickets, &kv->device, model, sizes, error);
-    return status;
+        status = lwc_tickets_init(&kv->tickets, &kv->device, model, sizes, kv->local.on, error);
+    return status == LW_OK ? lwc_local_init(kv, error) : status;
 }
 
 static void memory_close(struct lw *kv)
 {
+    lwc_local_fini(kv);
     lwc_tickets_fini(&kv->tickets);
     lwc_directory_fini(&kv->directory);
     lwc_cache_fini(&kv->cache, &kv->device);
@@ -184,6 +185,8 @@ static lw_status_t control_open(struct lw *kv, const lw_open_params_t *params, l
         kv->control = kv->env.control;
         return LW_OK;
     }
+    if (kv->local.on)
+        return lwc_control_local(kv->tenant, &kv->control, error);
     lw_status_t status = read_pem("tls.ca", kv->options.tls_ca, &ca, error);
     if (status == LW_OK)
         status = read_pem("tls.cert", kv->options.tls_cert, &cert, error);
@@ -207,6 +210,12 @@ static lw_status_t control_open(struct lw *kv, const lw_open_params_t *params, l
     free(cert);
     free(key);
     return status;
+}
+
+static lw_status_t keeper_open(struct lw *kv, lw_error_t *error)
+{
+    kv->keeper_made = true;
+    return lwc_keeper_init(&kv->keeper, kv, error);
 }
 
 /* The step's store and the tickets go to the progress thread. */
@@ -248,18 +257,29 @@ static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
     if (status == LW_OK)
         status = lwc_store_set_view(kv->store, &view, error);
     kv->tickets.store = kv->store;
-    if (status == LW_OK) {
-        kv->keeper_made = true;
-        status = lwc_keeper_init(&kv->keeper, kv, error);
-    }
+    if (status == LW_OK)
+        status = keeper_open(kv, error);
     if (status == LW_OK)
         status = lwc_store_set_view(kv->keeper.store, &view, error);
     lwc_view_free(&view);
     if (status == LW_OK && kv->device.async)
         status = courier_open(kv, error);
-    if (status == LW_OK && kv->env.keeper_thread)
-        status = lwc_keeper_start(&kv->keeper, error);
     return status;
+}
+
+/* Whether there is a fleet at all. Local records lie in what tickets call landing memory. */
+static lw_status_t choose_local(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
+{
+    const char *fleet = params->fleet ? params->fleet : kv->options.client_fleet;
+
+    kv->local.on = strcmp(fleet, "local") == 0;
+    if (!kv->local.on)
+        return LW_OK;
+    kv->sizes.landing_bytes = lw_align_up(kv->options.local_bytes, 64);
+    if (kv->sizes.landing_bytes > (1ull << 32) * LWK_LANDING_UNIT)
+        return lw_fail(error, LW_ERR_INVALID, "local.bytes is %llu, at most %llu",
+                       (unsigned long long)kv->options.local_bytes, (1ull << 32) * LWK_LANDING_UNIT);
+    return LW_OK;
 }
 
 static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_error_t *error)
@@ -272,7 +292,9 @@ static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_
         status = lwc_sizes_make(&kv->model, params, &kv->options, &kv->sizes, error);
     if (status == LW_OK)
         status = device_open(kv, params, error);
-    if (status == LW_OK && kv->device.async)
+    if (status == LW_OK)
+        status = choose_local(kv, params, error);
+    if (status == LW_OK && kv->device.async && !kv->local.on)
         lwc_sizes_make_async(&kv->model, &kv->options, &kv->sizes);
     if (status == LW_OK)
         status = memory_open(kv, error);
@@ -287,7 +309,9 @@ static lw_status_t open_parts(struct lw *kv, const lw_open_params_t *params, lw_
     if (status == LW_OK)
         status = control_open(kv, params, error);
     if (status == LW_OK)
-        status = fleet_open(kv, error);
+        status = kv->local.on ? keeper_open(kv, error) : fleet_open(kv, error);
+    if (status == LW_OK && kv->env.keeper_thread)
+        status = lwc_keeper_start(&kv->keeper, error);
     return status;
 }
 

@@ -6,6 +6,7 @@
 #include "client/bind.h"
 #include "client/cache.h"
 #include "client/courier.h"
+#include "client/local.h"
 #include "client/op.h"
 #include "client/options.h"
 #include "client/outcome.h"
@@ -28,7 +29,7 @@ typedef struct lwc_env {
 /* Exact attention of lw_extend. */
 typedef struct lwc_extend {
     uint8_t *extents[2];    /* pinned: one segment is read while the other is attended; also used by reopen */
-    void *keys, *values;    /* device: rows of one head, [LW_SEGMENT_TOKENS_MAX][head_dim] */
+    uint8_t *keys, *values; /* device: rows of a segment, [heads][LW_SEGMENT_TOKENS_MAX][head_dim] */
     uint32_t *order;        /* 0, 1, 2 ... */
     lwk_partial_t *partial; /* device, [tokens][query heads] */
     float *partial_out;     /* device, [tokens][query heads][head_dim] */
@@ -75,6 +76,7 @@ struct lw {
     lwc_bound_t bound;
     lwc_extend_t extend;
     lwc_graves_t graves;
+    lwc_local_t local;
 
     lwc_control_t *control;
     lwc_store_t *store;    /* host backends: the caller's; NULL: the courier's, or none */

@@ -73,7 +73,7 @@ bool lwc_session_cut_raw(struct lw_session *session)
     bool written = session->raw_end == session->token_count && session->raw_first == session->sealed &&
                    !session->raw_stale;
 
-    if (!may_cut(session) || session->token_count == session->sealed || written)
+    if (session->kv->local.on || !may_cut(session) || session->token_count == session->sealed || written)
         return false;
     return submit(session, LWC_TASK_RAW, 0, session->sealed, session->token_count - session->sealed);
 }

@@ -15,8 +15,8 @@ lw_status_t lwc_extend_init(struct lw *kv, lw_error_t *error)
         uint64_t bytes;
     } parts[] = {{(void **)&extend->extents[0], LWK_MEMORY_PINNED, kv->sizes.extent_bytes},
                  {(void **)&extend->extents[1], LWK_MEMORY_PINNED, kv->sizes.extent_bytes},
-                 {&extend->keys, LWK_MEMORY_DEVICE, LW_SEGMENT_TOKENS_MAX * model->row_bytes},
-                 {&extend->values, LWK_MEMORY_DEVICE, LW_SEGMENT_TOKENS_MAX * model->row_bytes},
+                 {(void **)&extend->keys, LWK_MEMORY_DEVICE, model->heads * LW_SEGMENT_TOKENS_MAX * model->row_bytes},
+                 {(void **)&extend->values, LWK_MEMORY_DEVICE, model->heads * LW_SEGMENT_TOKENS_MAX * model->row_bytes},
                  {(void **)&extend->order, LWK_MEMORY_PINNED, LW_SEGMENT_TOKENS_MAX * sizeof(uint32_t)},
                  {(void **)&extend->partial, LWK_MEMORY_DEVICE, rows * sizeof(lwk_partial_t)},
                  {(void **)&extend->partial_out, LWK_MEMORY_DEVICE, rows * model->head_dim * sizeof(float)}};
@@ -73,33 +73,63 @@ static lw_status_t call(pass_t *pass, const lwk_rows_t *rows, uint32_t head_firs
 
 /* ---- stored segments ---- */
 
-static lw_status_t attend_head(pass_t *pass, const uint8_t *extent, uint32_t head)
+static uint32_t rows_of(const pass_t *pass, const uint8_t *extent, uint32_t head)
+{
+    return (uint32_t)(lw_segment_heads(extent)[head].records_bytes / pass->kv->model.pair_bytes);
+}
+
+/* A head's rows in record order: all of them are older than every query token, so their order does not matter. */
+static lw_status_t unpack_head(pass_t *pass, const uint8_t *extent, uint32_t head)
 {
     struct lw *kv = pass->kv;
     const lw_segment_header_t *header = lw_segment_header(extent);
     const lw_segment_head_t *entry = &lw_segment_heads(extent)[head];
-    uint32_t rows = (uint32_t)(entry->records_bytes / kv->model.pair_bytes);
-    /* Rows in record order: all of them are older than every query token, so their order does not matter. */
+    uint64_t offset = head * LW_SEGMENT_TOKENS_MAX * kv->model.row_bytes;
     lwk_unpack_t unpack = {.head_dim = header->head_dim,
                            .dtype = header->dtype,
                            .cluster_count = entry->cluster_count,
                            .outlier_count = entry->outlier_count,
-                           .token_count = rows,
+                           .token_count = rows_of(pass, extent, head),
                            .sizes = (const uint16_t *)(const void *)(extent + entry->sizes_offset),
                            .order = kv->extend.order,
                            .records = extent + entry->records_offset,
-                           .keys = kv->extend.keys,
-                           .values = kv->extend.values};
+                           .keys = kv->extend.keys + offset,
+                           .values = kv->extend.values + offset};
     lw_status_t status = kv->device.backend->unpack(kv->device.dev, &unpack, pass->stream);
 
     if (status != LW_OK)
         return lw_fail(pass->error, status, "op unpack of layer %u: %s", pass->layer, lw_status_text(status));
-    lwk_rows_t span = {.keys = kv->extend.keys,
-                       .values = kv->extend.values,
-                       .head_stride = (int64_t)rows * kv->model.head_dim,
-                       .row_stride = kv->model.head_dim,
-                       .row_count = rows};
-    return call(pass, &span, head, 1, false);
+    return LW_OK;
+}
+
+/* Heads with equally many rows, which is all of them as segments are made now, go in one call. */
+static lw_status_t attend_heads(pass_t *pass, const uint8_t *extent)
+{
+    struct lw *kv = pass->kv;
+    lw_status_t status = LW_OK;
+
+    for (uint32_t head = 0; head < kv->model.heads && status == LW_OK; head++)
+        status = unpack_head(pass, extent, head);
+    for (uint32_t first = 0, end = 0; first < kv->model.heads && status == LW_OK; first = end) {
+        uint32_t rows = rows_of(pass, extent, first);
+        uint64_t offset = first * LW_SEGMENT_TOKENS_MAX * kv->model.row_bytes;
+        lwk_rows_t span = {.keys = kv->extend.keys + offset,
+                           .values = kv->extend.values + offset,
+                           .head_stride = (int64_t)LW_SEGMENT_TOKENS_MAX * kv->model.head_dim,
+                           .row_stride = kv->model.head_dim,
+                           .row_count = rows};
+        for (end = first + 1; end < kv->model.heads && rows_of(pass, extent, end) == rows;)
+            end++;
+        status = call(pass, &span, first, end - first, false);
+    }
+    return status;
+}
+
+/* Where a segment of the session can be read. */
+static const uint8_t *extent_of(const pass_t *pass, uint32_t i)
+{
+    return pass->kv->local.on ? lwc_local_segment(pass->kv, pass->session->rows[i], pass->layer)
+                              : pass->kv->extend.extents[i % 2];
 }
 
 static lw_status_t check_extent(pass_t *pass, uint32_t row, const uint8_t *extent, uint64_t bytes)
@@ -133,14 +163,26 @@ static lw_status_t start_read(pass_t *pass, uint32_t i, lwc_reading_t *reading)
 
 static lw_status_t attend_segment(pass_t *pass, uint32_t i)
 {
-    const uint8_t *extent = pass->kv->extend.extents[i % 2];
+    const uint8_t *extent = extent_of(pass, i);
     uint64_t bytes = lwc_directory_bytes(&pass->kv->directory, pass->session->rows[i])[pass->layer];
-    lw_status_t status = check_extent(pass, pass->session->rows[i], extent, bytes);
+    lw_status_t status = LW_OK;
 
-    for (uint32_t head = 0; head < pass->kv->model.heads && status == LW_OK; head++)
-        status = attend_head(pass, extent, head);
+    if (!pass->kv->local.on) /* what was read is verified before it is used */
+        status = check_extent(pass, pass->session->rows[i], extent, bytes);
+
+    if (status == LW_OK)
+        status = attend_heads(pass, extent);
     if (status == LW_OK)
         status = lwc_device_record(&pass->kv->device, pass->kv->extend.attended[i % 2], pass->stream, pass->error);
+    return status;
+}
+
+static lw_status_t attend_local(pass_t *pass)
+{
+    lw_status_t status = LW_OK;
+
+    for (uint32_t i = 0; i < pass->session->range_count && status == LW_OK; i++)
+        status = attend_segment(pass, i);
     return status;
 }
 
@@ -216,7 +258,7 @@ static lw_status_t attend(pass_t *pass, const lw_tensor_t *out)
     lw_status_t status = attend_sinks(pass, end);
     pass->args.first = 0;
     if (status == LW_OK)
-        status = attend_stored(pass);
+        status = pass->kv->local.on ? attend_local(pass) : attend_stored(pass);
     return status == LW_OK ? attend_ring(pass, end, out) : status;
 }
 

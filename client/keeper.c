@@ -29,9 +29,10 @@ static lw_status_t job_init(lwc_keeper_t *keeper, lwc_job_t *job, lw_error_t *er
         status = lwc_device_event(device, &job->published, error);
     job->node_index = calloc((size_t)model->layers * LW_REPLICAS_MAX, sizeof(*job->node_index));
     job->runs = calloc(model->layers, sizeof(*job->runs));
+    job->local = calloc(model->layers, sizeof(*job->local));
     job->segment_bytes = calloc(model->layers, sizeof(*job->segment_bytes));
     job->sums = calloc(streams * model->sums_count, sizeof(*job->sums));
-    if (status == LW_OK && (!job->node_index || !job->runs || !job->segment_bytes || !job->sums))
+    if (status == LW_OK && (!job->node_index || !job->runs || !job->local || !job->segment_bytes || !job->sums))
         status = lw_fail(error, LW_ERR_NO_MEMORY, "keeper: out of memory for a job");
     return status;
 }
@@ -43,6 +44,7 @@ static void job_fini(lwc_keeper_t *keeper, lwc_job_t *job)
     lwc_device_event_free(&keeper->kv->device, job->published);
     free(job->node_index);
     free(job->runs);
+    free(job->local);
     free(job->segment_bytes);
     free(job->sums);
 }
@@ -52,8 +54,8 @@ static lw_status_t parcels_init(lwc_keeper_t *keeper, lw_error_t *error)
     struct lw *kv = keeper->kv;
     lw_status_t status = LW_OK;
 
-    keeper->parcel_count = (uint32_t)kv->options.client_extents;
-    keeper->parcels = calloc(keeper->parcel_count, sizeof(*keeper->parcels));
+    keeper->parcel_count = kv->local.on ? 0 : (uint32_t)kv->options.client_extents;
+    keeper->parcels = calloc(keeper->parcel_count + 1, sizeof(*keeper->parcels));
     if (!keeper->parcels)
         return lw_fail(error, LW_ERR_NO_MEMORY, "keeper: out of memory");
     for (uint32_t i = 0; i < keeper->parcel_count && status == LW_OK; i++) {
@@ -90,7 +92,8 @@ static void while_sealing(void *arg)
 {
     lwc_keeper_t *keeper = arg;
 
-    (void)lwc_store_round(keeper->store, lwc_now(keeper->kv));
+    if (keeper->store)
+        (void)lwc_store_round(keeper->store, lwc_now(keeper->kv));
 }
 
 lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *error)
@@ -114,7 +117,8 @@ lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *err
                                (uint32_t)kv->options.index_iterations, error);
     keeper->seal.idle = while_sealing;
     keeper->seal.idle_arg = keeper;
-    if (status == LW_OK)
+    keeper->seal.unchecked = kv->local.on;
+    if (status == LW_OK && !kv->local.on)
         status = store_init(keeper, error);
     uint64_t now = lwc_now(kv);
     keeper->renewed_us = now;
@@ -290,10 +294,10 @@ void lwc_keeper_return(lwc_keeper_t *keeper)
 
 unsigned lwc_keeper_round(lwc_keeper_t *keeper, uint64_t now_us)
 {
-    unsigned events = lwc_store_round(keeper->store, now_us);
+    unsigned events = 0;
 
-    events += renew(keeper, now_us);
-    events += refresh_view(keeper, now_us);
+    if (keeper->store)
+        events = lwc_store_round(keeper->store, now_us) + renew(keeper, now_us) + refresh_view(keeper, now_us);
     events += keeper->job ? lwc_job_advance(keeper, now_us) : take_task(keeper);
     return events;
 }
@@ -303,8 +307,13 @@ static void *keeper_main(void *arg)
     lwc_keeper_t *keeper = arg;
 
     while (!atomic_load_explicit(&keeper->stop, memory_order_relaxed))
-        if (lwc_keeper_round(keeper, lwc_now(keeper->kv)) == 0)
-            lwc_store_wait(keeper->store, keeper->job ? BUSY_WAIT_US : IDLE_WAIT_US);
+        if (lwc_keeper_round(keeper, lwc_now(keeper->kv)) == 0) {
+            uint64_t wait_us = keeper->job ? BUSY_WAIT_US : IDLE_WAIT_US;
+            if (keeper->store)
+                lwc_store_wait(keeper->store, wait_us);
+            else
+                lwc_device_nap(wait_us);
+        }
     return NULL;
 }
 

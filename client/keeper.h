@@ -50,7 +50,8 @@ typedef struct lwc_job {
     lwk_tile_t *tiles;       /* pinned, [layer][head] */
     uint8_t *moments;        /* pinned, [layer][head] */
     uint16_t *node_index;    /* [layer][LW_REPLICAS_MAX] */
-    lwc_run_t *runs;         /* [layer] */
+    lwc_run_t *runs;         /* [layer] of the index arena */
+    lwc_run_t *local;        /* [layer] of local memory, local mode only */
     uint64_t *segment_bytes; /* [layer] */
     double *sums;            /* [layer][head][sums_count]: the range's own */
     lwk_event_t *published;  /* behind the publish op that reads tiles and moments */
@@ -97,7 +98,7 @@ typedef enum lwc_stage {
 
 struct lwc_keeper {
     struct lw *kv;
-    lwc_store_t *store;
+    lwc_store_t *store; /* NULL: local mode */
     lwc_seal_t seal;
     lwc_job_t jobs[LWC_JOBS];
     uint32_t job_next;     /* jobs are taken, finish and are published in this order */

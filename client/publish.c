@@ -55,8 +55,11 @@ static struct lw_session *other_holder(struct lw_session *session, uint32_t row)
 
 static void free_row(struct lw *kv, uint32_t row)
 {
-    for (uint32_t layer = 0; layer < kv->model.layers; layer++)
+    for (uint32_t layer = 0; layer < kv->model.layers; layer++) {
         lwc_arena_give(&kv->arena, lwc_directory_runs(&kv->directory, row)[layer]);
+        if (kv->local.on)
+            lwc_local_give(kv, kv->local.runs[(size_t)row * kv->model.layers + layer]);
+    }
     kv->directory.rows[row].holders = 0;
 }
 
@@ -145,6 +148,9 @@ static void fill_row(struct lw *kv, const lwc_job_t *job)
            kv->model.layers * sizeof(uint64_t));
     memcpy(lwc_directory_runs(&kv->directory, job->task.row), job->runs,
            kv->model.layers * sizeof(lwc_run_t));
+    if (kv->local.on)
+        memcpy(&kv->local.runs[(size_t)job->task.row * kv->model.layers], job->local,
+               kv->model.layers * sizeof(lwc_run_t));
 }
 
 static void publish_job(struct lw *kv, const lwc_job_t *job)

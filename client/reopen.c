@@ -132,7 +132,7 @@ static lw_status_t place_layer(restore_t *r, uint32_t row, uint32_t layer)
         range->outliers += head->outlier_count;
     }
     lw_status_t status = lwc_tiles_place(&kv->device, &kv->arena, heads, kv->model.heads,
-                                         header->cluster_encoding, header->outlier_encoding, kv->stream,
+                                         header->cluster_encoding, header->outlier_encoding, false, kv->stream,
                                          kv->tiles_staging + (size_t)layer * kv->model.heads, run, r->error);
     range->index_bytes += run->bytes;
     return status;

@@ -17,23 +17,33 @@ static void *carve(uint8_t *memory, uint64_t *at, uint64_t bytes)
     return memory ? memory + offset : NULL;
 }
 
-static uint64_t lay_out(lwc_seal_t *seal, uint8_t *memory)
+/* What the host reads, and pointers that the device reads. */
+static uint64_t lay_out_pinned(lwc_seal_t *seal, uint8_t *memory)
+{
+    lwk_build_t *build = &seal->build;
+    uint64_t heads = seal->model->heads, at = 0;
+
+    build->sizes = carve(memory, &at, heads * CLUSTERS_MAX * sizeof(uint16_t));
+    build->parents = carve(memory, &at, heads * OUTLIERS_MAX * sizeof(uint16_t));
+    build->cluster_count = carve(memory, &at, heads * sizeof(uint32_t));
+    build->outlier_count = carve(memory, &at, heads * sizeof(uint32_t));
+    build->index = carve(memory, &at, heads * build->index_stride);
+    seal->records = carve(memory, &at, heads * sizeof(uint8_t *));
+    seal->sums = carve(memory, &at, heads * seal->model->sums_count * sizeof(double));
+    return at;
+}
+
+/* What only the ops read. */
+static uint64_t lay_out_device(lwc_seal_t *seal, uint8_t *memory)
 {
     lwk_build_t *build = &seal->build;
     uint64_t heads = seal->model->heads, d = seal->model->head_dim, at = 0;
 
     build->assign = carve(memory, &at, heads * LW_SEGMENT_TOKENS_MAX * sizeof(uint16_t));
     build->order = carve(memory, &at, heads * LW_SEGMENT_TOKENS_MAX * sizeof(uint32_t));
-    build->sizes = carve(memory, &at, heads * CLUSTERS_MAX * sizeof(uint16_t));
-    build->parents = carve(memory, &at, heads * OUTLIERS_MAX * sizeof(uint16_t));
-    build->cluster_count = carve(memory, &at, heads * sizeof(uint32_t));
-    build->outlier_count = carve(memory, &at, heads * sizeof(uint32_t));
     build->centroids = carve(memory, &at, heads * CLUSTERS_MAX * d * sizeof(float));
     build->value_means = carve(memory, &at, heads * CLUSTERS_MAX * d * sizeof(float));
     build->spreads = carve(memory, &at, heads * CLUSTERS_MAX * sizeof(float));
-    build->index = carve(memory, &at, heads * build->index_stride);
-    seal->records = carve(memory, &at, heads * sizeof(uint8_t *));
-    seal->sums = carve(memory, &at, heads * seal->model->sums_count * sizeof(double));
     build->workspace = carve(memory, &at, seal->workspace_capacity);
     return at;
 }
@@ -70,21 +80,26 @@ lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lw
             4096,
         64);
     seal->workspace_capacity = device->backend->build_workspace_bytes(&seal->build);
-    uint64_t bytes = lay_out(seal, NULL);
-    lw_status_t status =
-        lwc_device_alloc(device, LWK_MEMORY_PINNED, bytes, "sealing buffers", &seal->memory, error);
+    lw_status_t status = lwc_device_alloc(device, LWK_MEMORY_PINNED, lay_out_pinned(seal, NULL),
+                                          "sealing buffers", &seal->pinned_memory, error);
     if (status == LW_OK)
-        (void)lay_out(seal, seal->memory);
+        status = lwc_device_alloc(device, LWK_MEMORY_DEVICE, lay_out_device(seal, NULL), "sealing buffers",
+                                  &seal->device_memory, error);
+    if (status == LW_OK) {
+        (void)lay_out_pinned(seal, seal->pinned_memory);
+        (void)lay_out_device(seal, seal->device_memory);
+    }
     seal->timeout_us = DEVICE_TIMEOUT_US;
     return status == LW_OK ? lwc_device_event(device, &seal->done, error) : status;
 }
 
 void lwc_seal_fini(lwc_seal_t *seal)
 {
-    if (seal->device)
+    if (seal->device) {
         lwc_device_event_free(seal->device, seal->done);
-    if (seal->device)
-        lwc_device_free(seal->device, LWK_MEMORY_PINNED, seal->memory);
+        lwc_device_free(seal->device, LWK_MEMORY_PINNED, seal->pinned_memory);
+        lwc_device_free(seal->device, LWK_MEMORY_DEVICE, seal->device_memory);
+    }
     memset(seal, 0, sizeof(*seal));
 }
 
@@ -199,6 +214,32 @@ static void plan_segment(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint
     plan->moments_bytes = (flags & LW_SEGMENT_MOMENTS) ? seal->model->moments_bytes : 0;
 }
 
+/* Returns the flags. */
+static uint32_t plan_clustered(const lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads,
+                               lw_segment_plan_t *plan)
+{
+    uint32_t flags =
+        (job->name.first_token == 0 ? LW_SEGMENT_SINKS : 0) | (job->moments ? LW_SEGMENT_MOMENTS : 0);
+
+    plan_segment(seal, job, flags, plan);
+    for (uint32_t j = 0; j < seal->model->heads; j++) {
+        plan->head[j].cluster_count = heads[j].cluster_count;
+        plan->head[j].outlier_count = heads[j].outlier_count;
+        plan->head[j].index_bytes = heads[j].index_bytes;
+        plan->head[j].row_count = heads[j].rows;
+    }
+    return flags;
+}
+
+lw_status_t lwc_seal_size(const lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads,
+                          uint64_t *bytes_out, lw_error_t *error)
+{
+    lw_segment_plan_t plan;
+
+    (void)plan_clustered(seal, job, heads, &plan);
+    return lw_segment_layout(&plan, NULL, bytes_out, error);
+}
+
 static lw_status_t write_sinks(const lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *sinks,
                                lw_error_t *error)
 {
@@ -214,17 +255,8 @@ static lw_status_t write_sinks(const lwc_seal_t *seal, const lwc_seal_job_t *job
 lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lwc_tile_source_t *heads,
                            uint8_t *extent, uint64_t capacity, uint64_t *bytes_out, lw_error_t *error)
 {
-    uint32_t flags =
-        (job->name.first_token == 0 ? LW_SEGMENT_SINKS : 0) | (job->moments ? LW_SEGMENT_MOMENTS : 0);
     lw_segment_plan_t plan;
-
-    plan_segment(seal, job, flags, &plan);
-    for (uint32_t j = 0; j < seal->model->heads; j++) {
-        plan.head[j].cluster_count = heads[j].cluster_count;
-        plan.head[j].outlier_count = heads[j].outlier_count;
-        plan.head[j].index_bytes = heads[j].index_bytes;
-        plan.head[j].row_count = heads[j].rows;
-    }
+    uint32_t flags = plan_clustered(seal, job, heads, &plan);
     lw_status_t status = lay_out_segment(seal, &plan, extent, capacity, bytes_out, error);
     if (status != LW_OK)
         return status;
@@ -244,7 +276,7 @@ lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job, const lw
         memcpy(extent + header->moments_offset, job->moments, seal->model->moments_bytes);
     if (status == LW_OK)
         status = settle(seal, error);
-    if (status == LW_OK)
+    if (status == LW_OK && !seal->unchecked)
         lw_segment_seal(extent);
     return status;
 }

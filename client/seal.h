@@ -15,12 +15,13 @@ typedef struct lwc_seal {
     void *stream;
     uint32_t iterations;
     lwk_build_t build; /* with all buffers set; counts and inputs are set for each layer */
-    void *memory;      /* all buffers */
+    void *pinned_memory, *device_memory; /* all buffers */
     uint64_t workspace_capacity;
     uint8_t **records;   /* [heads] */
     double *sums;        /* [heads][sums_count] */
     lwk_event_t *done;   /* behind what was enqueued last */
     uint64_t timeout_us; /* for the device */
+    bool unchecked;      /* segments stay in this process: no checksums */
     lwc_idle_t idle;     /* runs while the device works; NULL: nothing */
     void *idle_arg;
 } lwc_seal_t;
@@ -47,6 +48,9 @@ LW_CHECK lw_status_t lwc_seal_build(lwc_seal_t *seal, const lwc_seal_job_t *job,
 LW_CHECK lw_status_t lwc_seal_write(lwc_seal_t *seal, const lwc_seal_job_t *job,
                                     const lwc_tile_source_t *heads, uint8_t *extent, uint64_t capacity,
                                     uint64_t *bytes_out, lw_error_t *error);
+/* Bytes that lwc_seal_write needs. */
+LW_CHECK lw_status_t lwc_seal_size(const lwc_seal_t *seal, const lwc_seal_job_t *job,
+                                   const lwc_tile_source_t *heads, uint64_t *bytes_out, lw_error_t *error);
 /* A raw tail: rows in token order, no index. */
 LW_CHECK lw_status_t lwc_seal_raw(lwc_seal_t *seal, const lwc_seal_job_t *job, uint8_t *extent,
                                   uint64_t capacity, uint64_t *bytes_out, lw_error_t *error);

@@ -55,7 +55,7 @@ static lw_status_t ensure_term(lwc_keeper_t *keeper, lwc_keep_t *keep)
 
 static lw_status_t register_session(lwc_keeper_t *keeper, lwc_keep_t *keep, uint32_t slot)
 {
-    if (keep->registered_term == keep->info.term)
+    if (keep->registered_term == keep->info.term || !keeper->store)
         return LW_OK;
     lw_status_t status = lwc_store_session(keeper->store, slot, keep->info.session_id, keep->info.token, true,
                                            keep->info.term);
@@ -102,6 +102,7 @@ static void begin(lwc_keeper_t *keeper, uint64_t now_us)
     job->stored_bytes = job->index_bytes = job->clusters = job->outliers = 0;
     job->entry_slots = 0;
     memset(job->runs, 0, keeper->kv->model.layers * sizeof(*job->runs));
+    memset(job->local, 0, keeper->kv->model.layers * sizeof(*job->local));
     lw_status_t status = ensure_term(keeper, keep);
     if (status == LW_OK)
         status = register_session(keeper, keep, task->session->slot);
@@ -269,10 +270,44 @@ static void make_moments(lwc_keeper_t *keeper, const lwc_seal_job_t *seal)
                        keeper->job->moments + keeper->layer * model->moments_bytes);
 }
 
-static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal, lwc_parcel_t *parcel)
+/* Where a layer's segment is written: a parcel that travels, or local memory, where it stays. */
+static lw_status_t place_extent(lwc_keeper_t *keeper, const lwc_seal_job_t *seal, lwc_parcel_t *parcel,
+                                uint8_t **extent_out, uint64_t *capacity_out)
+{
+    struct lw *kv = keeper->kv;
+    lwc_run_t *run = &keeper->job->local[keeper->layer];
+    uint64_t bytes = 0;
+    lw_status_t status = LW_OK;
+
+    if (parcel) {
+        *extent_out = parcel->extent;
+        *capacity_out = kv->sizes.extent_bytes;
+        return LW_OK;
+    }
+    status = lwc_seal_size(&keeper->seal, seal, keeper->heads, &bytes, &keeper->error);
+    if (status == LW_OK && run->bytes == 0)
+        status = lwc_local_take(kv, bytes, run, &keeper->error);
+    *extent_out = kv->local.arena.base + run->offset;
+    *capacity_out = run->bytes;
+    return status;
+}
+
+static void make_local(lwc_keeper_t *keeper, const uint8_t *extent)
+{
+    struct lw *kv = keeper->kv;
+    lwk_tile_t *tiles = keeper->job->tiles + (size_t)keeper->layer * kv->model.heads;
+
+    for (uint32_t j = 0; kv->local.on && j < kv->model.heads; j++)
+        tiles[j].local = 1 + (uint64_t)(extent - kv->local.arena.base) + lw_segment_heads(extent)[j].records_offset;
+}
+
+static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal, lwc_parcel_t *parcel,
+                               uint64_t *bytes_out)
 {
     lwc_job_t *job = keeper->job;
     struct lw *kv = keeper->kv;
+    uint8_t *extent = NULL;
+    uint64_t capacity = 0;
     lw_status_t status = LW_OK;
 
     if (!keeper->built) {
@@ -282,15 +317,17 @@ static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal,
         make_moments(keeper, seal);
         keeper->built = true;
     }
-    status = lwc_tiles_place(&kv->device, &kv->arena, keeper->heads, kv->model.heads,
-                             seal->shape.cluster_encoding, seal->shape.outlier_encoding, kv->keeper_stream,
-                             job->tiles + (size_t)keeper->layer * kv->model.heads, &job->runs[keeper->layer],
-                             &keeper->error);
+    status = place_extent(keeper, seal, parcel, &extent, &capacity);
     if (status == LW_OK)
-        status = lwc_seal_write(&keeper->seal, seal, keeper->heads, parcel->extent, kv->sizes.extent_bytes,
-                                &parcel->bytes, &keeper->error);
+        status = lwc_tiles_place(&kv->device, &kv->arena, keeper->heads, kv->model.heads,
+                                 seal->shape.cluster_encoding, seal->shape.outlier_encoding, kv->local.on,
+                                 kv->keeper_stream, job->tiles + (size_t)keeper->layer * kv->model.heads,
+                                 &job->runs[keeper->layer], &keeper->error);
+    if (status == LW_OK)
+        status = lwc_seal_write(&keeper->seal, seal, keeper->heads, extent, capacity, bytes_out, &keeper->error);
     if (status != LW_OK)
         return status;
+    make_local(keeper, extent);
     for (uint32_t j = 0; j < kv->model.heads; j++) {
         uint32_t entries = keeper->heads[j].cluster_count + keeper->heads[j].outlier_count;
         job->entry_slots = (uint32_t)lw_max_u64(job->entry_slots, entries);
@@ -301,30 +338,38 @@ static lw_status_t build_range(lwc_keeper_t *keeper, const lwc_seal_job_t *seal,
     return LW_OK;
 }
 
-static unsigned build(lwc_keeper_t *keeper, uint64_t now_us)
+static void parcel_begin(lwc_keeper_t *keeper, lwc_parcel_t *parcel, uint64_t bytes, uint64_t now_us)
 {
-    lwc_parcel_t *parcel = parcel_free(keeper);
-    lwc_seal_job_t seal = seal_job(keeper);
-
-    if (!parcel || now_us < keeper->retry_at_us)
-        return 0;
-    lw_status_t status = keeper->job->task.kind == LWC_TASK_RAW
-                             ? lwc_seal_raw(&keeper->seal, &seal, parcel->extent,
-                                            keeper->kv->sizes.extent_bytes, &parcel->bytes, &keeper->error)
-                             : build_range(keeper, &seal, parcel);
-    if (status != LW_OK) {
-        if (status != LW_ERR_EXHAUSTED || !retry_later(keeper, status, now_us))
-            job_fail(keeper, status);
-        return 1;
-    }
-    keeper->job->stored_bytes += parcel->bytes;
-    keeper->job->segment_bytes[keeper->layer] = parcel->bytes;
+    parcel->bytes = bytes;
     parcel->used = true;
     parcel->layer = keeper->layer;
     parcel->deadline_us = now_us + keeper->kv->options.client_ship_timeout;
     parcel->backoff_us = 0;
     parcel->cause.status = LW_OK;
     parcel_send(keeper, parcel, now_us);
+}
+
+static unsigned build(lwc_keeper_t *keeper, uint64_t now_us)
+{
+    lwc_parcel_t *parcel = parcel_free(keeper);
+    lwc_seal_job_t seal = seal_job(keeper);
+    uint64_t bytes = 0;
+
+    if ((!parcel && !keeper->kv->local.on) || now_us < keeper->retry_at_us)
+        return 0;
+    lw_status_t status = keeper->job->task.kind == LWC_TASK_RAW
+                             ? lwc_seal_raw(&keeper->seal, &seal, parcel->extent,
+                                            keeper->kv->sizes.extent_bytes, &bytes, &keeper->error)
+                             : build_range(keeper, &seal, parcel, &bytes);
+    if (status != LW_OK) {
+        if (status != LW_ERR_EXHAUSTED || !retry_later(keeper, status, now_us))
+            job_fail(keeper, status);
+        return 1;
+    }
+    keeper->job->stored_bytes += bytes;
+    keeper->job->segment_bytes[keeper->layer] = bytes;
+    if (parcel)
+        parcel_begin(keeper, parcel, bytes, now_us);
     keeper->built = false;
     if (++keeper->layer == keeper->kv->model.layers)
         enter(keeper, LWC_STAGE_DRAIN, now_us);
@@ -349,8 +394,10 @@ static void finish(lwc_keeper_t *keeper, lw_status_t status)
     } else if (status == LW_OK) {
         keep->raw_term = keep->info.term;
     } else {
-        for (uint32_t layer = 0; layer < model->layers; layer++)
+        for (uint32_t layer = 0; layer < model->layers; layer++) {
             lwc_arena_give(&keeper->kv->arena, job->runs[layer]);
+            lwc_local_give(keeper->kv, job->local[layer]);
+        }
         if (!atomic_load_explicit(&keep->abandon, memory_order_relaxed)) {
             LW_WARN("client", "session %llu: sealing tokens %u..%u failed: %s",
                     (unsigned long long)keep->info.session_id, job->task.first_token,

@@ -8,10 +8,11 @@
 #include "base/fault.h"
 
 lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device, const lwc_model_t *model,
-                             const lwc_sizes_t *sizes, lw_error_t *error)
+                             const lwc_sizes_t *sizes, bool local, lw_error_t *error)
 {
     memset(tickets, 0, sizeof(*tickets));
     tickets->device = device;
+    tickets->kind = local && device->async ? LWK_MEMORY_DEVICE : LWK_MEMORY_PINNED;
     tickets->capacity = sizes->ticket_capacity;
     tickets->layers = model->layers;
     tickets->async = device->async;
@@ -25,12 +26,15 @@ lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
         {(void **)&tickets->ring, tickets->capacity * sizeof(lwk_ticket_t), "ticket ring"},
         {(void **)&tickets->head, 64, "ticket head"},
         {(void **)&tickets->tail, 64, "ticket tail"},
-        {(void **)&tickets->arrivals, tickets->capacity * sizeof(uint64_t), "arrivals"},
-        {(void **)&tickets->landing, tickets->landing_bytes, "landing memory (client.landing_bytes)"}};
+        {(void **)&tickets->arrivals, tickets->capacity * sizeof(uint64_t), "arrivals"}};
     lw_status_t status = LW_OK;
     for (size_t i = 0; i < LW_ARRAY_SIZE(parts) && status == LW_OK; i++)
-        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, parts[i].bytes, parts[i].what, parts[i].memory,
-                                  error);
+        status = lwc_device_alloc(device, tickets->kind, parts[i].bytes, parts[i].what, parts[i].memory, error);
+    if (status == LW_OK)
+        status = lwc_device_alloc(device, LWK_MEMORY_PINNED, tickets->landing_bytes,
+                                  local ? "local memory (local.bytes)"
+                                        : "landing memory (client.landing_bytes)",
+                                  (void **)&tickets->landing, error);
     tickets->wants = calloc(tickets->capacity, sizeof(*tickets->wants));
     tickets->rows = calloc(tickets->capacity, sizeof(*tickets->rows));
     if (status == LW_OK && (!tickets->wants || !tickets->rows))
@@ -42,10 +46,10 @@ void lwc_tickets_fini(lwc_tickets_t *tickets)
 {
     if (!tickets->device)
         return;
-    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->ring);
-    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->head);
-    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->tail);
-    lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->arrivals);
+    lwc_device_free(tickets->device, tickets->kind, tickets->ring);
+    lwc_device_free(tickets->device, tickets->kind, tickets->head);
+    lwc_device_free(tickets->device, tickets->kind, tickets->tail);
+    lwc_device_free(tickets->device, tickets->kind, tickets->arrivals);
     lwc_device_free(tickets->device, LWK_MEMORY_PINNED, tickets->landing);
     free(tickets->wants);
     free(tickets->rows);

@@ -14,9 +14,10 @@
 
 typedef struct lwc_tickets {
     const lwc_device_t *device;
-    lwk_ticket_t *ring;    /* pinned, [capacity] */
-    uint64_t *head, *tail; /* pinned; written by select and admit */
-    uint64_t *arrivals;    /* pinned, [capacity] */
+    lwk_memory_t kind;     /* of ring, head, tail, arrivals: PINNED, or DEVICE where only ops read them */
+    lwk_ticket_t *ring;    /* [capacity] */
+    uint64_t *head, *tail; /* written by select and admit */
+    uint64_t *arrivals;    /* [capacity] */
     uint8_t *landing;      /* pinned */
     uint64_t landing_bytes;
     uint32_t capacity, layers;
@@ -39,7 +40,8 @@ typedef struct lwc_tickets {
 } lwc_tickets_t;
 
 LW_CHECK lw_status_t lwc_tickets_init(lwc_tickets_t *tickets, const lwc_device_t *device,
-                                      const lwc_model_t *model, const lwc_sizes_t *sizes, lw_error_t *error);
+                                      const lwc_model_t *model, const lwc_sizes_t *sizes, bool local,
+                                      lw_error_t *error);
 void lwc_tickets_fini(lwc_tickets_t *tickets);
 /* The doorbell: tickets issued so far. */
 uint64_t lwc_tickets_rung(const lwc_tickets_t *tickets);

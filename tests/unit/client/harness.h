@@ -29,6 +29,7 @@ typedef struct harness_params {
     uint32_t layers, heads, group, head_dim; /* 0: 2, 2, 2, 16 */
     uint32_t sessions_max, tokens_max;       /* 0: 4, 16,384 */
     uint64_t device_bytes;                   /* 0: the option's */
+    bool local;                              /* no fleet: records stay in this process */
 } harness_params_t;
 
 void harness_model(harness_t *h, const harness_params_t *params);

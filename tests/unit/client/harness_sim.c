@@ -51,14 +51,17 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
     lw_open_params_t open = {.size = sizeof(open),
                              .backend = backend ? backend : "ref",
                              .config = params->config,
+                             .fleet = params->local ? "local" : NULL,
                              .device_bytes = params->device_bytes,
                              .model = h->model,
                              .sessions_max = params->sessions_max ? params->sessions_max : 4,
                              .tokens_max = params->tokens_max ? params->tokens_max : 16384};
     lwc_env_t env = {.fabric = (const lw_fabric_ops_t *)&h->fleet, /* the fake store never looks at it */
                      .clock = &h->clock,
-                     .control = control,
+                     .control = params->local ? NULL : control,
                      .backend = queue ? queue_backend() : NULL};
+    if (params->local)
+        lwc_control_close(control);
     if (lwc_ctx_open(&open, &env, &h->kv, &error) != LW_OK)
         fail_msg("open: %s", error.text);
 }
