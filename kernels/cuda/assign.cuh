@@ -1,11 +1,12 @@
-/* assign.cuh - the inner product of every key with every direction, and the largest of them: nearly all the arithmetic of an
- * index build.
+/* assign.cuh - the inner product of every key with every direction, and the largest of them: nearly all the
+ * arithmetic of an index build.
  *
- * Grid (tiles of ROWS tokens, jobs), 128 threads. Each warp keeps its rows in registers as matrix fragments and meets all
- * directions, which pass through shared memory 64 at a time; the products never leave the registers. Flops 2 n C W a job;
- * bytes n W 2 of rows once, C W 2 of directions for each tile (from L2). Floor: the matrix units. Ties go to the lower
- * cluster: a thread meets its columns in ascending order, lanes are merged by (product, lower number). Columns beyond the last
- * direction hold NaN, whose products win no comparison. */
+ * Grid (tiles of ROWS tokens, jobs), 128 threads. Each warp keeps its rows in registers as matrix fragments
+ * and meets all directions, which pass through shared memory 64 at a time; the products never leave the
+ * registers. Flops 2 n C W a job; bytes n W 2 of rows once, C W 2 of directions for each tile (from L2).
+ * Floor: the matrix units. Ties go to the lower cluster: a thread meets its columns in ascending order, lanes
+ * are merged by (product, lower number). Columns beyond the last direction hold NaN, whose products win no
+ * comparison. */
 #ifndef LWK_ASSIGN_CUH
 #define LWK_ASSIGN_CUH
 
@@ -25,7 +26,8 @@ template <int W> struct assign_shape {
 };
 
 template <int W>
-LWK_DEVICE void assign_load(assign_shape<W> *shared, uint32_t stage, const uint16_t *directions, uint32_t first)
+LWK_DEVICE void assign_load(assign_shape<W> *shared, uint32_t stage, const uint16_t *directions,
+                            uint32_t first)
 {
     const uint32_t pieces = W / 8; /* of 16 bytes in a row */
     for (uint32_t i = threadIdx.x; i < ASSIGN_COLUMNS * pieces; i += ASSIGN_THREADS)
@@ -35,10 +37,12 @@ LWK_DEVICE void assign_load(assign_shape<W> *shared, uint32_t stage, const uint1
 }
 
 template <int W>
-LWK_KERNEL(128, 3) void assign_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)
+LWK_KERNEL(128, 3)
+void assign_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)
 {
     LWK_SHARED(assign_shape<W>, shared);
-    const int TILES = assign_shape<W>::TILES, STEPS = W / 16, PAIRS = 2; /* PAIRS of 8 columns: 32 at a time */
+    const int TILES = assign_shape<W>::TILES, STEPS = W / 16,
+              PAIRS = 2; /* PAIRS of 8 columns: 32 at a time */
     const uint32_t job = blockIdx.y, lane = build_lane(), group = lane / 4, pair = lane % 4;
     if (round > 0 && work.moved[(size_t)job * work.rounds + round - 1] == 0)
         return;
@@ -61,7 +65,8 @@ LWK_KERNEL(128, 3) void assign_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, 
 #pragma unroll
                 for (int right = 0; right < 2; right++)
                     a[m][k][half + 2 * right] =
-                        row < n ? *(const uint32_t *)(rows + (size_t)row * W + 16 * k + 8 * right + 2 * pair) : 0;
+                        row < n ? *(const uint32_t *)(rows + (size_t)row * W + 16 * k + 8 * right + 2 * pair)
+                                : 0;
         }
 
     for (uint32_t first = 0, stage = 0; first < work.clusters_padded; first += ASSIGN_COLUMNS, stage ^= 1) {

@@ -1,8 +1,9 @@
-/* build.cuh - what the build ops share: channels of a row over the lanes of a warp, sums over a warp, and the members of a few
- * clusters in token order.
+/* build.cuh - what the build ops share: channels of a row over the lanes of a warp, sums over a warp, and the
+ * members of a few clusters in token order.
  *
- * A warp holds a row as pairs of channels: lane l has channels 64 i + 2 l and the next, i < CHUNKS, so that every load of a
- * row is one coalesced piece. CHUNKS is 1, 2 or 4 for head_dim up to 64, 128 or 256; pairs beyond head_dim are zero. */
+ * A warp holds a row as pairs of channels: lane l has channels 64 i + 2 l and the next, i < CHUNKS, so that
+ * every load of a row is one coalesced piece. CHUNKS is 1, 2 or 4 for head_dim up to 64, 128 or 256; pairs
+ * beyond head_dim are zero. */
 #ifndef LWK_BUILD_CUH
 #define LWK_BUILD_CUH
 
@@ -14,21 +15,21 @@
 #define BUILD_THREADS 256u
 
 /* Calls one of three instances by head_dim; CHUNKS is the constant in the call. */
-#define LWK_BY_CHUNKS(head_dim, call)                                              \
-    do {                                                                           \
-        if ((head_dim) <= 64) {                                                    \
-            const int CHUNKS = 1;                                                  \
-            (void)CHUNKS;                                                          \
-            call;                                                                  \
-        } else if ((head_dim) <= 128) {                                            \
-            const int CHUNKS = 2;                                                  \
-            (void)CHUNKS;                                                          \
-            call;                                                                  \
-        } else {                                                                   \
-            const int CHUNKS = 4;                                                  \
-            (void)CHUNKS;                                                          \
-            call;                                                                  \
-        }                                                                          \
+#define LWK_BY_CHUNKS(head_dim, call)   \
+    do {                                \
+        if ((head_dim) <= 64) {         \
+            const int CHUNKS = 1;       \
+            (void)CHUNKS;               \
+            call;                       \
+        } else if ((head_dim) <= 128) { \
+            const int CHUNKS = 2;       \
+            (void)CHUNKS;               \
+            call;                       \
+        } else {                        \
+            const int CHUNKS = 4;       \
+            (void)CHUNKS;               \
+            call;                       \
+        }                               \
     } while (0)
 
 /* head_dim as the instances know it: 64, 128 or 256. */
@@ -63,7 +64,8 @@ LWK_DEVICE float2 build_load2(const void *rows, uint32_t dtype, size_t at)
 
 /* This lane's pairs of the row that begins at element `at`. */
 template <int CHUNKS>
-LWK_DEVICE void build_load_row(const void *rows, uint32_t dtype, size_t at, uint32_t head_dim, float2 pairs[CHUNKS])
+LWK_DEVICE void build_load_row(const void *rows, uint32_t dtype, size_t at, uint32_t head_dim,
+                               float2 pairs[CHUNKS])
 {
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
@@ -78,7 +80,8 @@ LWK_DEVICE void build_load_row(const void *rows, uint32_t dtype, size_t at, uint
 
 /* In shared memory. */
 typedef struct members {
-    uint16_t found[LW_SEGMENT_TOKENS_MAX]; /* 8 token + cluster - first: each warp's part of the tokens in order */
+    uint16_t
+        found[LW_SEGMENT_TOKENS_MAX]; /* 8 token + cluster - first: each warp's part of the tokens in order */
     uint16_t token[LW_SEGMENT_TOKENS_MAX]; /* of the first cluster, of the next ...; ascending in each */
     uint32_t found_count[BUILD_WARPS];
     uint32_t start[MEMBERS_CLUSTERS + 1]; /* where each cluster begins in `token` */
@@ -86,9 +89,10 @@ typedef struct members {
     uint32_t below[2]; /* tokens of clusters below `first`: those without a flag, those with one */
 } members_t;
 
-/* Fills `m` for clusters first .. first + 7 from the cluster of each token; flags may be NULL. The whole block of
- * BUILD_THREADS threads calls; afterwards all of it may read. Reads 2 n bytes (3 n with flags). */
-LWK_DEVICE void members_collect(members_t *m, const uint16_t *assign, const uint8_t *flags, uint32_t n, uint32_t first)
+/* Fills `m` for clusters first .. first + 7 from the cluster of each token; flags may be NULL. The whole
+ * block of BUILD_THREADS threads calls; afterwards all of it may read. Reads 2 n bytes (3 n with flags). */
+LWK_DEVICE void members_collect(members_t *m, const uint16_t *assign, const uint8_t *flags, uint32_t n,
+                                uint32_t first)
 {
     const uint32_t warp = build_warp(), lane = build_lane();
     const uint32_t part = (n + 32 * BUILD_WARPS - 1) / (32 * BUILD_WARPS) * 32;
@@ -98,7 +102,7 @@ LWK_DEVICE void members_collect(members_t *m, const uint16_t *assign, const uint
     if (threadIdx.x < 2)
         m->below[threadIdx.x] = 0;
     __syncthreads();
-#pragma unroll 4
+#pragma unroll 8
     for (uint32_t at = 0; at < part; at += 32) {
         uint32_t token = warp * part + at + lane;
         uint32_t cluster = token < n ? assign[token] : UINT32_MAX;

@@ -1,13 +1,14 @@
-/* extend.cu - exact attention of many query tokens over rows given in place, accumulated over calls. What it computes is
- * kernels/ref/extend.c.
+/* extend.cu - exact attention of many query tokens over rows given in place, accumulated over calls. What it
+ * computes is kernels/ref/extend.c.
  *
- * 16-bit rows: a block has 128 query rows (the heads of a group share each row of K and V that is loaded) and lets tiles of rows
- * pass through shared memory, two at a time; products and probabilities stay in registers. Probabilities go to the matrix units
- * as two 16-bit numbers each, so that the result is as good as fp32: 6 flops for each query, row and channel instead of 4. Other
- * rows (fp32, or not 16-byte aligned): a warp for each query row, plainly.
+ * 16-bit rows: a block has 128 query rows (the heads of a group share each row of K and V that is loaded) and
+ * lets tiles of rows pass through shared memory, two at a time; products and probabilities stay in registers.
+ * Probabilities go to the matrix units as two 16-bit numbers each, so that the result is as good as fp32: 6
+ * flops for each query, row and channel instead of 4. Other rows (fp32, or not 16-byte aligned): a warp for
+ * each query row, plainly.
  *
- * Floor: flops over the matrix units' rate, or the rows' bytes once. Blocks read all rows from L2 again for each 128 query
- * rows. */
+ * Floor: flops over the matrix units' rate, or the rows' bytes once. Blocks read all rows from L2 again for
+ * each 128 query rows. */
 #include "kernels/cuda/build.cuh"
 
 #define EXTEND_WARPS 8u
@@ -45,12 +46,14 @@ LWK_DEVICE size_t extend_partial_row(const extend_args_t *args, uint32_t head, u
 {
     return (size_t)(q / args->shape.group) * lwk_query_heads(&args->shape) + extend_query_head(args, head, q);
 }
-LWK_DEVICE size_t extend_query_at(const extend_args_t *args, const lwk_tensor_t *tensor, uint32_t head, uint32_t q)
+LWK_DEVICE size_t extend_query_at(const extend_args_t *args, const lwk_tensor_t *tensor, uint32_t head,
+                                  uint32_t q)
 {
     return lwk_tensor_at(tensor, 0, q / args->shape.group, extend_query_head(args, head, q));
 }
 
-LWK_DEVICE void extend_write_pair(const extend_args_t *args, size_t row, size_t out, uint32_t j, float x, float y)
+LWK_DEVICE void extend_write_pair(const extend_args_t *args, size_t row, size_t out, uint32_t j, float x,
+                                  float y)
 {
     lwk_store(args->call.out.data, args->shape.dtype, out + j, x);
     lwk_store(args->call.out.data, args->shape.dtype, out + j + 1, y);
@@ -74,7 +77,8 @@ template <int W> struct extend_shape {
 };
 
 template <int W>
-LWK_DEVICE void extend_load(extend_shape<W> *s, uint32_t stage, const extend_args_t *args, uint32_t head, uint32_t first)
+LWK_DEVICE void extend_load(extend_shape<W> *s, uint32_t stage, const extend_args_t *args, uint32_t head,
+                            uint32_t first)
 {
     const lwk_rows_t *rows = &args->call.rows;
     const uint32_t pieces = W / 8, d = args->shape.head_dim;
@@ -93,9 +97,11 @@ template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(
 {
     LWK_SHARED(extend_shape<W>, s);
     const int ROWS = extend_shape<W>::ROWS, STEPS = W / 16, TILES = W / 8, COLUMNS = ROWS / 8;
-    const uint32_t lane = build_lane(), group = lane / 4, pair = lane % 4, head = blockIdx.y, d = args.shape.head_dim;
+    const uint32_t lane = build_lane(), group = lane / 4, pair = lane % 4, head = blockIdx.y,
+                   d = args.shape.head_dim;
     const uint32_t queries = args.call.query_tokens * args.shape.group;
-    const uint32_t block = gridDim.x - 1 - blockIdx.x, first_query = block * EXTEND_QUERIES + build_warp() * 16 + group;
+    const uint32_t block = gridDim.x - 1 - blockIdx.x,
+                   first_query = block * EXTEND_QUERIES + build_warp() * 16 + group;
     const uint32_t last = min(queries, (block + 1) * EXTEND_QUERIES) - 1;
     const uint32_t end = extend_visible(&args.call, last / args.shape.group);
     uint32_t query[STEPS][4], visible[2];
@@ -112,7 +118,8 @@ template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(
         q = real[half] ? q : last;
         visible[half] = real[half] ? extend_visible(&args.call, q / args.shape.group) : 0;
         row[half] = extend_partial_row(&args, head, q);
-        const uint16_t *from = (const uint16_t *)args.call.query.data + extend_query_at(&args, &args.call.query, head, q);
+        const uint16_t *from =
+            (const uint16_t *)args.call.query.data + extend_query_at(&args, &args.call.query, head, q);
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
@@ -122,7 +129,8 @@ template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(
             }
         const bool kept = !args.call.first && args.call.partial[row[half]].z > 0;
         m[half] = kept ? args.call.partial[row[half]].m : -INFINITY;
-        z[half] = kept && pair == 0 ? args.call.partial[row[half]].z : 0; /* lanes of a row add up in the end */
+        z[half] =
+            kept && pair == 0 ? args.call.partial[row[half]].z : 0; /* lanes of a row add up in the end */
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
             uint32_t j = 8 * t + 2 * pair;
@@ -153,7 +161,8 @@ template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(
 #pragma unroll
             for (int c = 0; c < COLUMNS; c += 2) {
                 uint32_t b[4];
-                lwk_ldmatrix_x4(b, &s->key[stage][8 * c + lane / 16 * 8 + lane % 8][16 * k + lane / 8 % 2 * 8]);
+                lwk_ldmatrix_x4(b,
+                                &s->key[stage][8 * c + lane / 16 * 8 + lane % 8][16 * k + lane / 8 % 2 * 8]);
                 lwk_mma_16816(logit[c], query[k], b, DTYPE);
                 lwk_mma_16816(logit[c + 1], query[k], b + 2, DTYPE);
             }
@@ -201,7 +210,8 @@ template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(
 #pragma unroll
             for (int t = 0; t < TILES; t += 2) {
                 uint32_t b[4];
-                lwk_ldmatrix_x4_trans(b, &s->value[stage][8 * c + lane / 8 % 2 * 8 + lane % 8][8 * t + lane / 16 * 8]);
+                lwk_ldmatrix_x4_trans(
+                    b, &s->value[stage][8 * c + lane / 8 % 2 * 8 + lane % 8][8 * t + lane / 16 * 8]);
                 lwk_mma_16816(out[t], high, b, DTYPE);
                 lwk_mma_16816(out[t + 1], high, b + 2, DTYPE);
                 lwk_mma_16816(out[t], low, b, DTYPE);
@@ -244,8 +254,8 @@ typedef struct plain_shape {
     float query[PLAIN_WARPS][LW_HEAD_DIM_MAX], weight[PLAIN_WARPS][32];
 } plain_shape_t;
 
-/* Grid (4 query rows, KV heads): a warp takes 32 rows at a time, a lane each for the products, then a channel each for the sum of
- * values. */
+/* Grid (4 query rows, KV heads): a warp takes 32 rows at a time, a lane each for the products, then a channel
+ * each for the sum of values. */
 template <int CHUNKS> LWK_KERNEL(128, 4) void extend_plain_kernel(LWK_ARGS(extend_args_t) args)
 {
     LWK_SHARED(plain_shape_t, s);
@@ -259,7 +269,8 @@ template <int CHUNKS> LWK_KERNEL(128, 4) void extend_plain_kernel(LWK_ARGS(exten
     const size_t from = extend_query_at(&args, &args.call.query, head, q);
     const bool kept = !args.call.first && args.call.partial[row].z > 0;
     const uint32_t end = extend_visible(&args.call, q / args.shape.group);
-    float m = kept ? args.call.partial[row].m : -INFINITY, z = kept ? args.call.partial[row].z : 0, out[2 * CHUNKS];
+    float m = kept ? args.call.partial[row].m : -INFINITY, z = kept ? args.call.partial[row].z : 0,
+          out[2 * CHUNKS];
 #pragma unroll
     for (int k = 0; k < 2 * CHUNKS; k++) {
         uint32_t j = 32 * k + lane;
@@ -273,7 +284,8 @@ template <int CHUNKS> LWK_KERNEL(128, 4) void extend_plain_kernel(LWK_ARGS(exten
         float logit = -INFINITY, dot = 0;
         if (first + lane < end) {
             for (uint32_t j = 0; j < d; j++)
-                dot = fmaf(s->query[warp][j], lwk_load(rows->keys, dtype, (size_t)(base + lane * rows->row_stride + j)), dot);
+                dot = fmaf(s->query[warp][j],
+                           lwk_load(rows->keys, dtype, (size_t)(base + lane * rows->row_stride + j)), dot);
             logit = extend_logit(&args.shape, dot);
         }
         float largest = fmaxf(m, logit);
@@ -289,7 +301,8 @@ template <int CHUNKS> LWK_KERNEL(128, 4) void extend_plain_kernel(LWK_ARGS(exten
             uint32_t j = 32 * k + lane;
             float sum = 0;
             for (uint32_t i = 0; j < d && i < min(32u, end - first); i++)
-                sum = fmaf(s->weight[warp][i], lwk_load(rows->values, dtype, (size_t)(base + i * rows->row_stride + j)), sum);
+                sum = fmaf(s->weight[warp][i],
+                           lwk_load(rows->values, dtype, (size_t)(base + i * rows->row_stride + j)), sum);
             out[k] = out[k] * correction + sum;
         }
         __syncwarp(LWK_WARP_ALL);
@@ -340,14 +353,15 @@ template <int CHUNKS> static lw_status_t launch(const extend_args_t *args, cudaS
     const int W = 64 * CHUNKS;
     const uint32_t queries = args->call.query_tokens * args->shape.group, heads = args->call.head_count;
     if (!takes_matrix_units(&args->call))
-        return lwk_launch("extend plain", extend_plain_kernel<CHUNKS>, dim3((queries + PLAIN_WARPS - 1) / PLAIN_WARPS, heads),
-                          32 * PLAIN_WARPS, sizeof(plain_shape_t), stream, *args);
+        return lwk_launch("extend plain", extend_plain_kernel<CHUNKS>,
+                          dim3((queries + PLAIN_WARPS - 1) / PLAIN_WARPS, heads), 32 * PLAIN_WARPS,
+                          sizeof(plain_shape_t), stream, *args);
     const dim3 grid((queries + EXTEND_QUERIES - 1) / EXTEND_QUERIES, heads);
     if (args->shape.dtype == LW_DTYPE_BF16)
-        return lwk_launch("extend bf16", extend_kernel<W, LW_DTYPE_BF16>, grid, 32 * EXTEND_WARPS, sizeof(extend_shape<W>),
-                          stream, *args);
-    return lwk_launch("extend fp16", extend_kernel<W, LW_DTYPE_FP16>, grid, 32 * EXTEND_WARPS, sizeof(extend_shape<W>), stream,
-                      *args);
+        return lwk_launch("extend bf16", extend_kernel<W, LW_DTYPE_BF16>, grid, 32 * EXTEND_WARPS,
+                          sizeof(extend_shape<W>), stream, *args);
+    return lwk_launch("extend fp16", extend_kernel<W, LW_DTYPE_FP16>, grid, 32 * EXTEND_WARPS,
+                      sizeof(extend_shape<W>), stream, *args);
 }
 
 lw_status_t lwk_cuda_extend(lwk_dev_t *dev, const lwk_extend_t *call, void *stream)

@@ -1,17 +1,20 @@
-/* kmeans.cu - segmented spherical k-means of all jobs at once. What it computes is kernels/ref/kmeans.c; tokens are compared in
- * fp16 with a scale of their own, centroids are exact means.
+/* kmeans.cu - segmented spherical k-means of all jobs at once. What it computes is kernels/ref/kmeans.c;
+ * tokens are compared in fp16 with a scale of their own, centroids are exact means.
  *
- * Launches: two for the mean and the rows, one for the seeds, then for each round `assign` (assign.cuh) and `turn`, and at the end
- * one that numbers the cuts, the cuts (split.cuh) and the centroids: 2 rounds + 5, whatever the data; a job in which nothing
- * moved skips its part of the later ones. Bytes: keys twice, 2 W n of rows twice a round. */
+ * Launches: two for the mean and the rows, one for the seeds, then for each round `assign` (assign.cuh) and
+ * `turn`, and at the end one that numbers the cuts, the cuts (split.cuh) and the centroids: 2 rounds + 5,
+ * whatever the data; a job in which nothing moved skips its part of the later ones. Bytes: keys twice, 2 W n
+ * of rows twice a round. */
 #include "kernels/cuda/assign.cuh"
 #include "kernels/cuda/build_work.h"
 #include "kernels/cuda/kmeans_work.cuh"
 #include "kernels/cuda/split.cuh"
 
+/* Room for as many seeds as the capacities allow, so that one workspace serves clusters of any size. */
 static uint64_t carve(kmeans_work_t *work, const lwk_build_t *args, void *workspace)
 {
     uint64_t jobs = args->job_count, n = args->token_count;
+    uint64_t most = lw_align_up(lw_min_u64(args->cluster_capacity, n), ASSIGN_COLUMNS);
     lwk_carve_t at = {workspace == NULL ? NULL : lwk_workspace_base(workspace), 0};
     work->clusters = lwk_build_seed_count(args);
     work->clusters_padded = (uint32_t)lw_align_up(work->clusters, ASSIGN_COLUMNS);
@@ -22,11 +25,10 @@ static uint64_t carve(kmeans_work_t *work, const lwk_build_t *args, void *worksp
         (double *)lwk_carve_take(&at, jobs * work->mean_tiles * args->head_dim * sizeof(double));
     work->rows = (uint16_t *)lwk_carve_take(&at, jobs * n * work->width * sizeof(uint16_t));
     work->exponents = (int16_t *)lwk_carve_take(&at, jobs * n * sizeof(int16_t));
-    work->directions =
-        (uint16_t *)lwk_carve_take(&at, jobs * work->clusters_padded * work->width * sizeof(uint16_t));
+    work->directions = (uint16_t *)lwk_carve_take(&at, jobs * most * work->width * sizeof(uint16_t));
     work->assign = (uint16_t *)lwk_carve_take(&at, jobs * n * sizeof(uint16_t));
     work->moved = (uint32_t *)lwk_carve_take(&at, jobs * work->rounds * sizeof(uint32_t));
-    work->first_piece = (uint32_t *)lwk_carve_take(&at, jobs * (work->clusters + 1) * sizeof(uint32_t));
+    work->first_piece = (uint32_t *)lwk_carve_take(&at, jobs * (most + 1) * sizeof(uint32_t));
     return at.used + LWK_WORKSPACE_SLACK;
 }
 
@@ -38,9 +40,11 @@ uint64_t lwk_cuda_kmeans_bytes(const lwk_build_t *args)
 
 /* ---- the mean, and rows without it ---- */
 
-/* Grid (tiles of KMEANS_MEAN_TILE tokens, jobs): the tile's sum of keys; each warp adds its tokens in order, then warps in
- * order. */
-template <int CHUNKS> LWK_KERNEL(256, 2) void mean_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
+/* Grid (tiles of KMEANS_MEAN_TILE tokens, jobs): the tile's sum of keys; each warp adds its tokens in order,
+ * then warps in order. */
+template <int CHUNKS>
+LWK_KERNEL(256, 2)
+void mean_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
 {
     LWK_SHARED(double, warp_sum); /* [BUILD_WARPS][head_dim] */
     const uint32_t job = blockIdx.y, d = args.head_dim, each = KMEANS_MEAN_TILE / BUILD_WARPS;
@@ -78,9 +82,12 @@ template <int CHUNKS> LWK_KERNEL(256, 2) void mean_kernel(LWK_ARGS(lwk_build_t) 
     }
 }
 
-/* Grid (tiles of 64 tokens, jobs): a warp takes a token, removes the mean and writes fp16 and the power of two. */
+/* Grid (tiles of 64 tokens, jobs): a warp takes a token, removes the mean and writes fp16 and the power of
+ * two. */
 #define ROWS_TILE 64u
-template <int CHUNKS> LWK_KERNEL(256, 2) void rows_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
+template <int CHUNKS>
+LWK_KERNEL(256, 2)
+void rows_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
 {
     LWK_SHARED(double, mean); /* [64 CHUNKS] */
     const uint32_t job = blockIdx.y, d = args.head_dim, n = args.token_count, W = 64 * CHUNKS;
@@ -110,7 +117,8 @@ template <int CHUNKS> LWK_KERNEL(256, 2) void rows_kernel(LWK_ARGS(lwk_build_t) 
         uint32_t *to = (uint32_t *)(work.rows + ((size_t)job * n + token) * W);
 #pragma unroll
         for (int k = 0; k < CHUNKS; k++)
-            to[32 * k + build_lane()] = lwk_pack2(ldexpf(x[k].x, -exponent), ldexpf(x[k].y, -exponent), LW_DTYPE_FP16);
+            to[32 * k + build_lane()] =
+                lwk_pack2(ldexpf(x[k].x, -exponent), ldexpf(x[k].y, -exponent), LW_DTYPE_FP16);
         if (build_lane() == 0) {
             work.exponents[(size_t)job * n + token] = (int16_t)(largest == 0 ? KMEANS_ZERO : exponent);
             work.assign[(size_t)job * n + token] = UINT16_MAX;
@@ -122,7 +130,8 @@ template <int CHUNKS> LWK_KERNEL(256, 2) void rows_kernel(LWK_ARGS(lwk_build_t) 
 
 /* The sum of a cluster's rows, as a direction of length 1; of zeros if it has no length. */
 template <int CHUNKS>
-LWK_DEVICE void set_direction(const kmeans_work_t *work, uint32_t job, uint32_t cluster, const float2 sum[CHUNKS])
+LWK_DEVICE void set_direction(const kmeans_work_t *work, uint32_t job, uint32_t cluster,
+                              const float2 sum[CHUNKS])
 {
     float square = 0;
 #pragma unroll
@@ -172,9 +181,11 @@ template <int CHUNKS> LWK_KERNEL(256, 2) void seed_kernel(LWK_ARGS(kmeans_work_t
     }
 }
 
-/* Grid (8 clusters, jobs): directions of the members that `assign` found in this round, one warp for each cluster, sums in token
- * order. A cluster without members keeps its direction. */
-template <int CHUNKS> LWK_KERNEL(256, 4) void turn_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)
+/* Grid (8 clusters, jobs): directions of the members that `assign` found in this round, one warp for each
+ * cluster, sums in token order. A cluster without members keeps its direction. */
+template <int CHUNKS>
+LWK_KERNEL(256, 4)
+void turn_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)
 {
     LWK_SHARED(members_t, m);
     const uint32_t job = blockIdx.y, first = blockIdx.x * MEMBERS_CLUSTERS, warp = build_warp();
@@ -236,7 +247,8 @@ LWK_KERNEL(1024, 1) void pieces_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmea
 
 /* Grid (8 clusters of the capacity, jobs): sizes and exact means, sums in double and in token order. */
 template <int CHUNKS>
-LWK_KERNEL(256, 2) void centroids_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
+LWK_KERNEL(256, 2)
+void centroids_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(kmeans_work_t) work)
 {
     LWK_SHARED(members_t, m);
     const uint32_t job = blockIdx.y, first = blockIdx.x * MEMBERS_CLUSTERS, warp = build_warp();
@@ -285,8 +297,9 @@ static lw_status_t launch_rows(const lwk_build_t *args, const kmeans_work_t *wor
         status = lwk_launch("kmeans rows", rows_kernel<CHUNKS>, dim3((n + ROWS_TILE - 1) / ROWS_TILE, jobs),
                             BUILD_THREADS, 64 * CHUNKS * sizeof(double), stream, *args, *work);
     if (status == LW_OK)
-        status = lwk_launch("kmeans seed", seed_kernel<CHUNKS>, dim3(work->clusters_padded / BUILD_WARPS, jobs),
-                            BUILD_THREADS, 0, stream, *work, n);
+        status =
+            lwk_launch("kmeans seed", seed_kernel<CHUNKS>, dim3(work->clusters_padded / BUILD_WARPS, jobs),
+                       BUILD_THREADS, 0, stream, *work, n);
     return status;
 }
 
@@ -299,11 +312,11 @@ static lw_status_t launch_rounds(const lwk_build_t *args, const kmeans_work_t *w
     const dim3 clusters((work->clusters + MEMBERS_CLUSTERS - 1) / MEMBERS_CLUSTERS, jobs);
     lw_status_t status = LW_OK;
     for (uint32_t round = 0; round < work->rounds && status == LW_OK; round++) {
-        status = lwk_launch("kmeans assign", assign_kernel<W>, tiles, ASSIGN_THREADS, sizeof(assign_shape<W>), stream,
-                            *work, n, round);
+        status = lwk_launch("kmeans assign", assign_kernel<W>, tiles, ASSIGN_THREADS, sizeof(assign_shape<W>),
+                            stream, *work, n, round);
         if (status == LW_OK && round + 1 < work->rounds)
-            status = lwk_launch("kmeans turn", turn_kernel<CHUNKS>, clusters, BUILD_THREADS, sizeof(members_t),
-                                stream, *work, n, round);
+            status = lwk_launch("kmeans turn", turn_kernel<CHUNKS>, clusters, BUILD_THREADS,
+                                sizeof(members_t), stream, *work, n, round);
     }
     return status;
 }
@@ -316,9 +329,10 @@ static lw_status_t launch_result(const lwk_build_t *args, const kmeans_work_t *w
     lw_status_t status = lwk_launch("kmeans pieces", pieces_kernel, dim3(jobs), 1024,
                                     work->clusters * sizeof(uint32_t), stream, *args, *work);
     if (status == LW_OK)
-        status = lwk_launch("kmeans split", split_kernel<W>,
-                            dim3((work->clusters + MEMBERS_CLUSTERS - 1) / MEMBERS_CLUSTERS, jobs), BUILD_THREADS,
-                            sizeof(split_shape<W>), stream, *work, n, lwk_build_size_max(args), args->assign);
+        status =
+            lwk_launch("kmeans split", split_kernel<W>,
+                       dim3((work->clusters + MEMBERS_CLUSTERS - 1) / MEMBERS_CLUSTERS, jobs), BUILD_THREADS,
+                       sizeof(split_shape<W>), stream, *work, n, lwk_build_size_max(args), args->assign);
     if (status == LW_OK)
         status = lwk_launch("kmeans centroids", centroids_kernel<CHUNKS>,
                             dim3((args->cluster_capacity + MEMBERS_CLUSTERS - 1) / MEMBERS_CLUSTERS, jobs),

@@ -1,9 +1,10 @@
-/* moments.cu - a range's own sums for the second-order corrections, over the tokens that are not outliers. What it computes is
- * kernels/ref/moments.c: sum (k - c)(k - c)' and sum (v - u)(k - c)'.
+/* moments.cu - a range's own sums for the second-order corrections, over the tokens that are not outliers.
+ * What it computes is kernels/ref/moments.c: sum (k - c)(k - c)' and sum (v - u)(k - c)'.
  *
- * Residuals are written as two fp16 numbers each (22 digits, relative to the largest so far), and multiplied on the matrix units
- * as high high + high low + low high; a part of MOMENTS_SPAN tokens is summed in fp32, parts in double and in order. Flops
- * 12 n d^2 a job, bytes 2 n d 2 of rows once. Floor: the matrix units, about half of it reached by rows that wait. */
+ * Residuals are written as two fp16 numbers each (22 digits, relative to the largest so far), and multiplied
+ * on the matrix units as high high + high low + low high; a part of MOMENTS_SPAN tokens is summed in fp32,
+ * parts in double and in order. Flops 12 n d^2 a job, bytes 2 n d 2 of rows once. Floor: the matrix units,
+ * about half of it reached by rows that wait. */
 #include "kernels/cuda/build.cuh"
 #include "kernels/cuda/build_work.h"
 
@@ -36,7 +37,7 @@ uint64_t lwk_cuda_moments_bytes(const lwk_build_t *args)
 
 template <int W> struct moments_shape {
     enum {
-        SIDE = W <= 128 ? W : 128,      /* of the square of sums that a block makes */
+        SIDE = W <= 128 ? W : 128, /* of the square of sums that a block makes */
         COLUMN_WARPS = 2,
         ROW_WARPS = (int)BUILD_WARPS / COLUMN_WARPS,
         ROW_TILES = SIDE / 16 / ROW_WARPS,
@@ -58,8 +59,8 @@ LWK_DEVICE void moments_split(float x, float y, uint32_t *high, uint32_t *low)
 
 /* Residuals of this warp's tokens of a tile; zero beyond the part's tokens. */
 template <int CHUNKS>
-LWK_DEVICE void moments_read(const lwk_build_t *args, const moments_shape<64 * CHUNKS> *s, uint32_t job, uint32_t first,
-                             uint32_t count, float2 residual[2][MOMENTS_EACH][CHUNKS])
+LWK_DEVICE void moments_read(const lwk_build_t *args, const moments_shape<64 * CHUNKS> *s, uint32_t job,
+                             uint32_t first, uint32_t count, float2 residual[2][MOMENTS_EACH][CHUNKS])
 {
     const uint32_t d = args->head_dim;
 #pragma unroll
@@ -96,7 +97,8 @@ LWK_DEVICE float moments_power(int exponent)
 
 /* Grid (parts, squares of the sums, jobs). */
 template <int CHUNKS>
-LWK_KERNEL(256, 1) void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(moments_work_t) work)
+LWK_KERNEL(256, 1)
+void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(moments_work_t) work)
 {
     typedef moments_shape<64 * CHUNKS> shape;
     LWK_SHARED(shape, s);
@@ -185,12 +187,14 @@ LWK_KERNEL(256, 1) void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(mome
             for (int part = 0; part < 4; part++)
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    lwk_ldmatrix_x4_trans(left[part][r], &s->part[part][k + lane / 16 * 8 + lane % 8]
-                                                                 [first_row + 16 * r + lane / 8 % 2 * 8]);
+                    lwk_ldmatrix_x4_trans(
+                        left[part][r],
+                        &s->part[part][k + lane / 16 * 8 + lane % 8][first_row + 16 * r + lane / 8 % 2 * 8]);
 #pragma unroll
             for (int c = 0; c < COLUMNS; c += 2) {
                 uint32_t high[4], low[4]; /* two tiles of 8 columns, two halves of the tokens each */
-                uint32_t token = k + lane / 8 % 2 * 8 + lane % 8, column = first_column + 8 * c + lane / 16 * 8;
+                uint32_t token = k + lane / 8 % 2 * 8 + lane % 8,
+                         column = first_column + 8 * c + lane / 16 * 8;
                 lwk_ldmatrix_x4_trans(high, &s->part[0][token][column]);
                 lwk_ldmatrix_x4_trans(low, &s->part[1][token][column]);
 #pragma unroll
@@ -199,9 +203,12 @@ LWK_KERNEL(256, 1) void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(mome
                     for (int r = 0; r < ROWS; r++)
 #pragma unroll
                         for (int t = 0; t < 2; t++) {
-                            lwk_mma_16816(sum[which][r][c + t], left[2 * which][r], high + 2 * t, LW_DTYPE_FP16);
-                            lwk_mma_16816(sum[which][r][c + t], left[2 * which][r], low + 2 * t, LW_DTYPE_FP16);
-                            lwk_mma_16816(sum[which][r][c + t], left[2 * which + 1][r], high + 2 * t, LW_DTYPE_FP16);
+                            lwk_mma_16816(sum[which][r][c + t], left[2 * which][r], high + 2 * t,
+                                          LW_DTYPE_FP16);
+                            lwk_mma_16816(sum[which][r][c + t], left[2 * which][r], low + 2 * t,
+                                          LW_DTYPE_FP16);
+                            lwk_mma_16816(sum[which][r][c + t], left[2 * which + 1][r], high + 2 * t,
+                                          LW_DTYPE_FP16);
                         }
             }
         }
@@ -218,14 +225,16 @@ LWK_KERNEL(256, 1) void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(mome
             for (int c = 0; c < COLUMNS; c++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    uint32_t row = first_row + 16 * r + 8 * half + lane / 4, column = first_column + 8 * c + lane % 4 * 2;
+                    uint32_t row = first_row + 16 * r + 8 * half + lane / 4,
+                             column = first_column + 8 * c + lane % 4 * 2;
                     *(float2 *)(work.sums + ((2 * part + which) * W + row) * W + column) =
                         make_float2(sum[which][r][c][2 * half], sum[which][r][c][2 * half + 1]);
                 }
 }
 
 /* Grid (parts of the elements, jobs): sums over the parts in double and in order. */
-LWK_KERNEL(256, 4) void moments_sum_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(moments_work_t) work, uint32_t width)
+LWK_KERNEL(256, 4)
+void moments_sum_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(moments_work_t) work, uint32_t width)
 {
     const uint32_t job = blockIdx.y, d = args.head_dim, at = blockIdx.x * BUILD_THREADS + threadIdx.x;
     if (at >= 2 * d * d)
@@ -258,12 +267,14 @@ template <int CHUNKS>
 static lw_status_t launch(const lwk_build_t *args, const moments_work_t *work, cudaStream_t stream)
 {
     typedef moments_shape<64 * CHUNKS> shape;
-    const uint32_t jobs = args->job_count, sides = 64 * CHUNKS / shape::SIDE, elements = 2 * args->head_dim * args->head_dim;
+    const uint32_t jobs = args->job_count, sides = 64 * CHUNKS / shape::SIDE,
+                   elements = 2 * args->head_dim * args->head_dim;
     lw_status_t status = lwk_launch("moments", moments_kernel<CHUNKS>, dim3(work->parts, sides * sides, jobs),
                                     BUILD_THREADS, sizeof(shape), stream, *args, *work);
     if (status == LW_OK)
-        status = lwk_launch("moments sum", moments_sum_kernel, dim3((elements + BUILD_THREADS - 1) / BUILD_THREADS, jobs),
-                            BUILD_THREADS, 0, stream, *args, *work, 64 * CHUNKS);
+        status = lwk_launch("moments sum", moments_sum_kernel,
+                            dim3((elements + BUILD_THREADS - 1) / BUILD_THREADS, jobs), BUILD_THREADS, 0,
+                            stream, *args, *work, 64 * CHUNKS);
     if (status == LW_OK)
         status = lwk_launch("moments trace", moments_trace_kernel, dim3(jobs), 32, 0, stream, *args);
     return status;

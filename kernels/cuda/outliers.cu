@@ -1,8 +1,9 @@
-/* outliers.cu - gives the tokens farthest from their centroid entries of their own, then sums up the clusters that remain. What
- * it computes is kernels/ref/outliers.c, with the same sums in double and in token order.
+/* outliers.cu - gives the tokens farthest from their centroid entries of their own, then sums up the clusters
+ * that remain. What it computes is kernels/ref/outliers.c, with the same sums in double and in token order.
  *
- * Three launches: distances (a warp for each cluster), the choice (a block for each job), record order and means (a warp for
- * each cluster). Bytes: keys three times, the later ones of a cluster from cache, values once. */
+ * Three launches: distances (a warp for each cluster), the choice (a block for each job), record order and
+ * means (a warp for each cluster). Bytes: keys three times, the later ones of a cluster from cache, values
+ * once. */
 #include "kernels/cuda/build.cuh"
 #include "kernels/cuda/build_work.h"
 
@@ -35,7 +36,8 @@ LWK_DEVICE uint64_t double_bits(double x)
 
 /* |row - mean|^2, the same in every lane. */
 template <int CHUNKS>
-LWK_DEVICE double distance_to(const void *rows, uint32_t dtype, size_t at, uint32_t d, const float2 mean[CHUNKS])
+LWK_DEVICE double distance_to(const void *rows, uint32_t dtype, size_t at, uint32_t d,
+                              const float2 mean[CHUNKS])
 {
     float2 x[CHUNKS];
     double sum = 0;
@@ -50,7 +52,8 @@ LWK_DEVICE double distance_to(const void *rows, uint32_t dtype, size_t at, uint3
 
 /* Grid (8 clusters of the capacity, jobs). The member nearest its centroid is kept: its key is 0. */
 template <int CHUNKS>
-LWK_KERNEL(256, 2) void distance_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work)
+LWK_KERNEL(256, 2)
+void distance_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work)
 {
     LWK_SHARED(members_t, m);
     const uint32_t job = blockIdx.y, first = blockIdx.x * MEMBERS_CLUSTERS, warp = build_warp();
@@ -69,7 +72,8 @@ LWK_KERNEL(256, 2) void distance_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(out
     double nearest = 0;
     uint32_t keeper = 0;
     for (uint32_t i = 0; i < count; i++) {
-        double distance = distance_to<CHUNKS>(args.keys, args.dtype, lwk_build_row(&args, job, token[i]), d, mean);
+        double distance =
+            distance_to<CHUNKS>(args.keys, args.dtype, lwk_build_row(&args, job, token[i]), d, mean);
         if (i == 0 || distance < nearest) {
             nearest = distance;
             keeper = i;
@@ -115,9 +119,10 @@ LWK_DEVICE void choose_digit(choose_shape_t *s, uint32_t left)
     }
 }
 
-/* Grid (jobs). Flags the `most` largest keys, ties by the lower token: a radix selection by integer counts, eight bits a
- * pass. */
-LWK_KERNEL(1024, 1) void choose_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work, uint32_t most)
+/* Grid (jobs). Flags the `most` largest keys, ties by the lower token: a radix selection by integer counts,
+ * eight bits a pass. */
+LWK_KERNEL(1024, 1)
+void choose_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work, uint32_t most)
 {
     LWK_SHARED(choose_shape_t, s);
     const uint32_t job = blockIdx.x, n = args.token_count, first = threadIdx.x * CHOOSE_EACH;
@@ -171,7 +176,8 @@ LWK_KERNEL(1024, 1) void choose_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outl
     for (uint32_t i = 0; i < CHOOSE_EACH; i++) {
         bool tie = count > 0 && key[i] == edge;
         if (first + i < n)
-            work.flagged[(size_t)job * n + first + i] = count > 0 && (key[i] > edge || (tie && before < left));
+            work.flagged[(size_t)job * n + first + i] =
+                count > 0 && (key[i] > edge || (tie && before < left));
         before += tie;
     }
     if (threadIdx.x == 0)
@@ -186,10 +192,11 @@ typedef struct order_shape {
 } order_shape_t;
 
 /* Writes the cluster's part of order, sizes and parents. Returns its members without outliers. */
-LWK_DEVICE uint32_t write_order(const lwk_build_t *args, order_shape_t *s, const uint8_t *flagged, uint32_t job,
-                                uint32_t first)
+LWK_DEVICE uint32_t write_order(const lwk_build_t *args, order_shape_t *s, const uint8_t *flagged,
+                                uint32_t job, uint32_t first)
 {
-    const uint32_t warp = build_warp(), lane = build_lane(), n = args->token_count, count = s->members.count[warp];
+    const uint32_t warp = build_warp(), lane = build_lane(), n = args->token_count,
+                   count = s->members.count[warp];
     const uint16_t *token = s->members.token + s->members.start[warp];
     uint32_t kept = 0;
     for (uint32_t i = lane; i < count; i += 32)
@@ -227,7 +234,8 @@ LWK_DEVICE uint32_t write_order(const lwk_build_t *args, order_shape_t *s, const
 
 /* The pairs of a mean, rounded to what is stored. */
 template <int CHUNKS>
-LWK_DEVICE void store_mean(float *to, uint32_t d, const double sum[CHUNKS][2], uint32_t count, float2 mean[CHUNKS])
+LWK_DEVICE void store_mean(float *to, uint32_t d, const double sum[CHUNKS][2], uint32_t count,
+                           float2 mean[CHUNKS])
 {
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
@@ -268,7 +276,8 @@ LWK_DEVICE void summarise(const lwk_build_t *args, const uint8_t *flagged, uint3
 #pragma unroll 2
     for (uint32_t i = 0; i < count; i++)
         if (flagged[token[i]] == 0)
-            spread += distance_to<CHUNKS>(args->keys, args->dtype, lwk_build_row(args, job, token[i]), d, key_mean);
+            spread +=
+                distance_to<CHUNKS>(args->keys, args->dtype, lwk_build_row(args, job, token[i]), d, key_mean);
     spread /= kept;
     if (build_lane() == 0)
         args->spreads[at] = spread < 3.402823466e38 ? (float)spread : 3.402823466e38f;
@@ -276,7 +285,8 @@ LWK_DEVICE void summarise(const lwk_build_t *args, const uint8_t *flagged, uint3
 
 /* Grid (8 clusters of the capacity, jobs). */
 template <int CHUNKS>
-LWK_KERNEL(256, 2) void order_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work)
+LWK_KERNEL(256, 2)
+void order_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outliers_work_t) work)
 {
     LWK_SHARED(order_shape_t, s);
     const uint32_t job = blockIdx.y, first = blockIdx.x * MEMBERS_CLUSTERS, warp = build_warp();
@@ -287,7 +297,8 @@ LWK_KERNEL(256, 2) void order_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(outlie
     members_collect(&s->members, args.assign + (size_t)job * n, flagged, n, first);
     uint32_t kept = write_order(&args, s, flagged, job, first), count = s->members.count[warp];
     if (count > 0)
-        summarise<CHUNKS>(&args, flagged, job, first + warp, s->members.token + s->members.start[warp], count, kept);
+        summarise<CHUNKS>(&args, flagged, job, first + warp, s->members.token + s->members.start[warp], count,
+                          kept);
 }
 
 /* ---- host ---- */
@@ -302,8 +313,8 @@ static lw_status_t launch(const lwk_build_t *args, const outliers_work_t *work, 
         status = lwk_launch("outliers choose", choose_kernel, dim3(args->job_count), CHOOSE_THREADS,
                             sizeof(choose_shape_t), stream, *args, *work, lwk_build_outlier_max(args));
     if (status == LW_OK)
-        status = lwk_launch("outliers order", order_kernel<CHUNKS>, clusters, BUILD_THREADS, sizeof(order_shape_t),
-                            stream, *args, *work);
+        status = lwk_launch("outliers order", order_kernel<CHUNKS>, clusters, BUILD_THREADS,
+                            sizeof(order_shape_t), stream, *args, *work);
     return status;
 }
 

@@ -1,8 +1,10 @@
-/* pack.cu - writes a job's rows in record order, to wherever its records go: host memory too, in whole lines of it. What it
- * computes is kernels/ref/pack.c. Bytes: 2 n rows read and written; floor: the host link where that is the target. */
+/* pack.cu - writes a job's rows in record order, to wherever its records go: host memory too, in whole lines
+ * of it. What it computes is kernels/ref/pack.c. Bytes: 2 n rows read and written; floor: the host link where
+ * that is the target. */
 #include "kernels/cuda/record_rows.cuh"
 
-/* Grid (spans of RECORD_SPAN positions, jobs). A warp copies the K row and the V row of four tokens at a time. */
+/* Grid (spans of RECORD_SPAN positions, jobs). A warp copies the K row and the V row of four tokens at a
+ * time. */
 LWK_KERNEL(256, 2) void pack_kernel(LWK_ARGS(lwk_build_t) args)
 {
     LWK_SHARED(record_starts_t, s);
@@ -31,7 +33,9 @@ lw_status_t lwk_cuda_pack(lwk_dev_t *dev, const lwk_build_t *args, void *stream)
     lw_status_t status = lwk_build_check(args, 0);
     if (status != LW_OK)
         return status;
-    size_t shared = sizeof(record_starts_t) + (lw_min_u64(args->cluster_capacity, args->token_count) + 1) * sizeof(uint32_t);
-    return lwk_launch("pack", pack_kernel, dim3((args->token_count + RECORD_SPAN - 1) / RECORD_SPAN, args->job_count),
+    size_t shared = sizeof(record_starts_t) +
+                    (lw_min_u64(args->cluster_capacity, args->token_count) + 1) * sizeof(uint32_t);
+    return lwk_launch("pack", pack_kernel,
+                      dim3((args->token_count + RECORD_SPAN - 1) / RECORD_SPAN, args->job_count),
                       BUILD_THREADS, shared, (cudaStream_t)stream, *args);
 }

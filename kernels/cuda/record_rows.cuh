@@ -1,7 +1,7 @@
 /* record_rows.cuh - where the rows of a record lie: what pack and unpack share.
  *
- * A head's rows in record order: of a cluster its rows of K, then its rows of V; after the clusters the outliers, one row of K
- * and one of V each. */
+ * A head's rows in record order: of a cluster its rows of K, then its rows of V; after the clusters the
+ * outliers, one row of K and one of V each. */
 #ifndef LWK_RECORD_ROWS_CUH
 #define LWK_RECORD_ROWS_CUH
 
@@ -40,8 +40,10 @@ LWK_DEVICE void record_find_starts(record_starts_t *s, const uint16_t *sizes, ui
     __syncthreads();
 }
 
-/* Row of K and row of V, counted in rows from the head's first record, of the token at `position` in record order. */
-LWK_DEVICE void record_rows(const record_starts_t *s, uint32_t clusters, uint32_t position, uint32_t *key, uint32_t *value)
+/* Row of K and row of V, counted in rows from the head's first record, of the token at `position` in record
+ * order. */
+LWK_DEVICE void record_rows(const record_starts_t *s, uint32_t clusters, uint32_t position, uint32_t *key,
+                            uint32_t *value)
 {
     uint32_t start = position, size = 1;
     if (position < s->start[clusters]) {

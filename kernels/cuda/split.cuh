@@ -1,8 +1,9 @@
-/* split.cuh - cuts clusters that grew too large, as kernels/build_split.h does: along the direction in which their members
- * differ most, into pieces of even size; clusters without members are dropped, the others numbered anew in the old order.
+/* split.cuh - cuts clusters that grew too large, as kernels/build_split.h does: along the direction in which
+ * their members differ most, into pieces of even size; clusters without members are dropped, the others
+ * numbered anew in the old order.
  *
- * Grid (8 seed clusters, jobs), BUILD_THREADS. Most blocks only number; a cut of m members reads m rows ten times and
- * ranks them in m^2 / 256 steps. */
+ * Grid (8 seed clusters, jobs), BUILD_THREADS. Most blocks only number; a cut of m members reads m rows ten
+ * times and ranks them in m^2 / 256 steps. */
 #ifndef LWK_SPLIT_CUH
 #define LWK_SPLIT_CUH
 
@@ -18,35 +19,56 @@ typedef struct split_part {
 template <int W> struct split_shape {
     members_t members; /* `found` is used again once they are found */
     float key[LW_SEGMENT_TOKENS_MAX];
-    float part_sum[2][BUILD_THREADS / W][W]; /* of the low half, of the high half */
-    float direction[W];
+    alignas(16) float warp_sum[2][BUILD_WARPS][W]; /* of the low half, of the high half */
+    alignas(16) float direction[W];
     split_part_t waiting[SPLIT_DEPTH];
-    uint32_t waiting_count, farthest;
+    uint32_t waiting_count;
     uint32_t largest; /* exponent - KMEANS_ZERO */
 };
 
+/* This lane's channels of a member, 2 lane + 64 k and the next, relative to the cluster's largest exponent.
+ */
 template <int W>
-LWK_DEVICE float split_row(const split_shape<W> *s, const uint16_t *rows, const int16_t *exponents, uint32_t token,
-                           uint32_t j)
+LWK_DEVICE void split_row(const split_shape<W> *s, const uint16_t *rows, const int16_t *exponents,
+                          uint32_t token, float2 x[W / 64])
 {
+    const uint32_t *row = (const uint32_t *)(rows + (size_t)token * W);
     int exponent = exponents[token] - KMEANS_ZERO - (int)s->largest;
-    return exponent < -120 ? 0 : lwk_f16_to_f32(rows[(size_t)token * W + j]) * ldexpf(1, exponent);
+    float scale = exponent < -120 ? 0 : __uint_as_float((uint32_t)(exponent + 127) << 23);
+#pragma unroll
+    for (int k = 0; k < W / 64; k++) {
+        x[k] = lwk_unpack2(row[32 * k + build_lane()], LW_DTYPE_FP16);
+        x[k].x *= scale;
+        x[k].y *= scale;
+    }
 }
 
-/* part_sum: sums over members [0, low) and [low, count), each cut evenly over BUILD_THREADS / W groups of threads. */
+/* warp_sum: sums over members [0, low) and [low, count), each cut evenly over the warps. */
 template <int W>
-LWK_DEVICE void split_sums(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents, const uint16_t *list,
-                           uint32_t low, uint32_t count)
+LWK_DEVICE void split_sums(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents,
+                           const uint16_t *list, uint32_t low, uint32_t count)
 {
-    const uint32_t groups = BUILD_THREADS / W, group = threadIdx.x / W, j = threadIdx.x % W;
+    const uint32_t warp = build_warp();
     for (uint32_t side = 0; side < 2; side++) {
         uint32_t first = side == 0 ? 0 : low, members = side == 0 ? low : count - low;
-        uint32_t from = first + members * group / groups, to = first + members * (group + 1) / groups;
-        float sum = 0;
-#pragma unroll 4
-        for (uint32_t i = from; i < to; i++)
-            sum += split_row<W>(s, rows, exponents, list[i], j);
-        s->part_sum[side][group][j] = sum;
+        uint32_t from = first + members * warp / BUILD_WARPS, to = first + members * (warp + 1) / BUILD_WARPS;
+        float2 sum[W / 64];
+#pragma unroll
+        for (int k = 0; k < W / 64; k++)
+            sum[k] = make_float2(0, 0);
+#pragma unroll 8
+        for (uint32_t i = from; i < to; i++) {
+            float2 x[W / 64];
+            split_row<W>(s, rows, exponents, list[i], x);
+#pragma unroll
+            for (int k = 0; k < W / 64; k++) {
+                sum[k].x += x[k].x;
+                sum[k].y += x[k].y;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < W / 64; k++)
+            *(float2 *)&s->warp_sum[side][warp][64 * k + 2 * build_lane()] = sum[k];
     }
     __syncthreads();
 }
@@ -54,21 +76,29 @@ LWK_DEVICE void split_sums(split_shape<W> *s, const uint16_t *rows, const int16_
 template <int W> LWK_DEVICE float split_side(const split_shape<W> *s, uint32_t side, uint32_t j)
 {
     float sum = 0;
-    for (uint32_t group = 0; group < BUILD_THREADS / W; group++)
-        sum += s->part_sum[side][group][j];
+    for (uint32_t warp = 0; warp < BUILD_WARPS; warp++)
+        sum += s->warp_sum[side][warp][j];
     return sum;
 }
 
 /* key[i]: inner product of member i with the direction, or its distance to it. */
 template <int W>
-LWK_DEVICE void split_keys(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents, const uint16_t *list,
-                           uint32_t count, bool distance)
+LWK_DEVICE void split_keys(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents,
+                           const uint16_t *list, uint32_t count, bool distance)
 {
+    float2 y[W / 64];
+#pragma unroll
+    for (int k = 0; k < W / 64; k++)
+        y[k] = *(const float2 *)&s->direction[64 * k + 2 * build_lane()];
+#pragma unroll 4
     for (uint32_t i = build_warp(); i < count; i += BUILD_WARPS) {
+        float2 x[W / 64];
         float sum = 0;
-        for (uint32_t j = build_lane(); j < W; j += 32) {
-            float x = split_row<W>(s, rows, exponents, list[i], j), y = s->direction[j];
-            sum += distance ? (x - y) * (x - y) : x * y;
+        split_row<W>(s, rows, exponents, list[i], x);
+#pragma unroll
+        for (int k = 0; k < W / 64; k++) {
+            float2 gap = make_float2(x[k].x - y[k].x, x[k].y - y[k].y);
+            sum += distance ? gap.x * gap.x + gap.y * gap.y : x[k].x * y[k].x + x[k].y * y[k].y;
         }
         sum = build_warp_sum(sum);
         if (build_lane() == 0)
@@ -119,12 +149,15 @@ LWK_DEVICE void split_first_direction(split_shape<W> *s, const uint16_t *rows, c
                 farthest = at;
             }
         }
-        if (build_lane() == 0)
-            s->farthest = farthest;
+        float2 x[W / 64];
+        split_row<W>(s, rows, exponents, list[farthest], x);
+#pragma unroll
+        for (int k = 0; k < W / 64; k++) {
+            s->direction[64 * k + 2 * build_lane()] = x[k].x - s->direction[64 * k + 2 * build_lane()];
+            s->direction[64 * k + 2 * build_lane() + 1] =
+                x[k].y - s->direction[64 * k + 2 * build_lane() + 1];
+        }
     }
-    __syncthreads();
-    for (uint32_t j = threadIdx.x; j < W; j += BUILD_THREADS)
-        s->direction[j] = split_row<W>(s, rows, exponents, list[s->farthest], j) - s->direction[j];
     __syncthreads();
 }
 
@@ -139,7 +172,8 @@ LWK_DEVICE void split_order(split_shape<W> *s, const uint16_t *rows, const int16
     for (int round = 0; round < LWK_SPLIT_ROUNDS; round++) {
         split_sums<W>(s, rows, exponents, list, low, count);
         for (uint32_t j = threadIdx.x; j < W; j += BUILD_THREADS)
-            s->direction[j] = split_side<W>(s, 1, j) / (float)(count - low) - split_side<W>(s, 0, j) / (float)low;
+            s->direction[j] =
+                split_side<W>(s, 1, j) / (float)(count - low) - split_side<W>(s, 0, j) / (float)low;
         __syncthreads();
         split_keys<W>(s, rows, exponents, list, count, false);
         split_sort<W>(s, list, count);
@@ -148,8 +182,9 @@ LWK_DEVICE void split_order(split_shape<W> *s, const uint16_t *rows, const int16
 
 /* Members list[0 .. count - 1] become `pieces` clusters from `number` on. */
 template <int W>
-LWK_DEVICE void split_cluster(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents, uint16_t *list,
-                              uint32_t count, uint32_t pieces, uint32_t number, uint16_t *assign)
+LWK_DEVICE void split_cluster(split_shape<W> *s, const uint16_t *rows, const int16_t *exponents,
+                              uint16_t *list, uint32_t count, uint32_t pieces, uint32_t number,
+                              uint16_t *assign)
 {
     if (threadIdx.x == 0) {
         s->waiting[0].first = 0;
@@ -199,7 +234,8 @@ LWK_DEVICE void split_cluster(split_shape<W> *s, const uint16_t *rows, const int
 }
 
 template <int W>
-LWK_KERNEL(256, 1) void split_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t size_max, uint16_t *assign_out)
+LWK_KERNEL(256, 1)
+void split_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t size_max, uint16_t *assign_out)
 {
     LWK_SHARED(split_shape<W>, s);
     const uint32_t job = blockIdx.y, first = blockIdx.x * MEMBERS_CLUSTERS;

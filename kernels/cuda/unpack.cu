@@ -1,5 +1,5 @@
-/* unpack.cu - puts the records of one head back into token order. What it computes is kernels/ref/unpack.c; sizes and order may
- * come from a stored segment and are checked before anything is launched, as there. */
+/* unpack.cu - puts the records of one head back into token order. What it computes is kernels/ref/unpack.c;
+ * sizes and order may come from a stored segment and are checked before anything is launched, as there. */
 #include "kernels/cuda/record_rows.cuh"
 
 /* Grid (spans of RECORD_SPAN positions). */
@@ -17,7 +17,8 @@ LWK_KERNEL(256, 2) void unpack_kernel(LWK_ARGS(lwk_unpack_t) args)
             bool is_value = i >= pieces;
             uint32_t piece = is_value ? i - pieces : i;
             uint8_t *rows = (uint8_t *)(is_value ? args.values : args.keys);
-            lwk_copy16(rows + (to + piece) * 16, args.records + ((size_t)(is_value ? value : key) * pieces + piece) * 16);
+            lwk_copy16(rows + (to + piece) * 16,
+                       args.records + ((size_t)(is_value ? value : key) * pieces + piece) * 16);
         }
     }
 }
@@ -44,6 +45,7 @@ lw_status_t lwk_cuda_unpack(lwk_dev_t *dev, const lwk_unpack_t *args, void *stre
     lw_status_t status = check(args);
     if (status != LW_OK)
         return status;
-    return lwk_launch("unpack", unpack_kernel, dim3((args->token_count + RECORD_SPAN - 1) / RECORD_SPAN), BUILD_THREADS,
-                      sizeof(record_starts_t) + (args->cluster_count + 1) * sizeof(uint32_t), (cudaStream_t)stream, *args);
+    return lwk_launch("unpack", unpack_kernel, dim3((args->token_count + RECORD_SPAN - 1) / RECORD_SPAN),
+                      BUILD_THREADS, sizeof(record_starts_t) + (args->cluster_count + 1) * sizeof(uint32_t),
+                      (cudaStream_t)stream, *args);
 }

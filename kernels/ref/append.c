@@ -1,4 +1,5 @@
-/* append.c - writes new tokens into a session's sinks and ring. Serves every backend whose memory is host memory. */
+/* append.c - writes new tokens into a session's sinks and ring. Serves every backend whose memory is host
+ * memory. */
 #include <string.h>
 
 #include "kernels/ref/ref.h"

@@ -1,10 +1,11 @@
-/* perf_build.c - how long an index build and extend take on a backend, in the shape of Llama-3-8B: 128K tokens are 16
- * segments of 8,192 for each of 32 layers x 8 KV heads.
+/* perf_build.c - how long an index build and extend take on a backend, in the shape of Llama-3-8B: 128K
+ * tokens are 16 segments of 8,192 for each of 32 layers x 8 KV heads.
  *
  *   perf_build [backend] [jobs ...]     default: cuda 8 64
  *
- * Every build is made twice and must give the same bits, and every token must lie in one place; exits 1 otherwise. Times are on
- * the wall, of ROUNDS calls in a row: launches are hidden where the backend is asynchronous, as they are in a keeper's thread. */
+ * Every build is made twice and must give the same bits, and every token must lie in one place; exits 1
+ * otherwise. Times are on the wall, of ROUNDS calls in a row: launches are hidden where the backend is
+ * asynchronous, as they are in a keeper's thread. */
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
@@ -52,7 +53,8 @@ static void fill(uint16_t *rows, uint64_t seed)
     for (size_t t = 0; t < TOKENS; t++) {
         const float *of = topic + lw_prng_below(&prng, 256) * HEAD_DIM;
         for (size_t j = 0; j < HEAD_DIM; j++)
-            rows[t * HEAD_DIM + j] = lwk_f32_to_bf16(of[j] + 0.8f * ops_gauss(&prng) + (j % 61 == 7 ? 9.0f : 0.5f));
+            rows[t * HEAD_DIM + j] =
+                lwk_f32_to_bf16(of[j] + 0.8f * ops_gauss(&prng) + (j % 61 == 7 ? 9.0f : 0.5f));
     }
     free(topic);
 }
@@ -87,7 +89,8 @@ static build_memory_t make(uint32_t jobs)
             uint8_t *to = which == 0 ? keys : values;
             if (job < DISTINCT)
                 fill(host, 2 * job + which);
-            ops_must(backend->copy(dev, to + job * bytes, job < DISTINCT ? (uint8_t *)host : to + job % DISTINCT * bytes, bytes,
+            ops_must(backend->copy(dev, to + job * bytes,
+                                   job < DISTINCT ? (uint8_t *)host : to + job % DISTINCT * bytes, bytes,
                                    NULL) == LW_OK,
                      "copy");
             ops_wait(backend, dev);
@@ -101,7 +104,8 @@ static build_memory_t make(uint32_t jobs)
     args->value_means = get(LWK_MEMORY_DEVICE, clusters * HEAD_DIM * sizeof(float));
     args->spreads = get(LWK_MEMORY_DEVICE, clusters * sizeof(float));
     args->index_stride =
-        lwk_index_layout(args->cluster_encoding, args->outlier_encoding, CLUSTERS_MAX, OUTLIERS_MAX, HEAD_DIM).bytes;
+        lwk_index_layout(args->cluster_encoding, args->outlier_encoding, CLUSTERS_MAX, OUTLIERS_MAX, HEAD_DIM)
+            .bytes;
     args->index = get(LWK_MEMORY_DEVICE, jobs * args->index_stride);
     args->workspace_bytes = backend->build_workspace_bytes(args);
     args->workspace = get(LWK_MEMORY_DEVICE, args->workspace_bytes);
@@ -121,10 +125,17 @@ static build_memory_t make(uint32_t jobs)
 static void drop(build_memory_t *m)
 {
     lwk_build_t *args = &m->args;
-    void *device[] = {(void *)(uintptr_t)args->keys, (void *)(uintptr_t)args->values, args->assign, args->order,
-                      args->centroids, args->value_means, args->spreads, args->index, args->workspace};
-    void *pinned[] = {args->sizes, args->parents, args->cluster_count, args->outlier_count, args->moment_sums, m->records,
-                      m->record_bytes};
+    void *device[] = {(void *)(uintptr_t)args->keys,
+                      (void *)(uintptr_t)args->values,
+                      args->assign,
+                      args->order,
+                      args->centroids,
+                      args->value_means,
+                      args->spreads,
+                      args->index,
+                      args->workspace};
+    void *pinned[] = {args->sizes,       args->parents, args->cluster_count, args->outlier_count,
+                      args->moment_sums, m->records,    m->record_bytes};
     for (size_t i = 0; i < LW_ARRAY_SIZE(device); i++)
         backend->free(dev, LWK_MEMORY_DEVICE, device[i]);
     for (size_t i = 0; i < LW_ARRAY_SIZE(pinned); i++)
@@ -138,13 +149,14 @@ static uint64_t digest(const build_memory_t *m)
     const struct {
         const void *at;
         size_t bytes;
-    } parts[] = {{args->assign, (size_t)args->job_count * TOKENS * 2},
-                 {args->order, (size_t)args->job_count * TOKENS * 4},
-                 {args->index, lwk_index_layout(args->cluster_encoding, args->outlier_encoding, args->cluster_count[0],
-                                                args->outlier_count[0], HEAD_DIM)
-                                   .bytes},
-                 {args->moment_sums, args->job_count * (2 + 2 * (size_t)HEAD_DIM * HEAD_DIM) * sizeof(double)},
-                 {m->record_bytes, (size_t)args->job_count * TOKENS * HEAD_DIM * 4}};
+    } parts[] = {
+        {args->assign, (size_t)args->job_count * TOKENS * 2},
+        {args->order, (size_t)args->job_count * TOKENS * 4},
+        {args->index, lwk_index_layout(args->cluster_encoding, args->outlier_encoding, args->cluster_count[0],
+                                       args->outlier_count[0], HEAD_DIM)
+                          .bytes},
+        {args->moment_sums, args->job_count * (2 + 2 * (size_t)HEAD_DIM * HEAD_DIM) * sizeof(double)},
+        {m->record_bytes, (size_t)args->job_count * TOKENS * HEAD_DIM * 4}};
     uint64_t sum = 0;
     for (size_t p = 0; p < LW_ARRAY_SIZE(parts); p++) {
         uint8_t *host = ops_host(parts[p].bytes);
@@ -195,8 +207,8 @@ static int time_build(uint32_t jobs)
     }
     if (!conserves(&m))
         failed = 1, printf("FAIL: tokens are lost or doubled\n");
-    printf("build %s jobs=%u clusters=%u outliers=%u, us a call:", backend->name, jobs, m.args.cluster_count[0],
-           m.args.outlier_count[0]);
+    printf("build %s jobs=%u clusters=%u outliers=%u, us a call:", backend->name, jobs,
+           m.args.cluster_count[0], m.args.outlier_count[0]);
     for (size_t i = 0; i < LW_ARRAY_SIZE(ops); i++) {
         double best = INFINITY;
         for (int again = 0; again < 3; again++) {
@@ -209,8 +221,10 @@ static int time_build(uint32_t jobs)
         total += i < 4 ? best : 0;
         printf(" %s %.1f", names[i], best * 1e6);
         if (i == 0)
-            printf(" (%.0f TFLOP/s of products)", 2.0 * TOKENS * (TOKENS / 16.0) * HEAD_DIM * 10 * jobs / best * 1e-12);
-        if (i == 1 || i == 4) /* outliers sees its own result from the second time on: means without outliers */
+            printf(" (%.0f TFLOP/s of products)",
+                   2.0 * TOKENS * (TOKENS / 16.0) * HEAD_DIM * 10 * jobs / best * 1e-12);
+        if (i == 1 ||
+            i == 4) /* outliers sees its own result from the second time on: means without outliers */
             continue;
     }
     printf(" | all but pack %.3f ms, at 128K x 32 x 8 %.3f s\n", total * 1e3, total * ALL_JOBS / jobs);
@@ -237,8 +251,9 @@ static void time_extend(uint32_t tokens, uint32_t rows)
         some[i] = lwk_f32_to_bf16(ops_gauss(&prng));
     for (size_t i = 0; i < (kv > q ? kv : q); i++)
         host[i] = some[lw_prng_below(&prng, 4096)];
-    void *query = get(LWK_MEMORY_DEVICE, q * 2), *keys = get(LWK_MEMORY_DEVICE, kv * 2), *values = get(LWK_MEMORY_DEVICE, kv * 2),
-         *out = get(LWK_MEMORY_DEVICE, q * 2), *partial = get(LWK_MEMORY_DEVICE, (size_t)32 * tokens * sizeof(lwk_partial_t)),
+    void *query = get(LWK_MEMORY_DEVICE, q * 2), *keys = get(LWK_MEMORY_DEVICE, kv * 2),
+         *values = get(LWK_MEMORY_DEVICE, kv * 2), *out = get(LWK_MEMORY_DEVICE, q * 2),
+         *partial = get(LWK_MEMORY_DEVICE, (size_t)32 * tokens * sizeof(lwk_partial_t)),
          *partial_out = get(LWK_MEMORY_DEVICE, q * sizeof(float));
     ops_must(backend->copy(dev, query, host, q * 2, NULL) == LW_OK, "copy");
     ops_must(backend->copy(dev, keys, host, kv * 2, NULL) == LW_OK, "copy");
@@ -260,8 +275,9 @@ static void time_extend(uint32_t tokens, uint32_t rows)
         ops_wait(backend, dev);
         best = fmin(best, now_s() - begin);
     }
-    printf("extend %s T=%u rows=%u: %.3f ms, %.0f TFLOP/s of attention (4 flops), %.1f GB/s of rows\n", backend->name, tokens,
-           rows, best * 1e3, 4.0 * tokens * rows * 32 * HEAD_DIM / best * 1e-12, 4.0 * (double)kv / best * 1e-9);
+    printf("extend %s T=%u rows=%u: %.3f ms, %.0f TFLOP/s of attention (4 flops), %.1f GB/s of rows\n",
+           backend->name, tokens, rows, best * 1e3, 4.0 * tokens * rows * 32 * HEAD_DIM / best * 1e-12,
+           4.0 * (double)kv / best * 1e-9);
     fflush(stdout);
     void *all[] = {query, keys, values, out, partial, partial_out};
     for (size_t i = 0; i < LW_ARRAY_SIZE(all); i++)

@@ -50,10 +50,10 @@ static uint64_t cuda_workspace_bytes(const lwk_build_t *args)
     return cuda.backend->build_workspace_bytes(args);
 }
 
-#define CUDA_OP(op, type)                                                                \
-    static lw_status_t cuda_##op(lwk_dev_t *dev, const type *args, void *stream)         \
-    {                                                                                    \
-        return waited(cuda.backend->op(dev == NULL ? cuda.dev : dev, args, stream));     \
+#define CUDA_OP(op, type)                                                            \
+    static lw_status_t cuda_##op(lwk_dev_t *dev, const type *args, void *stream)     \
+    {                                                                                \
+        return waited(cuda.backend->op(dev == NULL ? cuda.dev : dev, args, stream)); \
     }
 CUDA_OP(kmeans, lwk_build_t)
 CUDA_OP(outliers, lwk_build_t)
@@ -61,14 +61,15 @@ CUDA_OP(moments, lwk_build_t)
 CUDA_OP(encode, lwk_build_t)
 CUDA_OP(pack, lwk_build_t)
 CUDA_OP(unpack, lwk_unpack_t)
+CUDA_OP(gather, lwk_gather_t)
 
 const build_ops_t build_backends[3] = {
     {"ref", lwk_ref_build_workspace_bytes, lwk_ref_kmeans, lwk_ref_outliers, lwk_ref_moments, lwk_ref_encode,
-     lwk_ref_pack, lwk_ref_unpack},
+     lwk_ref_pack, lwk_ref_unpack, lwk_ref_gather},
     {"cpu", lwk_cpu_build_workspace_bytes, lwk_cpu_kmeans, lwk_cpu_outliers, lwk_cpu_moments, lwk_cpu_encode,
-     lwk_cpu_pack, lwk_cpu_unpack},
+     lwk_cpu_pack, lwk_cpu_unpack, lwk_ref_gather},
     {"cuda", cuda_workspace_bytes, cuda_kmeans, cuda_outliers, cuda_moments, cuda_encode, cuda_pack,
-     cuda_unpack},
+     cuda_unpack, cuda_gather},
 };
 
 /* ---- memory ---- */

@@ -1,6 +1,6 @@
 /* build_fixture.h - an lwk_build_t with all its buffers, made-up rows to fill it, and the ops of the host
- * backends and, where it can be opened, of the CUDA one. Ops are called as on a host backend: those of the CUDA
- * one are waited for. All memory of a fixture can be used by every backend. */
+ * backends and, where it can be opened, of the CUDA one. Ops are called as on a host backend: those of the
+ * CUDA one are waited for. All memory of a fixture can be used by every backend. */
 #ifndef BUILD_FIXTURE_H
 #define BUILD_FIXTURE_H
 
@@ -8,6 +8,7 @@
 #include "kernels/convert.h"
 #include "kernels/cpu/build.h"
 #include "kernels/ref/build.h"
+#include "kernels/ref/ref.h"
 
 typedef struct build_ops {
     const char *name;
@@ -18,6 +19,7 @@ typedef struct build_ops {
     lw_status_t (*encode)(lwk_dev_t *, const lwk_build_t *, void *);
     lw_status_t (*pack)(lwk_dev_t *, const lwk_build_t *, void *);
     lw_status_t (*unpack)(lwk_dev_t *, const lwk_unpack_t *, void *);
+    lw_status_t (*gather)(lwk_dev_t *, const lwk_gather_t *, void *);
 } build_ops_t;
 
 #define BUILD_REF 0

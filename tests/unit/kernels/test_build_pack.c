@@ -123,12 +123,55 @@ static void test_pack_and_unpack_give_every_bit_back(void **state)
         }
 }
 
+/* Records of odd sizes and places beside aligned ones, some of no bytes: each lands whole, and nothing else
+ * changes. */
+static void test_gather_copies_every_record_and_nothing_else(void **state)
+{
+    enum { RECORDS = 70, BYTES = 1 << 20 };
+    lw_prng_t prng;
+    lw_prng_seed(&prng, seed);
+    uint8_t *store = build_alloc(BYTES), *into = build_alloc(BYTES), *want = calloc(1, BYTES);
+    const uint8_t **from = build_alloc(RECORDS * sizeof *from);
+    uint32_t *bytes = build_alloc(RECORDS * sizeof *bytes);
+    uint64_t *to = build_alloc(RECORDS * sizeof *to);
+    for (size_t i = 0; i < BYTES; i++)
+        store[i] = (uint8_t)lw_prng_below(&prng, 256);
+    for (int b = 0; b < build_count(); b++) {
+        uint64_t at = 0;
+        memset(into, 0, BYTES);
+        memset(want, 0, BYTES);
+        for (uint32_t r = 0; r < RECORDS; r++) {
+            uint32_t unit = r % 3 == 0 ? 1 : 16;
+            bytes[r] = r % 7 == 5 ? 0 : (uint32_t)lw_prng_below(&prng, 8192 / unit) * unit;
+            from[r] = store + lw_prng_below(&prng, (BYTES - 8192) / unit) * unit;
+            at = (at + unit - 1) / unit * unit;
+            to[r] = at;
+            memcpy(want + at, from[r], bytes[r]);
+            at += bytes[r] + lw_prng_below(&prng, 40);
+        }
+        lwk_gather_t args = {.count = RECORDS, .from = from, .bytes = bytes, .to = to, .into = into};
+        assert_int_equal(build_backends[b].gather(NULL, &args, NULL), LW_OK);
+        assert_memory_equal(into, want, BYTES);
+        args.from = NULL;
+        assert_int_equal(build_backends[b].gather(NULL, &args, NULL), LW_ERR_INVALID);
+        args.count = 0;
+        assert_int_equal(build_backends[b].gather(NULL, &args, NULL), LW_OK);
+    }
+    build_free(store);
+    build_free(into);
+    build_free((void *)from);
+    build_free(bytes);
+    build_free(to);
+    free(want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpack_refuses_sizes_and_orders_that_do_not_add_up),
         cmocka_unit_test(test_a_record_is_its_rows_of_k_then_its_rows_of_v),
         cmocka_unit_test(test_pack_and_unpack_give_every_bit_back),
+        cmocka_unit_test(test_gather_copies_every_record_and_nothing_else),
     };
     seed = build_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);
