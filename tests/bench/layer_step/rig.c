@@ -2,6 +2,7 @@
 #include "bench/layer_step/rig_private.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,7 @@ void bench_wait(bench_rig_t *rig)
     bench_must(rig->backend->event_record(rig->event, rig->stream), "event_record");
     lw_status_t status;
     while ((status = rig->backend->event_query(rig->event)) == LW_INPROGRESS)
-        ;
+        sched_yield();
     bench_must(status, "the device");
 }
 

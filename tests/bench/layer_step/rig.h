@@ -70,7 +70,7 @@ bench_result_t bench_rig_run(bench_rig_t *rig, const bench_run_t *run);
 
 /* ---- ceilings, measured with the same table */
 
-double bench_copy_rate(bench_rig_t *rig);   /* device to device, bytes read + written a microsecond */
+double bench_copy_rate(bench_rig_t *rig, size_t bytes); /* device to device, bytes read + written a microsecond */
 double bench_gather_rate(bench_rig_t *rig); /* 8 KiB records from pinned memory to the device, bytes a microsecond; 0: cannot */
 
 double bench_now_us(void);

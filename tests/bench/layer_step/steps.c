@@ -275,10 +275,8 @@ bench_result_t bench_rig_run(bench_rig_t *rig, const bench_run_t *run)
 /* ---- ceilings
  * ----------------------------------------------------------------------------------------------------- */
 
-double bench_copy_rate(bench_rig_t *rig)
+double bench_copy_rate(bench_rig_t *rig, size_t bytes)
 {
-    bool fast = (rig->backend->caps & LWK_CAP_CAPTURE) != 0;
-    size_t bytes = fast ? 512u << 20 : 64u << 20;
     uint8_t *memory = bench_alloc(rig, LWK_MEMORY_DEVICE, 2 * bytes);
     double best = 0;
     for (int round = 0; round < 8; round++) {
