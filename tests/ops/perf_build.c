@@ -3,9 +3,10 @@
  *
  *   perf_build [backend] [jobs ...]     default: cuda 8 64
  *
- * Every build is made twice and must give the same bits, and every token must lie in one place; exits 1
- * otherwise. Times are on the wall, of ROUNDS calls in a row: launches are hidden where the backend is
- * asynchronous, as they are in a keeper's thread. */
+ * Every build is made twice and must give the same bits, every token must lie in one place, clusters must be
+ * as tight as those of the cpu backend, records must unpack to the rows; exits 1 otherwise. Times are on the
+ * wall, of ROUNDS calls in a row: launches are hidden where the backend is asynchronous, as they are in a
+ * keeper's thread. */
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
@@ -185,6 +186,97 @@ static int conserves(const build_memory_t *m)
     return 1;
 }
 
+static void *host_copy(const void *from, size_t bytes)
+{
+    void *host = ops_host(bytes);
+    ops_must(backend->copy(dev, host, from, bytes, NULL) == LW_OK, "copy");
+    ops_wait(backend, dev);
+    return host;
+}
+
+static double objective(const uint16_t *keys, const uint16_t *assign, const float *centroids)
+{
+    double sum = 0;
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t j = 0; j < HEAD_DIM; j++) {
+            double gap =
+                lwk_bf16_to_f32(keys[t * HEAD_DIM + j]) - (double)centroids[assign[t] * HEAD_DIM + j];
+            sum += gap * gap;
+        }
+    return sum;
+}
+
+/* k-means of job 0 against the cpu backend's: the sums of squares may differ by one in a thousand. */
+static int clusters_as_well(const build_memory_t *m)
+{
+    const lwk_backend_t *cpu = lwk_backend_find("cpu");
+    lwk_build_t args = m->args;
+    uint16_t *keys = host_copy(args.keys, (size_t)TOKENS * HEAD_DIM * 2);
+    uint16_t *assign = host_copy(args.assign, TOKENS * 2);
+    float *centroids = host_copy(args.centroids, (size_t)CLUSTERS_MAX * HEAD_DIM * sizeof(float));
+    uint32_t clusters, outliers;
+    double ours = objective(keys, assign, centroids);
+    args.job_count = 1;
+    args.keys = args.values = keys;
+    args.assign = assign;
+    args.centroids = centroids;
+    args.sizes = ops_host(CLUSTERS_MAX * sizeof(uint16_t));
+    args.cluster_count = &clusters;
+    args.outlier_count = &outliers;
+    args.workspace_bytes = cpu->build_workspace_bytes(&args);
+    args.workspace = ops_host(args.workspace_bytes);
+    ops_must(cpu->kmeans(NULL, &args, NULL) == LW_OK, "kmeans on cpu");
+    double theirs = objective(keys, assign, centroids);
+    printf("objective %s / cpu - 1: %+.2g\n", backend->name, ours / theirs - 1);
+    void *all[] = {keys, assign, centroids, args.sizes, args.workspace};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(all); i++)
+        free(all[i]);
+    return fabs(ours / theirs - 1) < 1e-3;
+}
+
+/* The trace of the moments is what the spreads add up to; records of the last job come back as its rows. */
+static int agrees(const build_memory_t *m)
+{
+    const lwk_build_t *args = &m->args;
+    const uint32_t job = args->job_count - 1;
+    const size_t bytes = (size_t)TOKENS * HEAD_DIM * 2, first = (size_t)job * CLUSTERS_MAX;
+    float *spreads = host_copy(args->spreads + first, CLUSTERS_MAX * sizeof(float));
+    double sum = 0, trace = args->moment_sums[job * (2 + 2 * (size_t)HEAD_DIM * HEAD_DIM) + 1];
+    for (uint32_t c = 0; c < args->cluster_count[job]; c++)
+        sum += (double)spreads[c] * args->sizes[first + c];
+    free(spreads);
+    uint32_t *order = get(LWK_MEMORY_PINNED, TOKENS * sizeof *order);
+    uint8_t *rows[2] = {get(LWK_MEMORY_DEVICE, bytes), get(LWK_MEMORY_DEVICE, bytes)};
+    ops_must(backend->copy(dev, order, args->order + (size_t)job * TOKENS, TOKENS * sizeof *order, NULL) ==
+                 LW_OK,
+             "copy");
+    ops_wait(backend, dev);
+    lwk_unpack_t unpack = {.head_dim = HEAD_DIM,
+                           .dtype = LW_DTYPE_BF16,
+                           .cluster_count = args->cluster_count[job],
+                           .outlier_count = args->outlier_count[job],
+                           .token_count = TOKENS,
+                           .sizes = args->sizes + first,
+                           .order = order,
+                           .records = m->records[job],
+                           .keys = rows[0],
+                           .values = rows[1]};
+    ops_must(backend->unpack(dev, &unpack, NULL) == LW_OK, "unpack");
+    ops_wait(backend, dev);
+    int same = 1;
+    for (int which = 0; which < 2; which++) {
+        const uint8_t *from = which == 0 ? args->keys : args->values;
+        void *got = host_copy(rows[which], bytes), *want = host_copy(from + job * bytes, bytes);
+        same &= memcmp(got, want, bytes) == 0;
+        free(got);
+        free(want);
+        backend->free(dev, LWK_MEMORY_DEVICE, rows[which]);
+    }
+    backend->free(dev, LWK_MEMORY_PINNED, order);
+    printf("trace / spreads - 1: %+.2g; unpacked rows %s\n", trace / sum - 1, same ? "equal" : "DIFFER");
+    return same && fabs(trace / sum - 1) < 1e-4;
+}
+
 typedef lw_status_t (*op_t)(lwk_dev_t *, const lwk_build_t *, void *);
 
 static int time_build(uint32_t jobs)
@@ -196,9 +288,12 @@ static int time_build(uint32_t jobs)
     double total = 0;
     int failed = 0;
     for (int round = 0; round < 2; round++) {
-        for (size_t i = 0; i < LW_ARRAY_SIZE(ops); i++)
+        for (size_t i = 0; i < LW_ARRAY_SIZE(ops); i++) {
             ops_must(ops[i](dev, &m.args, NULL) == LW_OK, names[i]);
-        ops_wait(backend, dev);
+            ops_wait(backend, dev);
+            if (i == 0 && round == 0 && !clusters_as_well(&m))
+                failed = 1, printf("FAIL: the clusters are worse than cpu's\n");
+        }
         uint64_t sum = digest(&m);
         if (round == 0)
             first = sum;
@@ -207,6 +302,8 @@ static int time_build(uint32_t jobs)
     }
     if (!conserves(&m))
         failed = 1, printf("FAIL: tokens are lost or doubled\n");
+    if (!agrees(&m))
+        failed = 1, printf("FAIL: moments or records are wrong\n");
     printf("build %s jobs=%u clusters=%u outliers=%u, us a call:", backend->name, jobs,
            m.args.cluster_count[0], m.args.outlier_count[0]);
     for (size_t i = 0; i < LW_ARRAY_SIZE(ops); i++) {
