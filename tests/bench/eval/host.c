@@ -28,6 +28,7 @@ struct eval_host {
     lwk_dev_t *dev;
     lwk_store_t store;
     lwk_session_t session;
+    void *scratch_memory;
     lwk_scratch_t scratch;
     range_t ranges[EVAL_RANGES_MAX];
     uint32_t range_count;
@@ -281,7 +282,8 @@ static void create_scratch(eval_host_t *host)
                        .steady_rows = STEADY_ROWS};
     uint64_t workspace = host->backend->workspace_bytes(&dims);
     must(host->backend->warm_up(host->dev, &dims) == LW_OK, "warm-up");
-    host->scratch = lwk_scratch_carve(&dims, device(host, lwk_scratch_bytes(&dims, workspace)), workspace);
+    host->scratch_memory = device(host, lwk_scratch_bytes(&dims, workspace));
+    host->scratch = lwk_scratch_carve(&dims, host->scratch_memory, workspace);
     host->out = device(host, EVAL_HEADS * EVAL_HEAD_DIM * sizeof *host->out);
     host->lse = device(host, EVAL_HEADS * sizeof *host->lse);
 }
@@ -337,14 +339,13 @@ void eval_host_destroy(eval_host_t *host)
     const lwk_store_t *store = &host->store;
     for (uint32_t row = 0; row < host->range_count; row++)
         destroy_range(host, row);
-    /* The scratch's first part is where its memory begins. */
     const void *parts[] = {session->ranges,
                            session->sink_keys,
                            session->sink_values,
                            session->steady_keys,
                            session->steady_values,
                            session->moments,
-                           host->scratch.query,
+                           host->scratch_memory,
                            host->out,
                            host->lse,
                            host->records,
