@@ -95,6 +95,22 @@ LWK_DEVICE void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_his
     __syncthreads();
 }
 
+/* The same for the sums of the first level alone. */
+LWK_DEVICE void cut_share_sums(select_job_t *job, select_shared_t *sh)
+{
+    __syncthreads();
+    if (job->blocks == 1)
+        return;
+    uint64_t *all = job->buffers->sums[0];
+    for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
+        if (sh->sums[i] > 0)
+            atomicAdd(&all[i], sh->sums[i]);
+    select_barrier(job);
+    for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
+        sh->sums[i] = __ldcg(&all[i]);
+    __syncthreads();
+}
+
 /* ---- one level ---- */
 
 /* Entries of the job: the sum of the first histogram. The same in all threads. */
@@ -121,7 +137,8 @@ LWK_DEVICE uint32_t cut_not_small(const select_job_t *job, select_shared_t *sh, 
         for (uint32_t k = 0; k < each; k++)
             if (threadIdx.x * each + k < bins) {
                 taken += sh->sums[q * bins + bins - 1 - (threadIdx.x * each + k)];
-                large |= (sh->rest[q] - taken >= target ? 1u : 0u) << k;
+                uint64_t left = sh->rest[q] > taken ? sh->rest[q] - taken : 0;
+                large |= (left >= target ? 1u : 0u) << k;
             }
     }
     return large;

@@ -1,76 +1,22 @@
 /* errors.cuh - LWK_BUDGET_ERROR: what each entry's estimate is expected to cost (ops.h), keys by the largest of it for a token,
- * and histograms with the sums that decide when to stop.
+ * and the sums that decide when to stop.
  *
- * A warp takes SELECT_CHUNK slots at a time, 8 in each lane, one query after the other; the noise of coded keys is computed
- * where a range begins. Masses are summed by chunk and merged in chunk order, so that shares do not depend on how many blocks a
- * job has. Bytes: those of votes.cuh three times (mass, key, sums), from L2 after the first. */
+ * Two passes over all entries: the masses, whose sum every share needs (added in fp64, so that how many blocks a job has shows
+ * in no fp32 share), then keys. Sums by bin are made of those entries only that floor and cap allow, a few in a hundred. Bytes:
+ * those of votes.cuh twice, from L2 the second time. Barriers: masses, histogram, sums, one for each further level, items. */
 #ifndef LWK_CUDA_ERRORS_CUH
 #define LWK_CUDA_ERRORS_CUH
 
 #include "kernels/cuda/cut.cuh"
 
-#define ERRORS_EACH (SELECT_CHUNK / 32)
+#define ERRORS_QUERIES 4u /* queries of one pass over the entries */
+#define ERRORS_LOG2E 1.44269504f
 
-/* A lane's entries of a chunk: slot chunk * SELECT_CHUNK + 32 k + lane. */
-typedef struct errors_chunk {
-    uint32_t size[ERRORS_EACH]; /* 0: no entry */
-    uint32_t range[ERRORS_EACH];
-    float spread[ERRORS_EACH], scale[ERRORS_EACH], log_size[ERRORS_EACH];
-    uint32_t clusters; /* bit k: entry k is a cluster */
-    uint32_t first_range, last_range, slot;
-} errors_chunk_t;
+/* ---- ranges and entries ---- */
 
-LWK_DEVICE const lwk_tile_t *errors_tile(const select_job_t *job, uint32_t range)
+/* scale^2 |channel * q|^2 / 24 of a range; the warp calls. */
+LWK_DEVICE float errors_noise(const select_job_t *job, const lwk_tile_t *tile, const select_query_t *query)
 {
-    uint32_t row = job->session->ranges[range].row;
-    return &job->step->store->tiles[lwk_tile_number(&job->step->shape, row, job->step->layer, job->head)];
-}
-
-LWK_DEVICE float errors_key_scale(const lwk_tile_t *tile, const lwk_index_layout_t *at, uint32_t entry)
-{
-    bool cluster = entry < tile->cluster_count;
-    uint32_t scales = cluster ? at->cluster_key_scales : at->outlier_key_scales;
-    if (scales == 0)
-        return 0;
-    return lwk_f16_to_f32(((const uint16_t *)(const void *)(tile->index + scales))[cluster ? entry : entry - tile->cluster_count]);
-}
-
-LWK_DEVICE void errors_open(const select_job_t *job, uint32_t chunk, errors_chunk_t *c)
-{
-    const uint32_t first = chunk * SELECT_CHUNK, last = min(first + SELECT_CHUNK, job->own.end) - 1;
-    c->slot = first + select_lane();
-    c->clusters = 0;
-    c->first_range = select_range_of(job, first);
-    c->last_range = select_range_of(job, last);
-#pragma unroll
-    for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-        uint32_t slot = c->slot + 32 * k;
-        c->size[k] = 0;
-        c->range[k] = UINT32_MAX;
-        c->spread[k] = c->scale[k] = c->log_size[k] = 0;
-        if (slot > last)
-            continue;
-        uint32_t range = c->first_range == c->last_range ? c->first_range : select_range_of(job, slot);
-        const lwk_tile_t *tile = errors_tile(job, range);
-        uint32_t entry = slot - job->session->ranges[range].entry_base;
-        if (entry >= lwk_tile_entries(tile))
-            continue;
-        lwk_index_layout_t at = lwk_tile_layout(tile, job->step->shape.head_dim);
-        c->range[k] = range;
-        c->size[k] = lwk_entry_size(tile, entry);
-        c->log_size[k] = c->size[k] > 1 ? logf((float)c->size[k]) : 0;
-        c->scale[k] = errors_key_scale(tile, &at, entry);
-        if (entry < tile->cluster_count) {
-            c->clusters |= 1u << k;
-            c->spread[k] = lwk_bf16_to_f32(((const uint16_t *)(const void *)(tile->index + at.cluster_spreads))[entry]);
-        }
-    }
-}
-
-/* scale^2 |channel * q|^2 / 24, the same in all lanes. */
-LWK_DEVICE float errors_noise(const select_job_t *job, const select_query_t *query, uint32_t range)
-{
-    const lwk_tile_t *tile = errors_tile(job, range);
     const lwk_shape_t *shape = &job->step->shape;
     uint32_t channel_at = lwk_tile_layout(tile, shape->head_dim).key_channel;
     if (channel_at == 0)
@@ -83,200 +29,299 @@ LWK_DEVICE float errors_noise(const select_job_t *job, const select_query_t *que
     return votes_warp_sum(sum) * shape->scale * shape->scale / 24;
 }
 
-/* Of each of the lane's entries for one query: A (-infinity where there is none) and the variance. The whole warp calls. */
-LWK_DEVICE void errors_terms(const select_job_t *job, const select_query_t *query, const errors_chunk_t *c,
-                             float mass[ERRORS_EACH], float variance[ERRORS_EACH])
+/* As votes_open_ranges, with the noise of every query, unless they are open already. */
+LWK_DEVICE uint32_t errors_open_ranges(const select_job_t *job, select_shared_t *sh, uint32_t first)
 {
-    const bool corrects = (job->session->policy.correct & LWK_CORRECT_VARIANCE) != 0;
-    const float soft_cap = job->step->shape.soft_cap;
-#pragma unroll
-    for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-        mass[k] = -INFINITY;
-        variance[k] = 0;
+    __syncthreads();
+    if (sh->range_count > 0 && sh->range_first == first)
+        return first + sh->range_count;
+    uint32_t next = votes_open_ranges(job, sh, first, min(SELECT_RANGES, SELECT_NOISES / job->queries));
+    for (uint32_t i = select_warp(); i < sh->range_count * job->queries; i += SELECT_WARPS) {
+        float noise = errors_noise(job, sh->range[i / job->queries].tile, &sh->query[i % job->queries]);
+        if (select_lane() == 0)
+            sh->noise[i] = noise;
     }
-    for (uint32_t range = c->first_range; range <= c->last_range; range++) {
-        float noise = errors_noise(job, query, range);
-#pragma unroll
-        for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-            if (c->range[k] != range || c->size[k] == 0)
-                continue;
-            float logit = query->logit[c->slot + 32 * k], slope = votes_slope(logit, soft_cap);
-            if (c->clusters >> k & 1u)
-                variance[k] = votes_variance(c->spread[k], query->spread, slope);
-            mass[k] = c->log_size[k] + logit - c->scale[k] * c->scale[k] * noise * slope * slope;
-            if (corrects)
-                mass[k] += variance[k] / 2;
-        }
-    }
+    __syncthreads();
+    return next;
 }
 
-LWK_DEVICE float errors_contribution(const select_query_t *query, const errors_chunk_t *c, uint32_t k, float mass, float variance)
+typedef struct errors_entry {
+    uint32_t size; /* 0: no entry */
+    uint32_t range;
+    float spread, scale_squared, log_size;
+    bool cluster;
+} errors_entry_t;
+
+LWK_DEVICE errors_entry_t errors_entry_at(const select_shared_t *sh, uint32_t slot, uint32_t *range)
 {
-    float share = expf(mass - query->largest) * query->inverse;
-    return c->clusters >> k & 1u ? share * share * expm1f(variance) / (float)c->size[k] : share * share;
+    votes_entry_t v = votes_entry_at(sh, slot, range);
+    const select_range_t *r = &sh->range[*range];
+    const uint16_t *scales = v.cluster ? r->cluster_scales : r->outlier_scales;
+    float scale = 0;
+    if (v.size > 0 && scales != NULL)
+        scale = lwk_f16_to_f32(scales[slot - r->base - (v.cluster ? 0 : r->clusters)]);
+    return errors_entry_t{v.size, *range, v.spread, scale * scale, v.size > 1 ? logf((float)v.size) : 0, v.cluster};
+}
+
+/* What the terms of all entries have in common. */
+typedef struct errors_lens {
+    float inverse_cap; /* 0: no soft cap */
+    bool corrects;
+} errors_lens_t;
+
+LWK_DEVICE errors_lens_t errors_lens(const select_job_t *job)
+{
+    float cap = job->step->shape.soft_cap;
+    return errors_lens_t{cap > 0 ? 1 / cap : 0, (job->session->policy.correct & LWK_CORRECT_VARIANCE) != 0};
+}
+
+/* e^(A - reference of the query), and the variance of the logit. */
+LWK_DEVICE float errors_weight(const errors_lens_t *lens, const select_query_t *query, const errors_entry_t *entry, float noise,
+                               float logit, float *variance_out)
+{
+    float capped = logit * lens->inverse_cap, slope = 1 - capped * capped;
+    float variance = entry->cluster ? votes_variance(entry->spread, query->spread, slope) : 0;
+    float mass = entry->log_size + logit - entry->scale_squared * noise * slope * slope;
+    if (lens->corrects)
+        mass += variance / 2;
+    *variance_out = variance;
+    return exp2f((mass - query->largest) * ERRORS_LOG2E);
+}
+
+/* e^x - 1 for 0 <= x <= LWK_VARIANCE_MAX. */
+LWK_DEVICE float errors_expm1(float x)
+{
+    return x < 0.0625f ? x * (1 + x * (0.5f + x * (1.0f / 6 + x * (1.0f / 24)))) : exp2f(x * ERRORS_LOG2E) - 1;
+}
+
+LWK_DEVICE float errors_contribution(const errors_lens_t *lens, const select_query_t *query, const errors_entry_t *entry,
+                                     float noise, float logit)
+{
+    float variance, share = errors_weight(lens, query, entry, noise, logit, &variance) * query->inverse;
+    return entry->cluster ? share * share * errors_expm1(variance) / (float)entry->size : share * share;
 }
 
 LWK_DEVICE uint64_t errors_fixed(float x)
 {
-    return (uint64_t)((double)x * 0x1p40 + 0.5);
+    return __float2ull_rn(x * 0x1p40f);
 }
 
 /* ---- masses ---- */
 
-LWK_DEVICE size_t errors_part(const select_job_t *job, const lwk_select_work_t *work, uint32_t q, uint32_t chunk)
+/* Adds the slots' masses of queries first .. first + 3 to sh->mass. The block calls. */
+LWK_DEVICE void errors_sum_window(const select_job_t *job, select_shared_t *sh, uint32_t from, uint32_t end, uint32_t first)
 {
-    return ((size_t)job->number * job->queries + q) * work->chunks + chunk;
-}
-
-LWK_DEVICE void errors_sum_chunks(const select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
-{
-    const select_slice_t own = job->own;
-    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
-        errors_chunk_t c;
-        errors_open(job, chunk, &c);
-        for (uint32_t q = 0; q < job->queries; q++) {
-            float mass[ERRORS_EACH], variance[ERRORS_EACH], largest = -INFINITY, sum = 0;
-            errors_terms(job, &sh->query[q], &c, mass, variance);
+    const errors_lens_t lens = errors_lens(job);
+    const uint32_t queries = job->queries;
+    double sum[ERRORS_QUERIES] = {0};
+    uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
+#pragma unroll 2
+    for (uint32_t slot = from + threadIdx.x; slot < end; slot += SELECT_THREADS) {
+        float logit[ERRORS_QUERIES];
 #pragma unroll
-            for (uint32_t k = 0; k < ERRORS_EACH; k++)
-                largest = fmaxf(largest, mass[k]);
-            largest = votes_warp_max(largest);
+        for (uint32_t i = 0; i < ERRORS_QUERIES; i++)
+            logit[i] = first + i < queries ? sh->query[first + i].logit[slot] : 0;
+        errors_entry_t entry = errors_entry_at(sh, slot, &range);
 #pragma unroll
-            for (uint32_t k = 0; k < ERRORS_EACH; k++)
-                sum += mass[k] > -INFINITY ? expf(mass[k] - largest) : 0;
-            sum = votes_warp_sum(sum);
-            if (select_lane() == 0) {
-                work->chunk_max[errors_part(job, work, q, chunk)] = largest;
-                work->chunk_sum[errors_part(job, work, q, chunk)] = sum;
-            }
+        for (uint32_t i = 0; i < ERRORS_QUERIES; i++) {
+            float variance;
+            if (entry.size > 0 && first + i < queries)
+                sum[i] += (double)errors_weight(&lens, &sh->query[first + i], &entry,
+                                                sh->noise[entry.range * queries + first + i], logit[i], &variance);
         }
     }
+#pragma unroll
+    for (uint32_t i = 0; i < ERRORS_QUERIES; i++) {
+        for (int step = 16; step > 0; step /= 2)
+            sum[i] += __shfl_xor_sync(LWK_WARP_ALL, sum[i], step);
+        if (select_lane() == 0)
+            sh->part[i][select_warp()] = sum[i];
+    }
+    __syncthreads();
+    if (threadIdx.x < ERRORS_QUERIES && first + threadIdx.x < queries)
+        for (uint32_t w = 0; w < SELECT_WARPS; w++)
+            sh->mass[first + threadIdx.x] += sh->part[threadIdx.x][w];
+    __syncthreads();
 }
 
-/* The largest mass and 1 / (sum of all, the steady zone included) of each query. */
-LWK_DEVICE void errors_normalise(const select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
+/* 1 / (sum of all masses, the steady zone included) of each query. One barrier among the job's blocks. */
+LWK_DEVICE void errors_normalise(select_job_t *job, select_shared_t *sh)
 {
     const lwk_scratch_t *scratch = &job->step->scratch;
-    const uint32_t chunks = (job->entry_count + SELECT_CHUNK - 1) / SELECT_CHUNK;
     const uint32_t tiles = (lwk_steady_count(job->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE;
+    if (job->blocks > 1)
+        for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
+            job->buffers->mass[job->block][q] = sh->mass[q];
+    select_barrier(job);
     for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
-        float largest = -INFINITY, sum = 0;
-        for (uint32_t i = select_lane(); i < chunks; i += 32)
-            largest = fmaxf(largest, __ldcg(&work->chunk_max[errors_part(job, work, q, i)]));
-        largest = votes_warp_max(largest);
-        for (uint32_t i = select_lane(); i < chunks; i += 32) {
-            float chunk_sum = __ldcg(&work->chunk_sum[errors_part(job, work, q, i)]);
-            if (chunk_sum > 0)
-                sum += chunk_sum * expf(__ldcg(&work->chunk_max[errors_part(job, work, q, i)]) - largest);
-        }
         const lwk_partial_t *steady =
             scratch->partial + sh->query[q].row * scratch->partial_capacity + lwk_slot_steady(scratch, 0);
+        double sum = 0;
+        if (job->blocks == 1)
+            sum = select_lane() == 0 ? sh->mass[q] : 0;
+        else if (select_lane() < job->blocks)
+            sum = __ldcg(&job->buffers->mass[select_lane()][q]);
         for (uint32_t i = select_lane(); i < tiles; i += 32)
-            if (largest > -INFINITY && steady[i].z > 0)
-                sum += steady[i].z * expf(steady[i].m - largest);
-        sum = votes_warp_sum(sum);
-        if (select_lane() == 0) {
-            sh->query[q].largest = largest > -INFINITY ? largest : 0;
-            sh->query[q].inverse = largest > -INFINITY && sum > 0 ? 1 / sum : 0;
-        }
+            if (steady[i].z > 0)
+                sum += (double)steady[i].z * (double)expf(steady[i].m - sh->query[q].largest);
+        for (int step = 16; step > 0; step /= 2)
+            sum += __shfl_xor_sync(LWK_WARP_ALL, sum, step);
+        if (select_lane() == 0)
+            sh->query[q].inverse = sum > 0 ? (float)(1 / sum) : 0;
     }
     __syncthreads();
 }
 
-/* ---- keys and histograms ---- */
+/* ---- keys ---- */
 
-/* Adds what the entries of a chunk contribute to the sums of their bins; bin[k] UINT32_MAX: not counted. */
-LWK_DEVICE void errors_add_sums(const select_job_t *job, select_shared_t *sh, const errors_chunk_t *c,
-                                const uint32_t bin[ERRORS_EACH])
+/* Leaves the slots' largest contribution so far in their keys, and adds what they contribute to sh->rest. The block calls. */
+LWK_DEVICE void errors_rank_window(const select_job_t *job, select_shared_t *sh, uint32_t from, uint32_t end, uint32_t first)
 {
-    for (uint32_t q = 0; q < job->queries; q++) {
-        float mass[ERRORS_EACH], variance[ERRORS_EACH];
-        errors_terms(job, &sh->query[q], c, mass, variance);
+    const errors_lens_t lens = errors_lens(job);
+    const select_slice_t own = job->own;
+    const uint32_t queries = job->queries;
+    uint64_t sum[ERRORS_QUERIES] = {0};
+    uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
+#pragma unroll 2
+    for (uint32_t slot = from + threadIdx.x; slot < end; slot += SELECT_THREADS) {
+        float logit[ERRORS_QUERIES], best = first == 0 ? 0 : __uint_as_float(select_key(&own, sh, slot));
 #pragma unroll
-        for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-            uint64_t x = bin[k] == UINT32_MAX ? 0 : errors_fixed(errors_contribution(&sh->query[q], c, k, mass[k], variance[k]));
-            if (x > 0)
-                atomicAdd(&sh->sums[(q << job->bits) + bin[k]], x);
-        }
+        for (uint32_t i = 0; i < ERRORS_QUERIES; i++)
+            logit[i] = first + i < queries ? sh->query[first + i].logit[slot] : 0;
+        errors_entry_t entry = errors_entry_at(sh, slot, &range);
+#pragma unroll
+        for (uint32_t i = 0; i < ERRORS_QUERIES; i++)
+            if (entry.size > 0 && first + i < queries) {
+                float x = errors_contribution(&lens, &sh->query[first + i], &entry,
+                                              sh->noise[entry.range * queries + first + i], logit[i]);
+                sum[i] += errors_fixed(x);
+                best = fmaxf(best, x);
+            }
+        select_keep(&own, sh, slot, __float_as_uint(best), entry.size);
     }
+#pragma unroll
+    for (uint32_t i = 0; i < ERRORS_QUERIES; i++) {
+        for (int step = 16; step > 0; step /= 2)
+            sum[i] += __shfl_xor_sync(LWK_WARP_ALL, sum[i], step);
+        if (select_lane() == 0 && first + i < queries)
+            atomicAdd(&sh->rest[first + i], sum[i]);
+    }
+    __syncthreads();
 }
 
+/* From largest contributions to keys, and the first histogram. */
 LWK_DEVICE void errors_keys(const select_job_t *job, select_shared_t *sh)
 {
     const select_slice_t own = job->own;
     const votes_digits_t digits = votes_digits(job);
-    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
-        errors_chunk_t c;
-        float best[ERRORS_EACH];
-        uint32_t bin[ERRORS_EACH];
-        errors_open(job, chunk, &c);
-#pragma unroll
-        for (uint32_t k = 0; k < ERRORS_EACH; k++)
-            best[k] = 0;
-        for (uint32_t q = 0; q < job->queries; q++) {
-            float mass[ERRORS_EACH], variance[ERRORS_EACH];
-            errors_terms(job, &sh->query[q], &c, mass, variance);
-#pragma unroll
-            for (uint32_t k = 0; k < ERRORS_EACH; k++)
-                if (c.size[k] > 0)
-                    best[k] = fmaxf(best[k], errors_contribution(&sh->query[q], &c, k, mass[k], variance[k]));
-        }
-#pragma unroll
-        for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-            bool valid = c.size[k] > 0;
-            uint32_t key = valid ? __float_as_uint(best[k] / (float)c.size[k]) + 1 : 0, digit = votes_first_digit(&digits, key);
-            if (c.slot + 32 * k < own.end)
-                select_keep(&own, sh, c.slot + 32 * k, key, c.size[k]);
-            votes_count(&sh->first, digit, c.size[k], valid);
-            bin[k] = valid ? digit : UINT32_MAX;
-        }
-        errors_add_sums(job, sh, &c, bin);
+    for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
+        uint32_t slot = at + threadIdx.x, size = slot < own.end ? select_size(&own, sh, slot) : 0;
+        uint32_t key = size > 0 ? __float_as_uint(__uint_as_float(select_key(&own, sh, slot)) / (float)size) + 1 : 0;
+        if (slot < own.end)
+            select_keep(&own, sh, slot, key, size);
+        votes_count(&sh->first, votes_first_digit(&digits, key), size, size > 0);
     }
 }
 
+/* ---- sums ---- */
+
+/* Adds what the listed entries contribute to the sums of their bins: a thread for each entry and query. The block calls. */
+LWK_DEVICE void errors_add_listed(const select_job_t *job, select_shared_t *sh, cut_level_t level)
+{
+    const errors_lens_t lens = errors_lens(job);
+    const select_slice_t own = job->own;
+    const votes_digits_t digits = votes_digits(job);
+    const uint32_t queries = job->queries, bits = job->bits, pairs = sh->listed * queries;
+    for (uint32_t p = threadIdx.x; p < pairs; p += SELECT_THREADS) {
+        uint32_t slot = sh->eligible[p / queries], q = p % queries, key = select_key(&own, sh, slot);
+        uint32_t bin = level.number == 0 ? votes_first_digit(&digits, key)
+                                         : (uint32_t)((select_rank(key, slot) - level.low) >> level.shift);
+        uint32_t range = select_open_range_of(sh, slot);
+        errors_entry_t entry = errors_entry_at(sh, slot, &range);
+        float x = errors_contribution(&lens, &sh->query[q], &entry, sh->noise[range * queries + q], sh->query[q].logit[slot]);
+        uint64_t fixed = errors_fixed(x);
+        if (fixed > 0)
+            atomicAdd(&sh->sums[(q << bits) + bin], fixed);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0)
+        sh->listed = 0;
+    __syncthreads();
+}
+
+/* Sums, and behind the first level also the histogram, of the slice's entries whose rank lies in the level's interval. The
+ * block calls. */
 SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level)
 {
     const select_slice_t own = job->own;
-    for (uint32_t chunk = own.first / SELECT_CHUNK + select_warp(); chunk * SELECT_CHUNK < own.end; chunk += SELECT_WARPS) {
-        uint32_t bin[ERRORS_EACH];
-        bool any = false;
-#pragma unroll
-        for (uint32_t k = 0; k < ERRORS_EACH; k++) {
-            uint32_t slot = chunk * SELECT_CHUNK + 32 * k + select_lane();
-            uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
-            bool inside = cut_inside(&level, rank);
-            bin[k] = inside ? (uint32_t)((rank - level.low) >> level.shift) : UINT32_MAX;
-            votes_count(&sh->level, inside ? bin[k] : 0, inside ? select_size(&own, sh, slot) : 0, inside);
-            any = any || inside;
+    uint32_t from = own.first, next = from < own.end ? select_range_of(job, from) : 0;
+    if (threadIdx.x == 0)
+        sh->listed = 0;
+    while (from < own.end) {
+        next = errors_open_ranges(job, sh, next);
+        const uint32_t end = votes_window_end(job, next);
+        for (uint32_t at = from; at < end; at += SELECT_THREADS) {
+            uint32_t slot = at + threadIdx.x;
+            uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
+            bool inside = rank >= SELECT_FIRST_RANK && cut_inside(&level, rank);
+            if (level.number > 0)
+                votes_count(&sh->level, inside ? (uint32_t)((rank - level.low) >> level.shift) : 0,
+                            inside ? select_size(&own, sh, slot) : 0, inside);
+            if (inside)
+                sh->eligible[atomicAdd(&sh->listed, 1u)] = slot;
+            __syncthreads();
+            bool full = sh->listed + SELECT_THREADS > SELECT_ELIGIBLE || at + SELECT_THREADS >= end;
+            __syncthreads();
+            if (full)
+                errors_add_listed(job, sh, level);
         }
-        if (!__any_sync(LWK_WARP_ALL, any))
-            continue;
-        errors_chunk_t c;
-        errors_open(job, chunk, &c);
-        errors_add_sums(job, sh, &c, bin);
+        from = end;
     }
 }
 
-/* Keys, the first histogram and its sums, and what there is in all. The block calls; sh->first and sh->sums are zero. */
-SELECT_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
+/* Keys, the first histogram, what there is in all, and the sums of all bins that floor and cap can reach. The block calls;
+ * sh->first is zero. */
+SELECT_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const cut_limit_t limit)
 {
-    errors_sum_chunks(job, sh, work);
-    select_barrier(job);
-    errors_normalise(job, sh, work);
-    errors_keys(job, sh);
-    cut_share(job, sh, &sh->first, 0, true);
-    for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
-        uint64_t sum = 0;
-        for (uint32_t bin = select_lane(); bin < 1u << job->bits; bin += 32)
-            sum += sh->sums[(q << job->bits) + bin];
-        for (int step = 16; step > 0; step /= 2)
-            sum += __shfl_xor_sync(LWK_WARP_ALL, sum, step);
-        if (select_lane() == 0) {
-            sh->rest[q] = sum;
-            sh->above[q] = 0;
-        }
+    for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS) {
+        sh->mass[q] = 0;
+        sh->rest[q] = sh->above[q] = 0;
     }
-    __syncthreads();
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        uint32_t from = job->own.first, next = from < job->own.end ? select_range_of(job, from) : 0;
+        while (from < job->own.end) {
+            next = errors_open_ranges(job, sh, next);
+            const uint32_t end = votes_window_end(job, next);
+            for (uint32_t first = 0; first < job->queries; first += ERRORS_QUERIES)
+                if (pass == 0)
+                    errors_sum_window(job, sh, from, end, first);
+                else
+                    errors_rank_window(job, sh, from, end, first);
+            from = end;
+        }
+        __syncthreads();
+        if (pass == 0)
+            errors_normalise(job, sh);
+    }
+    errors_keys(job, sh);
+    if (job->blocks > 1)
+        for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
+            atomicAdd(&job->buffers->rest[q], sh->rest[q]);
+    cut_share(job, sh, &sh->first, 0, false);
+    if (job->blocks > 1)
+        for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
+            sh->rest[q] = __ldcg(&job->buffers->rest[q]);
+    cut_limit_t reach = limit;
+    reach.target = 0;
+    const cut_t nothing = {SELECT_NO_RANK, 0, 0, false, true};
+    cut_find_edge(job, sh, &sh->first, &reach, 0, 0, &nothing);
+    cut_level_t level = {0, 0, 0, 0};
+    cut_narrow(job, &level, sh->edge.bin > 0 ? sh->edge.bin - 1 : 0);
+    level.last = UINT64_MAX; /* that bin and all above it */
+    level.number = 0;
+    cut_zero(job, sh, &sh->level, true);
+    errors_count_level(job, sh, level);
+    cut_share_sums(job, sh);
 }
 
 #endif /* LWK_CUDA_ERRORS_CUH */

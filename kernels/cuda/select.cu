@@ -24,11 +24,10 @@ uint64_t lwk_cuda_select_carve(const lwk_shape_t *shape, uint32_t sessions, uint
                                void *workspace, lwk_select_work_t *work_out)
 {
     uint8_t *memory = (uint8_t *)workspace;
-    uint64_t at = 0, jobs = (uint64_t)sessions * shape->kv_head_count, queries = (uint64_t)query_tokens * shape->group;
+    uint64_t at = 0, jobs = (uint64_t)sessions * shape->kv_head_count;
     uint64_t split_jobs = jobs < LWK_SELECT_JOBS_MAX ? jobs : LWK_SELECT_JOBS_MAX;
     uint64_t candidates = 2ull * LWK_SELECT_BLOCKS_MAX * LWK_SELECT_CANDIDATES_MAX;
     lwk_select_work_t work;
-    work.chunks = (entry_capacity + SELECT_CHUNK - 1) / SELECT_CHUNK;
     work.global = (lwk_select_global_t *)carve(memory, &at, sizeof(lwk_select_global_t));
     work.states = (lwk_select_state_t *)carve(memory, &at, LWK_SELECT_JOBS_MAX * sizeof(lwk_select_state_t));
     work.candidate_rank = (uint64_t *)carve(memory, &at, candidates * sizeof(uint64_t));
@@ -38,8 +37,6 @@ uint64_t lwk_cuda_select_carve(const lwk_shape_t *shape, uint32_t sessions, uint
     work.buffers = (lwk_select_buffers_t *)carve(memory, &at, split_jobs * sizeof(lwk_select_buffers_t));
     work.key = (uint32_t *)carve(memory, &at, jobs * entry_capacity * sizeof(uint32_t));
     work.size = (uint16_t *)carve(memory, &at, jobs * entry_capacity * sizeof(uint16_t));
-    work.chunk_max = (float *)carve(memory, &at, jobs * queries * work.chunks * sizeof(float));
-    work.chunk_sum = (float *)carve(memory, &at, jobs * queries * work.chunks * sizeof(float));
     if (work_out != NULL)
         *work_out = work;
     return at;
@@ -54,7 +51,7 @@ LWK_DEVICE void set_digits(select_job_t *job, bool by_error)
     job->bits = SELECT_BIN_BITS;
     while (by_error && (job->queries << job->bits) > SELECT_SUMS)
         job->bits--;
-    uint32_t coarser = SELECT_BIN_BITS - job->bits, top = by_error ? 18 : 8; /* 2^top: above all keys */
+    uint32_t coarser = SELECT_BIN_BITS - job->bits, top = by_error ? 19 : 8; /* 2^top: above all keys */
     job->key_shift = 18 + coarser; /* 32 bins an octave */
     job->key_base = (((127 + top) << 5) - SELECT_BINS) >> coarser;
 }
@@ -105,6 +102,8 @@ LWK_DEVICE void zero_buffers(const select_job_t *job, bool by_error)
     if (by_error)
         for (uint32_t i = worker; i < (sizeof job->buffers->sums) / (sizeof(uint4)); i += workers)
             sums[i] = make_uint4(0, 0, 0, 0);
+    for (uint32_t q = worker; by_error && q < job->queries; q += workers)
+        job->buffers->rest[q] = 0;
 }
 
 LWK_DEVICE cut_limit_t retrieve_limit(const select_job_t *job)
@@ -188,9 +187,9 @@ LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_sel
     }
     zero_buffers(job, by_error);
     votes_open_queries(job, sh);
-    cut_zero(job, sh, &sh->first, by_error);
+    cut_zero(job, sh, &sh->first, false);
     if (by_error) {
-        errors_all(job, sh, work);
+        errors_all(job, sh, retrieve_limit(job));
     } else {
         votes_all(job, sh);
         cut_share(job, sh, &sh->first, 0, false);

@@ -19,6 +19,7 @@
 #define SELECT_SLICE_MIN 8192u /* a job gets another block for each so many slots: a barrier costs as much as reading them */
 #define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
 #define SELECT_RANGES 512u     /* ranges open at a time */
+#define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
 #define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
 #else
 #define SELECT_THREADS 128u
@@ -26,6 +27,7 @@
 #define SELECT_SLICE_MIN 256u
 #define SELECT_LIST 96u
 #define SELECT_RANGES 4u
+#define SELECT_ELIGIBLE 256u
 #define SELECT_CANDIDATES 48u
 #endif
 #define SELECT_WARPS (SELECT_THREADS / 32)
@@ -37,9 +39,9 @@
 #endif
 #define SELECT_BIN_BITS 11u
 #define SELECT_BINS (1u << SELECT_BIN_BITS)
-#define SELECT_SUMS 8192u      /* 64-bit sums of one histogram: bins * queries */
+#define SELECT_SUMS LWK_SELECT_SUMS /* 64-bit sums of one histogram: bins * queries */
 #define SELECT_NOISES 2048u    /* ranges open at a time * queries, where the noise of keys counts */
-#define SELECT_CHUNK 256u      /* slots whose masses are summed by one warp: a function of the slot, never of the batch */
+#define SELECT_CHUNK 256u      /* slices are multiples of it */
 #define SELECT_QUERIES_MAX (LW_QUERY_TOKENS_MAX * LW_GROUP_MAX)
 #define SELECT_NO_RANK UINT64_MAX
 #define SELECT_FIRST_RANK (1ull << 32) /* every entry's rank is at least this */
@@ -49,7 +51,6 @@ typedef struct select_query {
     const float *logit;     /* [entry_capacity] */
     float largest, inverse; /* of R or of A; 1 / sum of e^(x - largest), 0 where there is no weight */
     float spread;
-    float scale_query;      /* unused by votes; keeps 32 bytes */
     size_t row;
 } select_query_t;
 
@@ -57,6 +58,7 @@ typedef struct select_query {
 typedef struct select_range {
     const lwk_tile_t *tile;
     const uint16_t *sizes, *spreads;
+    const uint16_t *cluster_scales, *outlier_scales; /* NULL: keys are not coded */
     uint32_t base; /* first slot */
     uint16_t clusters, entries;
 } select_range_t;
@@ -109,7 +111,9 @@ typedef struct select_shared {
     };
     select_query_t query[SELECT_QUERIES_MAX];
     select_range_t range[SELECT_RANGES];
-    float noise[SELECT_NOISES];
+    float noise[SELECT_NOISES]; /* [open range][query] */
+    uint32_t eligible[SELECT_ELIGIBLE], listed;
+    double mass[SELECT_QUERIES_MAX], part[4][SELECT_WARPS];
     uint64_t rest[SELECT_QUERIES_MAX], above[SELECT_QUERIES_MAX]; /* error budget: all; taken so far */
     uint64_t scan[SELECT_WARPS];
     uint64_t head, tail;
@@ -123,6 +127,7 @@ typedef struct select_shared {
     uint32_t has_part;
     select_job_t job;
 } select_shared_t;
+static_assert(sizeof(select_shared_t) <= 227 * 1024, "what a block may have on sm_90");
 
 
 LWK_DEVICE uint32_t select_lane(void)
@@ -196,7 +201,7 @@ LWK_DEVICE void select_barrier(select_job_t *job)
         uint32_t worker = job->block * SELECT_THREADS + threadIdx.x, workers = job->blocks * SELECT_THREADS;
         for (uint32_t i = worker; i < SELECT_BINS; i += workers)
             stale->entries[i] = stale->tokens[i] = 0;
-        if (job->session->policy.budget == LWK_BUDGET_ERROR)
+        if (turn > 0 && job->session->policy.budget == LWK_BUDGET_ERROR)
             for (uint32_t i = worker; i < SELECT_SUMS; i += workers)
                 sums[i] = 0;
     }

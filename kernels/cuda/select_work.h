@@ -10,6 +10,7 @@
 #define LWK_SELECT_SPLIT_MAX 32u  /* blocks of one (session, KV head) */
 #define LWK_SELECT_BLOCKS_MAX 160u /* blocks that wait for each other: one on each processor */
 #define LWK_SELECT_JOBS_MAX (LWK_SELECT_BLOCKS_MAX / 2) /* that have more than one block */
+#define LWK_SELECT_SUMS 4096u
 #define LWK_SELECT_CANDIDATES_MAX 4096u /* entries around a cut that blocks show each other */
 
 typedef struct lwk_select_hist {
@@ -28,7 +29,10 @@ typedef struct lwk_select_buffers {
     uint32_t candidates[2][LWK_SELECT_SPLIT_MAX];
     uint32_t retrieved[LWK_SELECT_SPLIT_MAX];
     lwk_select_hist_t hist[3]; /* levels behind the first take turns */
-    uint64_t sums[4][8192];    /* error budget; those of the first level, then of those three */
+    /* error budget: */
+    uint64_t sums[4][LWK_SELECT_SUMS]; /* those of the first level, then of those three */
+    uint64_t rest[128];                /* by query */
+    double mass[LWK_SELECT_SPLIT_MAX][128]; /* by block and query */
 } lwk_select_buffers_t;
 
 /* One ticket that admit releases. */
@@ -69,8 +73,6 @@ typedef struct lwk_select_work {
     lwk_select_buffers_t *buffers;   /* [min(jobs, LWK_SELECT_JOBS_MAX)] */
     uint32_t *key;                   /* [jobs][entry_capacity] */
     uint16_t *size;                  /* same */
-    float *chunk_max, *chunk_sum;    /* [jobs][queries][chunks] */
-    uint32_t chunks;                 /* of entry_capacity */
 } lwk_select_work_t;
 
 #ifdef __cplusplus

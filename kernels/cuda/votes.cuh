@@ -65,8 +65,10 @@ LWK_DEVICE uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *
         const lwk_tile_t *tile = &store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
         sh->range[i].tile = tile;
         sh->range[i].sizes = tile->sizes;
-        sh->range[i].spreads =
-            (const uint16_t *)(const void *)(tile->index + lwk_tile_layout(tile, step->shape.head_dim).cluster_spreads);
+        lwk_index_layout_t at = lwk_tile_layout(tile, step->shape.head_dim);
+        sh->range[i].spreads = (const uint16_t *)(const void *)(tile->index + at.cluster_spreads);
+        sh->range[i].cluster_scales = at.cluster_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.cluster_key_scales);
+        sh->range[i].outlier_scales = at.outlier_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.outlier_key_scales);
         sh->range[i].base = ref.entry_base;
         sh->range[i].clusters = tile->cluster_count;
         sh->range[i].entries = (uint16_t)lwk_tile_entries(tile);
