@@ -1,15 +1,27 @@
-# The library against real daemons.
+# The library against real daemons, on a host backend and on an asynchronous one that is made of threads.
 if(TARGET storaged AND TARGET longwave_static)
+  # A library of its own: what it allocates and locks is not the client's.
+  add_library(lw_queue_backend SHARED ../unit/client/queue_backend.c)
+  set_target_properties(lw_queue_backend PROPERTIES C_VISIBILITY_PRESET default)
+  target_link_libraries(lw_queue_backend PRIVATE lwk m)
+  target_include_directories(lw_queue_backend PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
   foreach(test session step_alloc)
     if(test STREQUAL "step_alloc" AND LW_SAN)
       continue() # sanitizers interpose the same functions
     endif()
     add_executable(test_${test} test_${test}.c client_fleet.c process.c ../unit/client/harness.c)
-    target_link_libraries(test_${test} PRIVATE longwave_static PkgConfig::CMOCKA m ${CMAKE_DL_LIBS})
+    target_link_libraries(test_${test} PRIVATE longwave_static lw_queue_backend PkgConfig::CMOCKA m ${CMAKE_DL_LIBS})
     target_include_directories(test_${test} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
     foreach(transports tcp shm)
-      add_test(NAME test_${test}_${transports} COMMAND test_${test} $<TARGET_FILE:storaged> ${transports})
-      set_tests_properties(test_${test}_${transports} PROPERTIES TIMEOUT 300 LABELS e2e SKIP_RETURN_CODE 77)
+      foreach(backend cpu queue)
+        set(name test_${test}_${transports})
+        if(backend STREQUAL "queue")
+          set(name ${name}_queue)
+        endif()
+        add_test(NAME ${name} COMMAND test_${test} $<TARGET_FILE:storaged> ${transports})
+        set_tests_properties(${name} PROPERTIES TIMEOUT 900 LABELS e2e SKIP_RETURN_CODE 77
+          ENVIRONMENT LW_TEST_BACKEND=${backend})
+      endforeach()
     endforeach()
   endforeach()
 endif()

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "e2e/client_fleet.h"
+#include "unit/client/queue_backend.h"
 
 #include <arpa/inet.h>
 #include <signal.h>
@@ -98,8 +99,10 @@ void client_fleet_open(client_fleet_t *fleet, harness_t *h, const harness_params
     harness_model(h, params);
     snprintf(config, sizeof(config), "client.transports=%s;%s", fleet->transports,
              params->config ? params->config : "");
+    const char *backend = params->backend ? params->backend : getenv("LW_TEST_BACKEND");
+    backend = backend ? backend : "cpu";
     lw_open_params_t open = {.size = sizeof(open),
-                             .backend = params->backend ? params->backend : "cpu",
+                             .backend = backend,
                              .fleet = fleet->addresses,
                              .config = config,
                              .device_bytes = params->device_bytes,
@@ -107,7 +110,13 @@ void client_fleet_open(client_fleet_t *fleet, harness_t *h, const harness_params
                              .sessions_max = params->sessions_max ? params->sessions_max : 4,
                              .tokens_max = params->tokens_max ? params->tokens_max : 16384};
     /* The other nodes hear of each other within a moment of their start. */
-    lw_status_t status = lw_open(&open, &h->kv);
+    lwc_env_t queue = {.fabric = lw_fabric_ucx(),
+                       .clock = lw_clock_real(),
+                       .keeper_thread = true,
+                       .backend = queue_backend()};
+    lw_error_t error = {.text = ""};
+    lw_status_t status =
+        strcmp(backend, "queue") == 0 ? lwc_ctx_open(&open, &queue, &h->kv, &error) : lw_open(&open, &h->kv);
     if (status != LW_OK)
-        fail_msg("open: %s: %s", lw_status_string(status), lw_last_error(NULL));
+        fail_msg("open: %s: %s%s", lw_status_string(status), error.text, lw_last_error(NULL));
 }

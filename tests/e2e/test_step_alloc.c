@@ -1,5 +1,5 @@
 /* test_step_alloc.c - between lw_attend and its completion the caller's thread neither allocates nor takes a
- * lock, hits and misses mixed, against real daemons. malloc and friends and the mutex are interposed in this
+ * lock, nor sleeps where a progress thread fetches, hits and misses mixed, against real daemons. malloc and friends and the mutex are interposed in this
  * program; what the transport library under us does inside itself is told apart by the caller's address,
  * printed, and not ours to forbid. Arguments: the storaged program, the transport. */
 #define _GNU_SOURCE
@@ -90,6 +90,13 @@ __attribute__((noinline)) int pthread_mutex_trylock(pthread_mutex_t *mutex)
     return real_trylock(mutex);
 }
 
+/* How a thread of the library waits for the device or for another thread. */
+__attribute__((noinline)) int nanosleep(const struct timespec *wanted, struct timespec *left)
+{
+    note("nanosleep", __builtin_return_address(0));
+    return clock_nanosleep(CLOCK_MONOTONIC, 0, wanted, left);
+}
+
 static const char *program, *transports;
 
 /* How many of the noted calls came from this program (which links the library's archive). */
@@ -108,6 +115,17 @@ static uint32_t own_calls(void)
                    known ? (unsigned long)((char *)seen[i] - (char *)info.dli_fbase) : 0ul);
     }
     return own;
+}
+
+/* How many came from a library whose file name has this in it. */
+static uint32_t calls_of(const char *name)
+{
+    Dl_info info;
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < seen_count && i < SEEN_MAX; i++)
+        count += dladdr(seen[i], &info) != 0 && strstr(info.dli_fname, name) != NULL;
+    return count;
 }
 
 typedef struct bench {
@@ -133,6 +151,7 @@ static void step(bench_t *b)
 {
     harness_t *h = b->h;
     uint32_t token = harness_tokens(b->session);
+    lw_status_t ended = LW_OK;
 
     for (uint32_t layer = 0; layer < h->model.layer_count; layer++) {
         for (uint32_t i = 0; i < h->model.query_head_count * h->model.head_dim; i++)
@@ -150,6 +169,12 @@ static void step(bench_t *b)
         counting = false;
         if (status != LW_OK)
             fail_msg("step: %s", lw_last_error(h->kv));
+    }
+    if (h->kv->device.async) {
+        lw_error_t error;
+        assert_int_equal(lwc_stream_settle(h->kv, &error), LW_OK);
+        assert_int_equal(lw_step_status(h->kv, b->session, &ended), LW_OK);
+        assert_int_equal(ended, LW_OK);
     }
 }
 
@@ -188,6 +213,8 @@ static void test_step_allocates_nothing_and_takes_no_lock(void **state)
            (unsigned long long)(after.misses - before.misses), total, own);
     assert_true(after.hits > before.hits && after.misses > before.misses);
     assert_int_equal(own, 0);
+    if (h.kv->device.async) /* and nothing of the transport's runs in this thread either */
+        assert_int_equal(calls_of("libuc"), 0);
     lw_session_close(s);
     lw_close(h.kv);
     free(bench.query);
@@ -206,8 +233,9 @@ static void test_counter_sees_what_it_should(void **state)
     free(memory);
     pthread_mutex_lock(&mutex);
     pthread_mutex_unlock(&mutex);
+    lwc_device_nap(1);
     counting = false;
-    assert_int_equal(own_calls(), 3);
+    assert_int_equal(own_calls(), 4);
     seen_count = 0;
 }
 

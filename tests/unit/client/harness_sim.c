@@ -41,7 +41,10 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
     h->clock = (lw_clock_t){.now_us = clock_now, .unix_us = clock_now, .self = h};
     const char *backend = params->backend ? params->backend : getenv("LW_TEST_BACKEND");
     bool queue = backend && strcmp(backend, "queue") == 0;
-    if (queue || (backend && strcmp(backend, "cuda") == 0))
+    bool async = queue || (backend && strcmp(backend, "cuda") == 0);
+    char config[512]; /* leases are renewed by a thread that waits for a slow device here */
+    snprintf(config, sizeof(config), "%s%s", async ? "client.lease=1h;" : "", params->config ? params->config : "");
+    if (async)
         h->clock = *lw_clock_real(); /* several threads look, often */
     nodes_init(h);
     harness_model(h, params);
@@ -50,7 +53,7 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
         fail_msg("control: %s", error.text);
     lw_open_params_t open = {.size = sizeof(open),
                              .backend = backend ? backend : "ref",
-                             .config = params->config,
+                             .config = config,
                              .fleet = params->local ? "local" : NULL,
                              .device_bytes = params->device_bytes,
                              .model = h->model,

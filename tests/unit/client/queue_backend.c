@@ -60,7 +60,7 @@ struct stream {
 
 struct lwk_dev {
     lwk_dev_t *inner;
-    stream_t *streams[16], *unnamed;
+    stream_t *unnamed;
 };
 
 struct lwk_event {
@@ -76,7 +76,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static bool held_back;
 static uint64_t total;
-static struct lwk_dev device;
+static struct lwk_dev device; /* of all handles */
+static unsigned opens;
 
 void queue_backend_hold(bool held)
 {
@@ -391,18 +392,22 @@ static lw_status_t queue_copy(lwk_dev_t *dev, void *to, const void *from, size_t
 
 static lw_status_t queue_open(unsigned ordinal, lwk_dev_t **dev_out, lw_error_t *error)
 {
-    lw_status_t status = lwk_cpu_backend()->open(ordinal, &device.inner, error);
     void *unnamed = NULL;
 
+    *dev_out = &device;
+    if (opens++ > 0)
+        return LW_OK;
+    lw_status_t status = lwk_cpu_backend()->open(ordinal, &device.inner, error);
     if (status == LW_OK)
         status = queue_stream_create(&device, &unnamed);
     device.unnamed = unnamed;
-    *dev_out = &device;
     return status;
 }
 
 static void queue_close(lwk_dev_t *dev)
 {
+    if (--opens > 0)
+        return;
     queue_stream_destroy(dev, dev->unnamed);
     lwk_cpu_backend()->close(dev->inner);
     memset(dev, 0, sizeof(*dev));

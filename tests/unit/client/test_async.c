@@ -493,5 +493,6 @@ int main(void)
         cmocka_unit_test(test_each_backend_refuses_what_it_cannot_do),
         cmocka_unit_test(test_prefetch_is_enqueued_too),
     };
+    cmocka_set_test_filter(getenv("LW_TEST_FILTER")); /* a pattern; NULL: all */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -173,5 +173,6 @@ int main(void)
         cmocka_unit_test(test_full_local_memory_fails_the_session_in_words),
         cmocka_unit_test(test_what_needs_a_fleet_is_refused),
     };
+    cmocka_set_test_filter(getenv("LW_TEST_FILTER")); /* a pattern; NULL: all */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
