@@ -230,7 +230,7 @@ typedef struct lwk_tensor {
 typedef struct lwk_item {
     uint32_t range;       /* index in the session's list */
     uint16_t entry, size;
-    uint32_t place;       /* as select found or made it: CACHED or PENDING */
+    uint32_t place;       /* as select found or made it: CACHED or PENDING; a REMOTE one found no ticket and is estimated */
     uint32_t reserved;
 } lwk_item_t;
 

@@ -16,7 +16,7 @@
 #if defined(__CUDACC__)
 #define SELECT_THREADS 1024u
 #define SELECT_LOCAL 16384u    /* entries of a slice that are kept in shared memory; the rest: workspace */
-#define SELECT_SLICE_MIN 8192u /* a job gets another block for each so many slots: a barrier costs as much as reading them */
+#define SELECT_SLICE_MIN 1024u /* a job gets another block for each so many slots, one for each thread */
 #define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
 #define SELECT_RANGES 512u     /* ranges open at a time */
 #define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
