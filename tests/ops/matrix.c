@@ -460,10 +460,10 @@ static int append_row(const char *name, const row_shape_t *row, uint32_t dtype, 
  * ---------------------------------------------------------------------------------------------------- */
 
 int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint64_t seed, const char *filter,
-               int *rows_out)
+               uint32_t every, int *rows_out)
 {
     int failures = 0;
-    uint32_t number = 0;
+    uint32_t number = 0, candidates = 0;
     char name[160];
     for (uint32_t s = 0; s < LW_ARRAY_SIZE(shapes); s++)
         for (uint32_t t = 0; t < LW_ARRAY_SIZE(dtypes); t++) {
@@ -475,7 +475,7 @@ int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint6
                          variant->name, row->head_dim, row->group, row->query_tokens, row->kv_heads,
                          ops_dtype_name(dtypes[t]), ops_encoding_name(encodings[e].cluster),
                          ops_encoding_name(encodings[e].outlier), number % 5);
-                if (strstr(name, filter) == NULL)
+                if (strstr(name, filter) == NULL || (seed + candidates++) % every != 0)
                     continue;
                 ops_config_t config = {.seed = seed + number,
                                        .shape = {.layer_count = 1,
@@ -498,7 +498,7 @@ int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint6
                 snprintf(name, sizeof name, "%s extend d=%u G=%u T=%u J=%u %s%s", variant->name,
                          row->head_dim, row->group, 13 * row->query_tokens, row->kv_heads,
                          ops_dtype_name(dtypes[t]), causal ? " causal" : "");
-                if (strstr(name, filter) == NULL)
+                if (strstr(name, filter) == NULL || (seed + candidates++) % every != 0)
                     continue;
                 failures += extend_row(name, row, dtypes[t], causal, backend, seed + number) > 0;
                 ++*rows_out;
@@ -506,7 +506,7 @@ int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint6
             for (int apart = 0; apart < 2; apart++) {
                 snprintf(name, sizeof name, "%s append d=%u J=%u %s%s", variant->name, row->head_dim, row->kv_heads,
                          ops_dtype_name(dtypes[t]), apart ? " apart" : "");
-                if (strstr(name, filter) == NULL)
+                if (strstr(name, filter) == NULL || (seed + candidates++) % every != 0)
                     continue;
                 failures += append_row(name, row, dtypes[t], apart, backend, seed + number) > 0;
                 ++*rows_out;

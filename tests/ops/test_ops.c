@@ -1,12 +1,13 @@
 /* test_ops.c - every op of the step path x backend x shape x dtype x encoding.
  *
- *   test_ops [--filter TEXT]          compares; exits 1 when a row fails, 77 when none could run
+ *   test_ops [--filter TEXT]          compares; exits 1 when a row fails, 77 when none could run; --every N: one row in N
  *   test_ops --perf [--filter TEXT]   measures
  *   test_ops --support                says which backend serves which op */
 #include "ops/test_ops.h"
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/stubs.h"
@@ -44,6 +45,7 @@ int main(int argc, char **argv)
 {
     bool perf = false, support = false;
     const char *filter = "";
+    uint32_t every = 1;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--perf") == 0) {
             perf = true;
@@ -51,8 +53,10 @@ int main(int argc, char **argv)
             support = true;
         } else if (strcmp(argv[i], "--filter") == 0 && i + 1 < argc) {
             filter = argv[++i];
+        } else if (strcmp(argv[i], "--every") == 0 && i + 1 < argc && atoi(argv[i + 1]) > 0) {
+            every = (uint32_t)atoi(argv[++i]);
         } else {
-            fprintf(stderr, "usage: test_ops [--perf | --support] [--filter TEXT]\n");
+            fprintf(stderr, "usage: test_ops [--perf | --support] [--filter TEXT] [--every N]\n");
             return 2;
         }
     }
@@ -69,7 +73,7 @@ int main(int argc, char **argv)
         else if (perf)
             ops_perf(&ops_variants[v], backend, seed, filter);
         else
-            failures += ops_matrix(&ops_variants[v], backend, seed, filter, &rows);
+            failures += ops_matrix(&ops_variants[v], backend, seed, filter, every, &rows);
     }
     if (support || perf)
         return 0;

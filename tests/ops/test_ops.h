@@ -6,10 +6,11 @@
 
 #include "ops/variants.h"
 
-/* Every row of the matrix whose name contains `filter`, on one variant, against `ref` and against exact
- * attention. Returns the number of failures; adds to *rows_out how many rows ran. */
+/* Every row of the matrix whose name contains `filter` (of those one in `every`; the seed says which), on one
+ * variant, against `ref` and against exact attention. Returns the number of failures; adds to *rows_out how many
+ * rows ran. */
 int ops_matrix(const ops_variant_t *variant, const lwk_backend_t *backend, uint64_t seed, const char *filter,
-               int *rows_out);
+               uint32_t every, int *rows_out);
 /* Times the ops on one variant and prints each beside the time that reading its bytes takes. */
 void ops_perf(const ops_variant_t *variant, const lwk_backend_t *backend, uint64_t seed, const char *filter);
 
