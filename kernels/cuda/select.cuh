@@ -17,18 +17,20 @@
 #define SELECT_THREADS 1024u
 #define SELECT_LOCAL 16384u    /* entries of a slice that are kept in shared memory; the rest: workspace */
 #define SELECT_SLICE_MIN 1024u /* a job gets another block for each so many slots, one for each thread */
+#define SELECT_CHUNK 256u      /* slices are multiples of it */
 #define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
 #define SELECT_RANGES 512u     /* ranges open at a time */
 #define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
 #define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
 #else
 #define SELECT_THREADS 128u
-#define SELECT_LOCAL 512u
-#define SELECT_SLICE_MIN 256u
-#define SELECT_LIST 96u
+#define SELECT_LOCAL 24u
+#define SELECT_SLICE_MIN 16u
+#define SELECT_CHUNK 8u
+#define SELECT_LIST 24u
 #define SELECT_RANGES 4u
 #define SELECT_ELIGIBLE 256u
-#define SELECT_CANDIDATES 48u
+#define SELECT_CANDIDATES 24u
 #endif
 #define SELECT_WARPS (SELECT_THREADS / 32)
 /* A function that is called, not inlined, so that what it needs costs the others no registers. */
@@ -41,7 +43,6 @@
 #define SELECT_BINS (1u << SELECT_BIN_BITS)
 #define SELECT_SUMS LWK_SELECT_SUMS /* 64-bit sums of one histogram: bins * queries */
 #define SELECT_NOISES 2048u    /* ranges open at a time * queries, where the noise of keys counts */
-#define SELECT_CHUNK 256u      /* slices are multiples of it */
 #define SELECT_QUERIES_MAX (LW_QUERY_TOKENS_MAX * LW_GROUP_MAX)
 #define SELECT_NO_RANK UINT64_MAX
 #define SELECT_FIRST_RANK (1ull << 32) /* every entry's rank is at least this */
