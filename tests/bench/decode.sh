@@ -51,7 +51,7 @@ trap stop_fleet EXIT
 
 
 run_hit() {
-  # shellcheck disable=SC2086
+  local context budget
   for context in 131072 1048576; do
     for budget in 12000 32000; do
       row "hit-$context-$budget" decode --context $context --layers 10 --budget $budget --hits 1 --cache 0.2 --graph --baseline full
@@ -60,10 +60,10 @@ run_hit() {
 }
 
 run_miss() {
-  local transport hits budget
+  local hits budget
   for budget in 12000 32000; do
     for hits in 0.80 0.90 0.95 0.99 natural; do
-      local steer=(--hits "$hits")
+      local steer=(--hits "$hits" --warm-up 24)
       [ $hits = natural ] && steer=()
       row "local-$budget-$hits" decode --context 131072 --layers 10 --budget $budget "${steer[@]}" --graph --ceiling
     done
@@ -71,7 +71,7 @@ run_miss() {
   start_fleet 8g || { failed=1; return; }
   for budget in 12000 32000; do
     for hits in 0.80 0.95 natural; do
-      local steer=(--hits "$hits")
+      local steer=(--hits "$hits" --warm-up 24)
       [ $hits = natural ] && steer=()
       row "shm-$budget-$hits" decode --context 131072 --layers 10 --budget $budget "${steer[@]}" --graph --ceiling --transport shm --fleet "$fleet"
     done
@@ -86,8 +86,8 @@ run_build() {
 run_tokens() {
   local batch layers
   for batch in 1 4 8 16; do
-    layers=32
-    [ $batch -ge 8 ] && layers=$((32 * 4 / batch))
+    layers=$((80 / batch)) # 43 GB of K and V where they are many
+    [ $layers -gt 32 ] && layers=32
     row "tokens-$batch" tokens --context 131072 --batch $batch --layers $layers --budget 12000 --steps 32 --baseline full
   done
 }

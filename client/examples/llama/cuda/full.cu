@@ -344,7 +344,8 @@ lw_status_t llama_full_gpu_create(llama_gpu_t *gpu, const llama_gpu_full_params_
                                   llama_gpu_full_t **full_out, lw_error_t *error)
 {
     const llama_shape_t *shape = &gpu->shape;
-    if (params->sequences == 0 || params->capacity == 0 || (params->chunk && params->sequences != 1))
+    if (params->sequences == 0 || params->capacity == 0 || (params->chunk && params->sequences != 1) ||
+        (!params->chunk && params->sequences > gpu->rows_max))
         return lw_fail(error, LW_ERR_INVALID, "full attention: %u sequences of %u tokens", params->sequences,
                        params->capacity);
     if (shape->head_dim != 16 && shape->head_dim != 64 && shape->head_dim != 128 && shape->head_dim != 256)
@@ -361,6 +362,11 @@ lw_status_t llama_full_gpu_create(llama_gpu_t *gpu, const llama_gpu_full_params_
     uint32_t rows = params->chunk ? gpu->rows_max : params->sequences;
     full->slices = choose_slices(gpu, rows, full->capacity);
     lw_status_t status = allocate(full, rows, error);
+    if (status == LW_OK) /* loads the kernels, outside any capture; rows of the runner's last pass will do */
+        status = attend(full, 0, rows < gpu->rows_max ? rows : gpu->rows_max, gpu->query, gpu->key,
+                        gpu->value, gpu->attended);
+    if (status == LW_OK)
+        status = lwk_cuda_check("full attention", cudaStreamSynchronize(gpu->stream));
     if (status != LW_OK) {
         llama_full_gpu_destroy(full);
         return status;

@@ -276,40 +276,6 @@ static lw_status_t find_device(llama_gpu_t *gpu, lw_error_t *error)
     return LW_OK;
 }
 
-static lw_status_t create(const llama_gpu_params_t *params, llama_gpu_t **gpu_out, lw_error_t *error)
-{
-    const llama_shape_t *shape = params->model != NULL ? &params->model->shape : &params->shape;
-    lw_status_t status = check(params, shape, error);
-    if (status != LW_OK)
-        return status;
-    llama_gpu_t *gpu = (llama_gpu_t *)calloc(1, sizeof(*gpu));
-    if (gpu == NULL)
-        return lw_fail(error, LW_ERR_NO_MEMORY, "runner: no memory");
-    gpu->shape = *shape;
-    gpu->ordinal = params->ordinal;
-    gpu->rows_max = params->rows_max;
-    gpu->positions_max = params->positions_max;
-    gpu->narrow = params->precision == LLAMA_GPU_BF16;
-    gpu->stream = (cudaStream_t)params->stream;
-    status = find_device(gpu, error);
-    if (status == LW_OK)
-        status = make_weights(gpu, params, error);
-    if (status == LW_OK)
-        status = make_rope(gpu, params->model != NULL ? params->model->rope_factors : NULL, error);
-    if (status == LW_OK)
-        status = make_rows(gpu, error);
-    if (status == LW_OK)
-        status = llama_gemm_create(gpu, &gpu->gemm, error);
-    if (status == LW_OK)
-        status = lwk_cuda_check("runner", cudaStreamSynchronize(gpu->stream));
-    if (status != LW_OK) {
-        destroy(gpu);
-        return status;
-    }
-    *gpu_out = gpu;
-    return LW_OK;
-}
-
 static const char *describe(const llama_gpu_t *gpu)
 {
     return gpu->text;
@@ -422,13 +388,88 @@ static lw_status_t rows(llama_gpu_t *gpu, uint32_t count, uint32_t *tokens_out, 
     return lwk_cuda_check("rows", error);
 }
 
+/* ---- making one ---- */
+
+/* Attention that leaves its output as it is. */
+static lw_status_t attend_nothing(void *self, uint32_t layer, uint32_t rows, const uint16_t *query,
+                                  const uint16_t *key, const uint16_t *value, uint16_t *out)
+{
+    return LW_OK;
+}
+
+/* Kernels and the products' plans are loaded by their first use, which must not happen in a capture. */
+static lw_status_t warm_up(llama_gpu_t *gpu, lw_error_t *error)
+{
+    llama_gpu_attention_t attention = {attend_nothing, NULL};
+    llama_gpu_pass_t pass = {gpu->rows_max, true, true};
+    cudaError_t zeroed = cudaMemsetAsync(gpu->token, 0, gpu->rows_max * sizeof(uint32_t), gpu->stream);
+    if (zeroed == cudaSuccess)
+        zeroed = cudaMemsetAsync(gpu->position, 0, gpu->rows_max * sizeof(uint32_t), gpu->stream);
+    lw_status_t status = lwk_cuda_check("warm-up", zeroed);
+    if (status == LW_OK)
+        status = forward(gpu, &attention, &pass);
+    if (status == LW_OK)
+        status = wait(gpu);
+    return status == LW_OK ? LW_OK : lw_fail(error, status, "%s: the first pass fails", gpu->text);
+}
+
+static lw_status_t create(const llama_gpu_params_t *params, llama_gpu_t **gpu_out, lw_error_t *error)
+{
+    const llama_shape_t *shape = params->model != NULL ? &params->model->shape : &params->shape;
+    lw_status_t status = check(params, shape, error);
+    if (status != LW_OK)
+        return status;
+    llama_gpu_t *gpu = (llama_gpu_t *)calloc(1, sizeof(*gpu));
+    if (gpu == NULL)
+        return lw_fail(error, LW_ERR_NO_MEMORY, "runner: no memory");
+    gpu->shape = *shape;
+    gpu->ordinal = params->ordinal;
+    gpu->rows_max = params->rows_max;
+    gpu->positions_max = params->positions_max;
+    gpu->narrow = params->precision == LLAMA_GPU_BF16;
+    gpu->stream = (cudaStream_t)params->stream;
+    status = find_device(gpu, error);
+    if (status == LW_OK)
+        status = make_weights(gpu, params, error);
+    if (status == LW_OK)
+        status = make_rope(gpu, params->model != NULL ? params->model->rope_factors : NULL, error);
+    if (status == LW_OK)
+        status = make_rows(gpu, error);
+    if (status == LW_OK)
+        status = llama_gemm_create(gpu, &gpu->gemm, error);
+    if (status == LW_OK)
+        status = warm_up(gpu, error);
+    if (status != LW_OK) {
+        destroy(gpu);
+        return status;
+    }
+    *gpu_out = gpu;
+    return LW_OK;
+}
+
 extern "C" __attribute__((visibility("default"))) const llama_gpu_api_t *llama_gpu_cuda(void)
 {
-    static const llama_gpu_api_t api = {sizeof(llama_gpu_api_t), LLAMA_GPU_VERSION, create, destroy, describe,
-                                        bytes, stream, wait, set_rows, forward, llama_graph_begin,
-                                        llama_graph_end, llama_graph_launch, llama_graph_destroy, logits,
-                                        rows, llama_full_gpu_create, llama_full_gpu_destroy,
-                                        llama_full_gpu_attention, llama_full_gpu_fill, llama_stamp,
+    static const llama_gpu_api_t api = {sizeof(llama_gpu_api_t),
+                                        LLAMA_GPU_VERSION,
+                                        create,
+                                        destroy,
+                                        describe,
+                                        bytes,
+                                        stream,
+                                        wait,
+                                        set_rows,
+                                        forward,
+                                        llama_graph_begin,
+                                        llama_graph_end,
+                                        llama_graph_launch,
+                                        llama_graph_destroy,
+                                        logits,
+                                        rows,
+                                        llama_full_gpu_create,
+                                        llama_full_gpu_destroy,
+                                        llama_full_gpu_attention,
+                                        llama_full_gpu_fill,
+                                        llama_stamp,
                                         llama_full_gpu_load};
     return &api;
 }
