@@ -325,7 +325,7 @@ static void alloc_range(bench_rig_t *rig, bench_range_t *range)
     range->pages = (uint32_t *)(void *)(range->memory + offsets[6]);
 }
 
-static void make_tiles(bench_rig_t *rig, const bench_range_t *range)
+static void make_tiles(bench_rig_t *rig, bench_range_t *range)
 {
     const lwk_build_t *b = &rig->build;
     const bench_config_t *c = &rig->config;
@@ -342,6 +342,8 @@ static void make_tiles(bench_rig_t *rig, const bench_range_t *range)
                                      .outlier_count = (uint16_t)b->outlier_count[j],
                                      .cluster_encoding = (uint8_t)c->cluster_encoding,
                                      .outlier_encoding = (uint8_t)c->outlier_encoding};
+        if (lwk_tile_entries(&rig->tiles[j]) > range->slots)
+            range->slots = lwk_tile_entries(&rig->tiles[j]);
         if (j < c->shape.kv_head_count) /* layer 0 stands for all */
             rig->index_bytes += lwk_index_layout(c->cluster_encoding, c->outlier_encoding, b->cluster_count[j],
                                                  b->outlier_count[j], c->shape.head_dim)
@@ -388,7 +390,7 @@ static void publish(bench_rig_t *rig, uint32_t which, bool fresh)
                           .store = rig->store,
                           .session = &rig->sessions[which],
                           .row = rig->range_count,
-                          .entry_slots = rig->entry_slots,
+                          .entry_slots = rig->ranges[rig->range_count].slots,
                           .tiles = fresh ? rig->tiles : NULL,
                           .token_count = c->range_tokens,
                           .moments = rig->range_count < BENCH_MOMENT_RANGES ? rig->moments : NULL};
@@ -400,7 +402,7 @@ static void set_session(bench_rig_t *rig, uint32_t which, uint32_t range_count, 
 {
     lwk_session_t *s = &rig->sessions_host[which];
     s->range_count = range_count;
-    s->entry_count = range_count * rig->entry_slots;
+    s->entry_count = range_count > 0 ? rig->slot_count : 0;
     s->sealed_count = tokens;
     s->token_count = tokens + recent;
     s->error = 0;
@@ -436,6 +438,7 @@ void bench_rig_grow(bench_rig_t *rig, uint32_t tokens)
         set_session(rig, BENCH_MEASURED, rig->range_count, bench_rig_tokens(rig),
                     rig->config.range_tokens + rig->config.steady_tokens);
         publish(rig, BENCH_MEASURED, false);
+        rig->slot_count += range->slots;
         rig->range_count++;
     }
     bench_reset_session(rig, false);

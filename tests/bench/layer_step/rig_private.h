@@ -13,6 +13,7 @@ typedef struct bench_range {
     uint8_t *memory, *index;
     uint16_t *sizes, *page_base, *row_base;
     uint32_t *place, *stamp, *pages;
+    uint32_t slots; /* entries of its largest tile */
 } bench_range_t;
 
 struct bench_rig {
@@ -32,7 +33,7 @@ struct bench_rig {
     lwk_counters_t *counters; /* pinned */
     /* ranges */
     bench_range_t *ranges;
-    uint32_t range_count;
+    uint32_t range_count, slot_count; /* slots: of all ranges of the measured session */
     uint64_t index_bytes;
     /* building the next one */
     lwk_build_t build;

@@ -44,13 +44,13 @@ void bench_steps_free(bench_rig_t *rig)
 }
 
 /* One memory for all scratches: a backend may keep something at its beginning. */
-static lwk_scratch_t take_scratch(bench_rig_t *rig, uint32_t ranges, uint32_t item_capacity)
+static lwk_scratch_t take_scratch(bench_rig_t *rig, uint32_t ranges, uint32_t slots, uint32_t item_capacity)
 {
     lwk_dims_t dims = {.shape = rig->config.shape,
                        .session_count = 1,
                        .query_tokens = 1,
-                       .entry_capacity = (ranges > 0 ? ranges : 1) * rig->entry_slots,
-                       .range_list_capacity = ranges > 0 ? ranges : 1,
+                       .entry_capacity = slots,
+                       .range_list_capacity = ranges,
                        .item_capacity = item_capacity,
                        .steady_rows = rig->steady_rows};
     uint64_t workspace = rig->backend->workspace_bytes(&dims), bytes = lwk_scratch_bytes(&dims, workspace);
@@ -142,7 +142,7 @@ void bench_load_range(bench_rig_t *rig)
                                      .budget = LWK_BUDGET_TOKENS,
                                      .cluster_tokens = rig->config.cluster_tokens,
                                      .retrieve_ppm = 1000000};
-    lwk_scratch_t scratch = take_scratch(rig, 1, rig->entry_slots);
+    lwk_scratch_t scratch = take_scratch(rig, 1, rig->entry_slots, rig->entry_slots);
     take_buffers(rig);
     set_slot(rig, BENCH_LOADER, BENCH_LOADER);
     set_policy(rig, BENCH_LOADER, &everything);
@@ -224,7 +224,7 @@ static bool is_finite(bench_rig_t *rig)
 bench_result_t bench_rig_run(bench_rig_t *rig, const bench_run_t *run)
 {
     bench_result_t result = {0};
-    timed_t timed = {.run = run, .scratch = take_scratch(rig, rig->range_count, run->item_capacity)};
+    timed_t timed = {.run = run, .scratch = take_scratch(rig, rig->range_count, rig->slot_count, run->item_capacity)};
     uint32_t layers = rig->config.shape.layer_count, number = 0;
     double *times = malloc(run->batches * sizeof *times);
     if (times == NULL)
