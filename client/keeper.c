@@ -87,13 +87,18 @@ static lw_status_t store_init(lwc_keeper_t *keeper, lw_error_t *error)
     return status == LW_OK ? lwc_store_create(&params, &keeper->store, error) : status;
 }
 
-/* Earlier layers travel while the device works on this one. */
+static unsigned renew(lwc_keeper_t *keeper, uint64_t now_us);
+
+/* Earlier layers travel, and leases are kept, while the device works on this one. */
 static void while_sealing(void *arg)
 {
     lwc_keeper_t *keeper = arg;
+    uint64_t now = lwc_now(keeper->kv);
 
-    if (keeper->store)
-        (void)lwc_store_round(keeper->store, lwc_now(keeper->kv));
+    if (!keeper->store)
+        return;
+    (void)lwc_store_round(keeper->store, now);
+    (void)renew(keeper, now);
 }
 
 lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *error)
@@ -118,6 +123,7 @@ lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *err
     keeper->seal.idle = while_sealing;
     keeper->seal.idle_arg = keeper;
     keeper->seal.unchecked = kv->local.on;
+    keeper->seal.timeout_us = kv->options.client_ship_timeout;
     if (status == LW_OK && !kv->local.on)
         status = store_init(keeper, error);
     uint64_t now = lwc_now(kv);

@@ -7,7 +7,6 @@
 #include "wire/segment_fmt.h"
 
 #define CLUSTERS_MAX (LW_SEGMENT_UNITS_MAX * LW_CLUSTERS_PER_UNIT_MAX)
-#define DEVICE_TIMEOUT_US 60000000u
 #define OUTLIERS_MAX (LW_SEGMENT_UNITS_MAX * LW_OUTLIERS_PER_UNIT_MAX)
 
 static void *carve(uint8_t *memory, uint64_t *at, uint64_t bytes)
@@ -89,7 +88,6 @@ lw_status_t lwc_seal_init(lwc_seal_t *seal, const lwc_device_t *device, const lw
         (void)lay_out_pinned(seal, seal->pinned_memory);
         (void)lay_out_device(seal, seal->device_memory);
     }
-    seal->timeout_us = DEVICE_TIMEOUT_US;
     return status == LW_OK ? lwc_device_event(device, &seal->done, error) : status;
 }
 

@@ -20,7 +20,7 @@ typedef struct lwc_seal {
     uint8_t **records;   /* [heads] */
     double *sums;        /* [heads][sums_count] */
     lwk_event_t *done;   /* behind what was enqueued last */
-    uint64_t timeout_us; /* for the device */
+    uint64_t timeout_us; /* for the device; set by the owner */
     bool unchecked;      /* segments stay in this process: no checksums */
     lwc_idle_t idle;     /* runs while the device works; NULL: nothing */
     void *idle_arg;

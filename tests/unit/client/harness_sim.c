@@ -43,7 +43,8 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
     bool queue = backend && strcmp(backend, "queue") == 0;
     bool async = queue || (backend && strcmp(backend, "cuda") == 0);
     char config[512]; /* leases are renewed by a thread that waits for a slow device here */
-    snprintf(config, sizeof(config), "%s%s", async ? "client.lease=1h;" : "", params->config ? params->config : "");
+    const char *patient = async ? "client.lease=1h;client.ship_timeout=30m;client.room_timeout=30m;" : "";
+    snprintf(config, sizeof(config), "%s%s", patient, params->config ? params->config : "");
     if (async)
         h->clock = *lw_clock_real(); /* several threads look, often */
     nodes_init(h);

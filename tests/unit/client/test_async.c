@@ -1,5 +1,6 @@
 /* test_async.c - what asynchronous backends promise beyond right answers: calls only enqueue, failures are told later and
- * take back what was built on them, graphs are replayed over rebound slots, and nothing waits for ever. */
+ * take back what was built on them, graphs are replayed over rebound slots, and nothing waits for ever. Over
+ * queue_backend.h, or LW_TEST_BACKEND=cuda. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -15,7 +16,14 @@
 #include "unit/client/queue_backend.h"
 
 static uint64_t seed_value;
-static const harness_params_t small = {.layers = 2, .backend = "queue"};
+static harness_params_t small = {.layers = 2};
+
+/* Some promises can only be seen where the device's queues can be stopped. */
+static void needs_queues(void)
+{
+    if (strcmp(small.backend, "queue") != 0)
+        skip();
+}
 
 /* Sleeping is how a thread of the library waits: the caller's naps are counted while it must not take any. */
 static __thread bool counting;
@@ -104,6 +112,7 @@ static void test_steps_are_enqueued_without_waiting(void **state)
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 1300);
     check_exact(&bed);
     harness_settle(&bed.h);
@@ -130,6 +139,7 @@ static void test_an_op_is_accepted_and_completes_in_progress(void **state)
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 40);
     lw_op_t op;
     lw_tensor_t out = {.data = bed.engine.out, .sessions = 1, .tokens = 1, .heads = 4, .head_dim = 16};
@@ -156,6 +166,7 @@ static void test_steps_ahead_are_bounded(void **state)
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 40);
     engine_fill(&bed.engine);
     queue_backend_hold(true);
@@ -178,6 +189,7 @@ static void test_a_failure_takes_back_the_steps_after_it(void **state)
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 1300);
     check_exact(&bed);
     harness_settle(&bed.h);
@@ -274,6 +286,7 @@ static void test_a_slot_that_is_reused_hears_nothing_of_the_session_before(void 
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 1300);
     check_exact(&bed);
     harness_settle(&bed.h);
@@ -448,6 +461,7 @@ static void test_prefetch_is_enqueued_too(void **state)
 {
     (void)state;
     bed_t bed;
+    needs_queues();
     bed_init(&bed, 1300);
     check_exact(&bed);
     harness_settle(&bed.h);
@@ -472,8 +486,72 @@ static void test_prefetch_is_enqueued_too(void **state)
     bed_fini(&bed);
 }
 
+/* ---- limits ---- */
+
+static void test_letters_and_reads_are_bounded(void **state)
+{
+    (void)state;
+    bed_t bed;
+    uint8_t bytes[LWC_READS + 1][8];
+    lwc_reading_t reading[LWC_READS + 1];
+    lw_error_t error;
+    bed_init(&bed, 1300);
+    check_exact(&bed);
+    harness_settle(&bed.h);
+    lwc_courier_t *courier = &bed.h.kv->courier;
+    lwc_letter_t letter = {.kind = LWC_LETTER_SEGMENT_FORGET, .key = courier->segment_capacity - 1};
+    atomic_store(&courier->mode, LWC_COURIER_STALLED);
+    while (atomic_load(&courier->tail) != atomic_load(&courier->head))
+        lwc_device_nap(100);
+    lwc_device_nap(2000); /* it is in its nap by now, or nearly */
+    uint32_t posted = 0;
+    while (posted < 2 * LWC_LETTERS && lwc_courier_post(courier, &letter) == LW_OK)
+        posted++;
+    assert_true(posted >= LWC_LETTERS && posted < 2 * LWC_LETTERS);
+    atomic_store(&courier->mode, LWC_COURIER_RUNNING);
+    while (atomic_load(&courier->tail) != atomic_load(&courier->head))
+        lwc_device_nap(100);
+    fake_store_hold(true);
+    for (uint32_t i = 0; i < LWC_READS; i++)
+        assert_int_equal(
+            lwc_read_start(bed.h.kv, &reading[i], 0, 0, 8, bytes[i], lwc_now(bed.h.kv) + 60000000, &error), LW_OK);
+    assert_int_equal(lwc_read_start(bed.h.kv, &reading[LWC_READS], 0, 0, 8, bytes[LWC_READS],
+                                    lwc_now(bed.h.kv) + 60000000, &error),
+                     LW_ERR_BUSY);
+    fake_store_hold(false);
+    for (uint32_t i = 0; i < LWC_READS; i++)
+        assert_int_equal(lwc_read_wait(bed.h.kv, &reading[i], &error), LW_OK);
+    check_exact(&bed);
+    bed_fini(&bed);
+}
+
+static void test_notes_that_the_device_never_reads_end_in_an_error(void **state)
+{
+    (void)state;
+    harness_t h;
+    needs_queues();
+    harness_params_t quick = small;
+    quick.config = "client.ship_timeout=100ms";
+    harness_open(&h, &quick, seed_value);
+    lw_session_t *s = harness_session(&h, LW_POLICY_FULL, 1024);
+    harness_drain(&h);
+    queue_backend_hold(true);
+    uint32_t written = 0;
+    while (written < 2 * LWC_NOTES && lw_session_truncate(s, 0) == LW_OK)
+        written++;
+    assert_int_equal(written, LWC_NOTES);
+    assert_non_null(strstr(lw_last_error(h.kv), "did not finish"));
+    queue_backend_hold(false);
+    harness_drain(&h);
+    assert_int_equal(lw_session_truncate(s, 0), LW_OK);
+    lw_session_close(s);
+    harness_close(&h);
+}
+
 int main(void)
 {
+    const char *backend = getenv("LW_TEST_BACKEND");
+    small.backend = backend ? backend : "queue";
     const char *seed = getenv("LW_TEST_SEED");
     seed_value = seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL);
     printf("seed %llu (LW_TEST_SEED)\n", (unsigned long long)seed_value);
@@ -492,6 +570,8 @@ int main(void)
         cmocka_unit_test(test_replay_tells_failures_and_refusals),
         cmocka_unit_test(test_each_backend_refuses_what_it_cannot_do),
         cmocka_unit_test(test_prefetch_is_enqueued_too),
+        cmocka_unit_test(test_letters_and_reads_are_bounded),
+        cmocka_unit_test(test_notes_that_the_device_never_reads_end_in_an_error),
     };
     cmocka_set_test_filter(getenv("LW_TEST_FILTER")); /* a pattern; NULL: all */
     return cmocka_run_group_tests(tests, NULL, NULL);
