@@ -21,11 +21,11 @@ uint64_t lwd_server_arena_bytes(const lwd_options_t *options)
     return options->mem_arena_bytes == UINT64_MAX ? lwd_budget_arena(NULL) : options->mem_arena_bytes;
 }
 
-uint32_t lwd_server_segment_max(const lwd_options_t *options)
+uint32_t lwd_server_segment_max(const lwd_options_t *options, uint64_t arena_bytes)
 {
     if (options->store_segments != 0)
         return (uint32_t)options->store_segments;
-    uint64_t units = lwd_server_arena_bytes(options) / LWD_ARENA_UNIT_BYTES;
+    uint64_t units = arena_bytes / LWD_ARENA_UNIT_BYTES;
     return (uint32_t)lw_min_u64(lw_max_u64(units, SEGMENTS_MIN), SEGMENTS_MAX);
 }
 
@@ -64,7 +64,7 @@ static lw_status_t build_shard(lwd_server_t *server, lw_error_t *error)
         .book = server->arena.book,
         .extents = server->extents,
         .book_extents = server->book_extents,
-        .segment_max = lwd_server_segment_max(options),
+        .segment_max = lwd_server_segment_max(options, server->arena.bytes),
         .origin_max = (uint32_t)options->store_sessions,
         .client_max = (uint32_t)(2 * options->data_connections * server->thread_count),
         .lease_us = options->lease_us,

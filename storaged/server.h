@@ -31,8 +31,9 @@ typedef struct lwd_server_params {
  * was over. Errors name the option at fault. Main thread, once per process at a time. */
 LW_CHECK lw_status_t lwd_server_run(const lwd_server_params_t *params, lw_error_t *error);
 
-/* Bytes that mem.arena_bytes stands for, and segments that store.segments stands for. */
+/* Bytes that mem.arena_bytes stands for: with auto, half of what is left at the time of the call. */
 uint64_t lwd_server_arena_bytes(const lwd_options_t *options);
-uint32_t lwd_server_segment_max(const lwd_options_t *options);
+/* Segments that store.segments stands for with an arena of that size. */
+uint32_t lwd_server_segment_max(const lwd_options_t *options, uint64_t arena_bytes);
 
 #endif /* LWD_SERVER_H */
