@@ -152,12 +152,13 @@ static lw_status_t read_pem(const char *option, const char *path, char **text_ou
         return LW_OK;
     FILE *file = fopen(path, "re");
     char *text = file != NULL ? calloc(1, PEM_BYTES_MAX) : NULL;
-    size_t bytes = text != NULL ? fread(text, 1, PEM_BYTES_MAX - 1, file) : 0;
+    size_t bytes = text != NULL ? fread(text, 1, PEM_BYTES_MAX, file) : 0;
     if (file != NULL)
         (void)fclose(file);
-    if (bytes == 0) {
+    if (bytes == 0 || bytes == PEM_BYTES_MAX) { /* the last byte ends the text */
         free(text);
-        return lw_fail(error, LW_ERR_INVALID, "%s is \"%s\", which cannot be read", option, path);
+        return lw_fail(error, LW_ERR_INVALID, "%s is \"%s\", which %s", option, path,
+                       bytes == 0 ? "cannot be read" : "is larger than a file of certificates should be (1 MiB)");
     }
     *text_out = text;
     return LW_OK;

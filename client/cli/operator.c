@@ -56,6 +56,7 @@ int lwc_operator_args(int argc, char **argv, lwc_operator_t *op, bool *help_out)
     return bad ? -1 : words;
 }
 
+/* A file that does not fit is refused: half of a list of certificates would fail later, without a cause. */
 static lw_status_t read_file(const char *path, char *text, size_t capacity, const char **text_out,
                              lw_error_t *error)
 {
@@ -63,11 +64,13 @@ static lw_status_t read_file(const char *path, char *text, size_t capacity, cons
     if (path[0] == '\0')
         return LW_OK;
     FILE *file = fopen(path, "rb");
-    size_t bytes = file ? fread(text, 1, capacity - 1, file) : 0;
+    size_t bytes = file ? fread(text, 1, capacity, file) : 0;
     if (file)
         fclose(file);
     if (bytes == 0)
         return lw_fail(error, LW_ERR_IO, "%s cannot be read", path);
+    if (bytes == capacity)
+        return lw_fail(error, LW_ERR_IO, "%s is larger than %zu bytes", path, capacity - 1);
     text[bytes] = '\0';
     *text_out = text;
     return LW_OK;
@@ -75,7 +78,7 @@ static lw_status_t read_file(const char *path, char *text, size_t capacity, cons
 
 lw_status_t lwc_operator_connect(lwc_operator_t *op, lwc_control_t **control_out)
 {
-    static char ca[64 << 10], cert[64 << 10], key[64 << 10];
+    static char ca[1 << 20], cert[64 << 10], key[64 << 10];
     lwc_options_t options;
     lw_error_t error = {.text = ""};
     lwc_control_params_t params = {.size = sizeof(params), .tenant = op->tenant};
