@@ -33,8 +33,6 @@ static void show(const lwc_engine_t *engine, const char *label, uint32_t done, u
     fflush(stderr);
 }
 
-/* ---- options ---- */
-
 /* ---- open and close ---- */
 
 static char *load(const char *path, size_t *bytes_out, lw_error_t *error)
@@ -81,11 +79,18 @@ static lw_status_t read_document(lwc_engine_t *engine, const lwc_engine_params_t
     return status == LW_OK ? LW_OK : lw_fail(error, status, "document '%s' cannot be tokenized", params->document_path);
 }
 
+/* The runner's tensors lie in host memory, which a device's backend must not be given. */
+static const char *host_backend(const char *asked)
+{
+    const char *name = asked ? asked : getenv("LWK_BACKEND");
+    return name && name[0] ? name : "cpu";
+}
+
 static lw_status_t open_fleet(lwc_engine_t *engine, const lwc_engine_params_t *params, lw_error_t *error)
 {
     const llama_shape_t *shape = engine->shape;
     lw_open_params_t open = {.size = sizeof(open),
-                             .backend = params->backend,
+                             .backend = host_backend(params->backend),
                              .fleet = params->fleet,
                              .config = params->config,
                              .sessions_max = params->sessions_max,
@@ -103,8 +108,11 @@ static lw_status_t open_fleet(lwc_engine_t *engine, const lwc_engine_params_t *p
 
 lw_status_t lwc_engine_open(const lwc_engine_params_t *params, lwc_engine_t *engine, lw_error_t *error)
 {
+    const char *backend = host_backend(params->backend);
     memset(engine, 0, sizeof(*engine));
     engine->quiet = params->quiet;
+    if (strcmp(backend, "cpu") != 0 && strcmp(backend, "ref") != 0)
+        return lw_fail(error, LW_ERR_INVALID, "backend is '%s', must be cpu or ref: the model runs on the host", backend);
     lw_status_t status = llama_pool_create(params->threads, &engine->pool, error);
     if (status == LW_OK)
         status = llama_model_open(params->model_path, engine->pool, &engine->model, error);

@@ -22,7 +22,8 @@ typedef struct lwc_engine {
 } lwc_engine_t;
 
 typedef struct lwc_engine_params {
-    const char *model_path, *document_path, *fleet, *backend, *config;
+    const char *model_path, *document_path, *fleet, *config;
+    const char *backend; /* a host backend; NULL: LWK_BACKEND, else cpu */
     uint32_t threads;    /* 0: one a core */
     uint32_t tokens_max; /* longest sequence */
     uint32_t sessions_max;
