@@ -20,9 +20,20 @@ print("\n".join(str(s.getsockname()[1]) for s in held))
 PY
 }
 
+give_up() { # DIR NODE WHY: says so and leaves nothing running
+  echo "local-fleet: node $2 $3:" >&2
+  tail -n 5 "$1/node$2.log" >&2
+  stop "$1" || true
+}
+
 start() {
   local dir=$1 count=$2; shift 2
-  local ports addresses fleet i
+  local ports addresses fleet i file
+  for file in "$dir"/node*.pid; do
+    [ -e "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null || continue
+    echo "local-fleet: pid $(cat "$file") of $file still runs: local-fleet.sh stop $dir" >&2
+    return 1
+  done
   mkdir -p "$dir"
   mapfile -t ports < <(free_ports "$count")
   addresses=("${ports[@]/#/127.0.0.1:}")
@@ -36,8 +47,8 @@ start() {
   for ((i = 0; i < count; i++)); do
     local waited=0
     until [ -s "$dir/node$i.ready" ]; do
-      kill -0 "$(cat "$dir/node$i.pid")" 2>/dev/null || { echo "local-fleet: node $i ended:" >&2; tail -n 5 "$dir/node$i.log" >&2; return 1; }
-      [ $((waited += 1)) -lt 600 ] || { echo "local-fleet: node $i is not ready after 60 s" >&2; tail -n 5 "$dir/node$i.log" >&2; return 1; }
+      kill -0 "$(cat "$dir/node$i.pid")" 2>/dev/null || { give_up "$dir" "$i" "ended"; return 1; }
+      [ $((waited += 1)) -lt 600 ] || { give_up "$dir" "$i" "is not ready after 60 s"; return 1; }
       sleep 0.1
     done
   done

@@ -10,6 +10,13 @@ finish() { "$root/deploy/local-fleet.sh" stop "$dir" || true; rm -rf "$dir"; }
 trap finish EXIT
 
 fleet=$("$root/deploy/local-fleet.sh" start "$dir" 2 --mem.arena_bytes=32m)
+"$root/deploy/local-fleet.sh" start "$dir" 2 --mem.arena_bytes=32m 2>"$dir/err" && fail "a fleet starts over a running one"
+grep -q "still runs" "$dir/err" || fail "local-fleet does not say which node runs"
+mkdir "$dir/broken"
+"$root/deploy/local-fleet.sh" start "$dir/broken" 2 --mem.arena_bytes=1 2>"$dir/err" && fail "a fleet starts with a wrong option"
+grep -q "mem.arena_bytes" "$dir/err" || fail "local-fleet does not say why a node ended"
+[ -z "$(ls "$dir"/broken/*.pid 2>/dev/null)" ] || fail "a fleet that did not start is still there"
+
 "$longwave" status --fleet "$fleet" --json "$dir/status.json" || fail "status of a healthy fleet is not 0"
 python3 - "$dir/status.json" <<'PY' || fail "status --json"
 import json, sys
@@ -27,6 +34,13 @@ for wrong in "sessions show" "sessions show x" "sessions fly 1" "status --nonsen
   code=0; "$longwave" $wrong >/dev/null 2>&1 || code=$?
   [ "$code" = 2 ] || fail "'$wrong' gives $code, not 2"
 done
+head -c 2000000 /dev/zero >"$dir/large.pem"
+LW_TLS_CA="$dir/large.pem" "$longwave" status --fleet "$fleet" 2>"$dir/err" && fail "a certificate file that does not fit is cut"
+grep -q "is larger than" "$dir/err" || fail "a certificate file that does not fit is not named"
+if "$longwave" --help | grep -q '^  demo '; then
+  "$longwave" demo --model /dev/null --document /dev/null --backend cuda 2>"$dir/err" && fail "the demo's host tensors go to a device"
+  grep -q "must be cpu or ref" "$dir/err" || fail "the demo does not name its backends"
+fi
 for command in status sessions doctor; do
   "$longwave" $command --help | grep -q "longwave $command" || fail "$command --help"
 done
