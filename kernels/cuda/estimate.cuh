@@ -136,7 +136,7 @@ LWK_DEVICE void estimate_values(const estimate_shared<LANES, QC> *sh, const tile
     const uint32_t GROUPS = STEP_THREADS / LANES;
     const bool CODED = KIND == STEP_INT8 || KIND == STEP_INT4;
     uint32_t part = threadIdx.x % LANES, group = threadIdx.x / LANES, d = head_dim;
-    uint32_t bytes = KIND == STEP_FP32 ? 4 * d : KIND == STEP_INT8 ? d : KIND == STEP_INT4 ? d / 2 : 2 * d;
+    uint32_t bytes = lwk_kind_row_bytes<KIND>(d);
     const uint8_t *rows = tile->index + tile->at.cluster_values;
     const uint16_t *scales = lwk_tile_halves(tile, tile->at.cluster_value_scales);
     bool inside = part * LWK_ROW_PART < d;
@@ -164,7 +164,7 @@ LWK_DEVICE void estimate_values(const estimate_shared<LANES, QC> *sh, const tile
             if (c >= tile->clusters)
                 break;
             float x[LWK_ROW_PART], times = CODED ? lwk_f16_to_f32(scale[i]) : 1.0f;
-            lwk_part_floats(&value[i], x);
+            lwk_part_floats(&value[i], LW_DTYPE_BF16, x);
 #pragma unroll
             for (uint32_t q = 0; q < QC; q++) {
                 float w = sh->weight[q][c] * times;
@@ -231,7 +231,7 @@ LWK_DEVICE void lwk_estimate_tile(estimate_shared<LANES, QC> *sh, const lwk_step
         switch (tile.cluster_kind) {
         case STEP_INT8: estimate_values<STEP_INT8, LANES, QC>(sh, &tile, d, &sum); break;
         case STEP_INT4: estimate_values<STEP_INT4, LANES, QC>(sh, &tile, d, &sum); break;
-        case STEP_BF16: estimate_values<STEP_BF16, LANES, QC>(sh, &tile, d, &sum); break;
+        case STEP_HALF: estimate_values<STEP_HALF, LANES, QC>(sh, &tile, d, &sum); break;
         default: estimate_values<STEP_FP32, LANES, QC>(sh, &tile, d, &sum); break;
         }
 #pragma unroll

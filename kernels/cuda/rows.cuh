@@ -16,7 +16,7 @@ template <uint32_t KIND, uint32_t LANES, uint32_t QC> struct rows_config {
 
 template <uint32_t KIND, uint32_t LANES, uint32_t QC> struct rows_shared {
     typedef rows_config<KIND, LANES, QC> config;
-    float query[QC][config::WIDTH];
+    alignas(16) float query[QC][config::WIDTH]; /* lwk_query_at() */
     float weight[QC][config::ROWS];
     float sum[STEP_WARPS][config::WIDTH];
     float largest[QC], z[QC], factor[QC];
@@ -41,7 +41,7 @@ LWK_DEVICE void lwk_rows_begin(rows_shared<KIND, LANES, QC> *sh, rows_sum<QC> *s
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < QC * WIDTH; i += STEP_THREADS) {
         uint32_t q = first + i / WIDTH, j = i % WIDTH;
-        sh->query[i / WIDTH][j] =
+        sh->query[i / WIDTH][lwk_query_at<LANES>(j)] =
             q < count && j < d ? step->scratch.query[lwk_group_row(step, s, head, q) * d + j] : 0.0f;
     }
     if (threadIdx.x < QC) {
@@ -107,15 +107,10 @@ LWK_DEVICE void lwk_rows_pass(rows_shared<KIND, LANES, QC> *sh, rows_sum<QC> *su
     for (uint32_t i = 0; i < ROWS_EACH; i++) {
         uint32_t r = group + i * GROUPS, visible = sh->key[r] != NULL ? sh->visible[r] : 0;
         float x[LWK_ROW_PART];
-        lwk_part_floats(&key[i], x);
+        lwk_part_floats(&key[i], shape->dtype, x);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++) {
-            const float *query = sh->query[q] + part * LWK_ROW_PART;
-            float dot = 0.0f;
-#pragma unroll
-            for (uint32_t j = 0; j < LWK_ROW_PART; j++)
-                dot = fmaf(x[j], query[j], dot);
-            dot = lwk_row_sum<LANES>(dot);
+            float dot = lwk_row_sum<LANES>(lwk_query_dot<LANES>(sh->query[q], part, x));
             if (part == 0)
                 sh->weight[q][r] = (visible & sh->visible_bit[q]) != 0
                                        ? lwk_soft_cap(shape->scale * dot, shape->soft_cap)
@@ -136,7 +131,7 @@ LWK_DEVICE void lwk_rows_pass(rows_shared<KIND, LANES, QC> *sh, rows_sum<QC> *su
 #pragma unroll
     for (uint32_t i = 0; i < ROWS_EACH; i++) {
         float x[LWK_ROW_PART];
-        lwk_part_floats(&value[i], x);
+        lwk_part_floats(&value[i], shape->dtype, x);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++) {
             float w = sh->weight[q][group + i * GROUPS];

@@ -1,4 +1,5 @@
-/* score.cuh - one tile: logits of all its entries for all queries of the head, and the tile's largest R and sum of e^R. */
+/* score.cuh - one tile, of any head_dim and encoding: logits of all its entries for all queries of the head, and the tile's
+ * largest R and sum of e^R. Tiles of codes with a usual head_dim go through score_coded.cuh. */
 #ifndef LWK_CUDA_SCORE_CUH
 #define LWK_CUDA_SCORE_CUH
 
@@ -8,7 +9,7 @@
 
 template <uint32_t LANES, uint32_t QC> struct score_shared {
     static const uint32_t WIDTH = LANES * LWK_ROW_PART;
-    float plain[QC][WIDTH], coded[QC][WIDTH]; /* q; channel * q */
+    alignas(16) float plain[QC][WIDTH], coded[QC][WIDTH]; /* q; channel * q; lwk_query_at() */
     float center[QC];                         /* q . center */
     tile_query_t query[QC];
     float largest[STEP_THREADS / LANES][QC], sum[STEP_THREADS / LANES][QC]; /* of each group's entries */
@@ -43,15 +44,17 @@ LWK_DEVICE void score_queries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
         float x = 0.0f;
         if (q < count && j < d)
             x = step->scratch.query[lwk_group_row(step, s, head, q) * d + j];
-        sh->plain[i / WIDTH][j] = x;
-        sh->coded[i / WIDTH][j] = channel != NULL && j < d ? x * channel[j] : 0.0f;
+        sh->plain[i / WIDTH][lwk_query_at<LANES>(j)] = x;
+        sh->coded[i / WIDTH][lwk_query_at<LANES>(j)] = channel != NULL && j < d ? x * channel[j] : 0.0f;
     }
     __syncthreads();
     for (uint32_t q = lwk_warp(); q < QC; q += STEP_WARPS) {
         float center = 0.0f, norm = 0.0f;
         if (channel != NULL) {
-            center = lwk_center_dot(lwk_tile_floats(tile, tile->at.key_center), sh->plain[q], d);
-            norm = lwk_channel_norm(channel, sh->plain[q], d);
+            const float *query =
+                step->scratch.query + lwk_group_row(step, s, head, min(first + q, count - 1)) * d;
+            center = lwk_center_dot(lwk_tile_floats(tile, tile->at.key_center), query, d);
+            norm = lwk_channel_norm(channel, query, d);
         }
         if (lwk_lane() == 0) {
             sh->center[q] = center;
@@ -74,7 +77,7 @@ LWK_DEVICE void score_entries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
     const bool CODED = KIND == STEP_INT8 || KIND == STEP_INT4;
     const lwk_shape_t *shape = &step->shape;
     uint32_t part = threadIdx.x % LANES, group = threadIdx.x / LANES, d = shape->head_dim;
-    uint32_t bytes = KIND == STEP_FP32 ? 4 * d : KIND == STEP_INT8 ? d : KIND == STEP_INT4 ? d / 2 : 2 * d;
+    uint32_t bytes = lwk_kind_row_bytes<KIND>(d);
     bool inside = part * LWK_ROW_PART < d;
     for (uint32_t base = begin; base < end; base += SCORE_UNROLL * GROUPS) {
         step_part<KIND> key[SCORE_UNROLL];
@@ -89,15 +92,11 @@ LWK_DEVICE void score_entries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
         for (uint32_t i = 0; i < SCORE_UNROLL; i++) {
             uint32_t e = base + i * GROUPS + group;
             float x[LWK_ROW_PART], mine = 0.0f;
-            lwk_part_floats(&key[i], x);
+            lwk_part_floats(&key[i], LW_DTYPE_BF16, x);
 #pragma unroll
             for (uint32_t q = 0; q < QC; q++) {
-                const float *query = (CODED ? sh->coded[q] : sh->plain[q]) + part * LWK_ROW_PART;
-                float dot = 0.0f;
-#pragma unroll
-                for (uint32_t j = 0; j < LWK_ROW_PART; j++)
-                    dot = fmaf(x[j], query[j], dot);
-                dot = lwk_row_sum<LANES>(dot);
+                float dot =
+                    lwk_row_sum<LANES>(lwk_query_dot<LANES>(CODED ? sh->coded[q] : sh->plain[q], part, x));
                 if (part == q)
                     mine = dot;
             }
@@ -127,18 +126,18 @@ LWK_DEVICE void score_part(score_shared<LANES, QC> *sh, const lwk_step_t *step, 
     switch (kind) {
     case STEP_INT8: score_entries<STEP_INT8, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
     case STEP_INT4: score_entries<STEP_INT4, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
-    case STEP_BF16: score_entries<STEP_BF16, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
+    case STEP_HALF: score_entries<STEP_HALF, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
     default: score_entries<STEP_FP32, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
     }
 }
 
 template <uint32_t LANES, uint32_t QC>
-LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_session_t *session, uint32_t s,
-                           uint32_t head, uint32_t range)
+LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_session_t *session,
+                           const tile_view_t *opened, uint32_t s, uint32_t head, uint32_t range)
 {
     const uint32_t GROUPS = STEP_THREADS / LANES;
     const lwk_scratch_t *scratch = &step->scratch;
-    tile_view_t tile = lwk_tile_open(step, session, range, head);
+    tile_view_t tile = *opened;
     lwk_policy_t policy = session->policy;
     uint32_t count = lwk_query_count(step), part = threadIdx.x % LANES, group = threadIdx.x / LANES;
     for (uint32_t first = 0; first < count; first += QC) {

@@ -55,29 +55,31 @@ LWK_DEVICE float lwk_soft_cap(float x, float soft_cap)
 
 /* ---- 8 elements of a row ---- */
 
-/* Rows of a dtype, and of an encoding, have one set of names. */
-typedef enum step_kind { STEP_FP32, STEP_BF16, STEP_FP16, STEP_INT8, STEP_INT4 } step_kind_t;
+/* Rows of a dtype, and of an encoding, have one set of names. STEP_HALF is bf16 or fp16, as a dtype says at run time: that
+ * costs a branch and saves half of the kernels. */
+typedef enum step_kind { STEP_FP32, STEP_HALF, STEP_INT8, STEP_INT4 } step_kind_t;
 
-LWK_HD uint32_t lwk_kind_of_dtype(uint32_t dtype)
-{
-    return dtype == LW_DTYPE_BF16 ? STEP_BF16 : dtype == LW_DTYPE_FP16 ? STEP_FP16 : STEP_FP32;
-}
 LWK_HD uint32_t lwk_kind_of_encoding(uint32_t encoding)
 {
-    return encoding == LW_ENCODING_BF16   ? STEP_BF16
+    return encoding == LW_ENCODING_BF16   ? STEP_HALF
            : encoding == LW_ENCODING_INT8 ? STEP_INT8
            : encoding == LW_ENCODING_INT4 ? STEP_INT4
                                           : STEP_FP32;
+}
+
+template <uint32_t KIND> LWK_DEVICE uint32_t lwk_kind_row_bytes(uint32_t head_dim)
+{
+    return KIND == STEP_FP32   ? 4 * head_dim
+           : KIND == STEP_HALF ? 2 * head_dim
+           : KIND == STEP_INT8 ? head_dim
+                               : head_dim / 2;
 }
 
 template <uint32_t KIND> struct step_part;
 template <> struct step_part<STEP_FP32> {
     uint4 low, high;
 };
-template <> struct step_part<STEP_BF16> {
-    uint4 all;
-};
-template <> struct step_part<STEP_FP16> {
+template <> struct step_part<STEP_HALF> {
     uint4 all;
 };
 template <> struct step_part<STEP_INT8> {
@@ -93,11 +95,7 @@ LWK_DEVICE void lwk_part_load(step_part<STEP_FP32> *to, const uint8_t *row, uint
     to->low = ((const uint4 *)row)[2 * part];
     to->high = ((const uint4 *)row)[2 * part + 1];
 }
-LWK_DEVICE void lwk_part_load(step_part<STEP_BF16> *to, const uint8_t *row, uint32_t part)
-{
-    to->all = ((const uint4 *)row)[part];
-}
-LWK_DEVICE void lwk_part_load(step_part<STEP_FP16> *to, const uint8_t *row, uint32_t part)
+LWK_DEVICE void lwk_part_load(step_part<STEP_HALF> *to, const uint8_t *row, uint32_t part)
 {
     to->all = ((const uint4 *)row)[part];
 }
@@ -114,11 +112,7 @@ LWK_DEVICE void lwk_part_clear(step_part<STEP_FP32> *to)
 {
     to->low = to->high = make_uint4(0, 0, 0, 0);
 }
-LWK_DEVICE void lwk_part_clear(step_part<STEP_BF16> *to)
-{
-    to->all = make_uint4(0, 0, 0, 0);
-}
-LWK_DEVICE void lwk_part_clear(step_part<STEP_FP16> *to)
+LWK_DEVICE void lwk_part_clear(step_part<STEP_HALF> *to)
 {
     to->all = make_uint4(0, 0, 0, 0);
 }
@@ -131,21 +125,14 @@ LWK_DEVICE void lwk_part_clear(step_part<STEP_INT4> *to)
     to->all = 0;
 }
 
-LWK_DEVICE void lwk_words_to_floats(uint4 words, uint32_t dtype, float to[8])
+/* The dtype is that of STEP_HALF. */
+LWK_DEVICE void lwk_part_floats(const step_part<STEP_HALF> *from, uint32_t dtype, float to[8])
 {
-    float2 a = lwk_unpack2(words.x, dtype), b = lwk_unpack2(words.y, dtype), c = lwk_unpack2(words.z, dtype),
-           e = lwk_unpack2(words.w, dtype);
+    float2 a = lwk_unpack2(from->all.x, dtype), b = lwk_unpack2(from->all.y, dtype),
+           c = lwk_unpack2(from->all.z, dtype), e = lwk_unpack2(from->all.w, dtype);
     to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y, to[4] = c.x, to[5] = c.y, to[6] = e.x, to[7] = e.y;
 }
-LWK_DEVICE void lwk_part_floats(const step_part<STEP_BF16> *from, float to[8])
-{
-    lwk_words_to_floats(from->all, LW_DTYPE_BF16, to);
-}
-LWK_DEVICE void lwk_part_floats(const step_part<STEP_FP16> *from, float to[8])
-{
-    lwk_words_to_floats(from->all, LW_DTYPE_FP16, to);
-}
-LWK_DEVICE void lwk_part_floats(const step_part<STEP_FP32> *from, float to[8])
+LWK_DEVICE void lwk_part_floats(const step_part<STEP_FP32> *from, uint32_t dtype, float to[8])
 {
     to[0] = __uint_as_float(from->low.x), to[1] = __uint_as_float(from->low.y);
     to[2] = __uint_as_float(from->low.z), to[3] = __uint_as_float(from->low.w);
@@ -158,7 +145,7 @@ LWK_DEVICE float lwk_code_float(uint32_t flipped, uint32_t byte)
 {
     return __uint_as_float(__byte_perm(flipped, 0x4B000000u, 0x7440u | byte)) - 8388736.0f;
 }
-LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT8> *from, float to[8])
+LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT8> *from, uint32_t dtype, float to[8])
 {
     uint32_t low = from->all.x ^ 0x80808080u, high = from->all.y ^ 0x80808080u;
 #pragma unroll
@@ -168,7 +155,7 @@ LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT8> *from, float to[8])
     }
 }
 /* Nibbles go to the high half of a byte: 16 times the code. */
-LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT4> *from, float to[8])
+LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT4> *from, uint32_t dtype, float to[8])
 {
     uint32_t even = (from->all << 4 & 0xF0F0F0F0u) ^ 0x80808080u, odd = (from->all & 0xF0F0F0F0u) ^ 0x80808080u;
 #pragma unroll
@@ -176,6 +163,26 @@ LWK_DEVICE void lwk_part_floats(const step_part<STEP_INT4> *from, float to[8])
         to[2 * i] = lwk_code_float(even, i) * 0.0625f;
         to[2 * i + 1] = lwk_code_float(odd, i) * 0.0625f;
     }
+}
+
+/* A query in shared memory: the first halves of all parts, then the second ones, so that 16-byte loads of neighbouring
+ * threads meet no bank twice. */
+template <uint32_t LANES> LWK_DEVICE uint32_t lwk_query_at(uint32_t j)
+{
+    uint32_t part = j / LWK_ROW_PART, k = j % LWK_ROW_PART;
+    return k / 4 * (LANES * 4) + part * 4 + k % 4;
+}
+template <uint32_t LANES> LWK_DEVICE float lwk_query_dot(const float *query, uint32_t part, const float x[8])
+{
+    float4 a = ((const float4 *)query)[part], b = ((const float4 *)query)[LANES + part];
+    float sum = x[0] * a.x;
+    sum = fmaf(x[1], a.y, sum);
+    sum = fmaf(x[2], a.z, sum);
+    sum = fmaf(x[3], a.w, sum);
+    sum = fmaf(x[4], b.x, sum);
+    sum = fmaf(x[5], b.y, sum);
+    sum = fmaf(x[6], b.z, sum);
+    return fmaf(x[7], b.w, sum);
 }
 
 /* Sum over the LANES threads of a row; each of them gets it. The whole warp calls. */
@@ -258,20 +265,16 @@ static inline uint32_t lwk_blocks_each(const lwk_dev_t *dev, uint32_t pairs, uin
     return each < tiles_max ? each : tiles_max;
 }
 
-/* Returns run<kind of the dtype, LANES, QC>(args): QC is 4 while that is enough, else 8. */
-#define LWK_STEP_DISPATCH_QC(queries, kind, lanes, run, ...) \
-    return (queries) <= 4 ? run<kind, lanes, 4>(__VA_ARGS__) : run<kind, lanes, 8>(__VA_ARGS__)
-#define LWK_STEP_DISPATCH_LANES(shape, queries, kind, run, ...)                        \
-    switch (lwk_row_lanes((shape)->head_dim)) {                                        \
-    case 8: LWK_STEP_DISPATCH_QC(queries, kind, 8, run, __VA_ARGS__);                  \
-    case 16: LWK_STEP_DISPATCH_QC(queries, kind, 16, run, __VA_ARGS__);                \
-    default: LWK_STEP_DISPATCH_QC(queries, kind, 32, run, __VA_ARGS__);                \
-    }
-#define LWK_STEP_DISPATCH(shape, queries, run, ...)                                    \
-    switch ((shape)->dtype) {                                                          \
-    case LW_DTYPE_BF16: LWK_STEP_DISPATCH_LANES(shape, queries, STEP_BF16, run, __VA_ARGS__) \
-    case LW_DTYPE_FP16: LWK_STEP_DISPATCH_LANES(shape, queries, STEP_FP16, run, __VA_ARGS__) \
-    default: LWK_STEP_DISPATCH_LANES(shape, queries, STEP_FP32, run, __VA_ARGS__)      \
+/* Returns run<kind of the dtype, LANES, QC>(args): QC is 4 while that is enough, else 8; fp32 rows are for tests. */
+#define LWK_STEP_DISPATCH_LANES(shape, queries, lanes, run, ...)                        \
+    return (shape)->dtype == LW_DTYPE_FP32 ? run<STEP_FP32, lanes, 4>(__VA_ARGS__)      \
+           : (queries) <= 4               ? run<STEP_HALF, lanes, 4>(__VA_ARGS__)      \
+                                          : run<STEP_HALF, lanes, 8>(__VA_ARGS__)
+#define LWK_STEP_DISPATCH(shape, queries, run, ...)                                     \
+    switch (lwk_row_lanes((shape)->head_dim)) {                                         \
+    case 8: LWK_STEP_DISPATCH_LANES(shape, queries, 8, run, __VA_ARGS__);               \
+    case 16: LWK_STEP_DISPATCH_LANES(shape, queries, 16, run, __VA_ARGS__);             \
+    default: LWK_STEP_DISPATCH_LANES(shape, queries, 32, run, __VA_ARGS__);             \
     }
 
 #endif /* LWK_CUDA_STEP_CUH */
