@@ -90,7 +90,7 @@ typedef struct lw_open_params {
     uint32_t reserved;
 } lw_open_params_t;
 
-/* Named policies: how much is attended exactly, how the rest is estimated (docs/policies.md). */
+/* Named policies: how much is attended exactly, how the rest is estimated (docs/decisions/0006-four-token-clusters.md). */
 typedef enum lw_policy {
     LW_POLICY_DEFAULT = 0,      /* LW_POLICY_EXPECTED_MAX with the defaults below */
     LW_POLICY_EXPECTED_MAX = 1, /* an error target (or a fixed budget by expected maximum), all of the rest estimated */

@@ -19,6 +19,17 @@ STRAIGHT_LINES = 10  # a branch in so many lines, at most, leaves a straight lin
 LONGER = {
     ("tests/ops/matrix.c", "const lwk_backend_t *backend, uint64_t seed)"): "one row of the matrix: buffers, calls, comparison",
     ("tests/ops/matrix.c", "uint64_t seed)"): "one row of the matrix: buffers, calls, comparison",
+    ("kernels/cuda/assign.cuh", "void assign_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)"):
+        "one tile loop over fragments in registers",
+    ("kernels/cuda/extend.cu",
+     "template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(extend_args_t) args)"):
+        "one tile loop over fragments in registers",
+    ("kernels/cuda/extend.cu", "template <int CHUNKS> LWK_KERNEL(128, 4) void extend_plain_kernel(LWK_ARGS(extend_args_t) args)"):
+        "one row loop over registers",
+    ("kernels/cuda/moments.cu", "void moments_kernel(LWK_ARGS(lwk_build_t) args, LWK_ARGS(moments_work_t) work)"):
+        "one tile loop over fragments in registers",
+    ("tests/unit/client/test_async.c", "static void test_one_graph_serves_rebinding_sealing_and_churn(void **state)"):
+        "the story of one graph",
 }
 
 BRANCH = re.compile(r"^\s*(\} else|if|for|while|switch|else|do)\b")
