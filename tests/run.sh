@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh - installs what is missing, builds, and runs every test that this machine can run. Exit status 0: all passed.
 #
-#   ./tests/run.sh            everything: quick suite, end to end, 200 simulator seeds, ASan+UBSan on the quick set
+#   ./tests/run.sh            everything: quick suite, emulated CUDA gates, end to end, 200 simulator seeds, ASan+UBSan on the quick set
 #                             (the TSan build has a word of its own: tests/dev san thread)
 #   ./tests/run.sh --quick    the quick suite alone (units, ops, wire, corpora, lint): under 10 minutes on 2 cores
 set -euo pipefail
@@ -16,6 +16,7 @@ esac
 ./deploy/install-deps.sh build test
 ./tests/dev quick
 if [ "${1:-}" != --quick ]; then
+  ./tests/dev slow
   ./tests/dev e2e
   ./tests/dev sim --seeds 200
   ./tests/dev san address
