@@ -158,6 +158,8 @@ static void sessions_close(struct lw *kv)
     free(kv->sessions);
 }
 
+#define PEM_BYTES_MAX (1u << 20)
+
 /* A PEM file named by an option; NULL for an empty name. The caller frees it. */
 static lw_status_t read_pem(const char *option, const char *path, char **text_out, lw_error_t *error)
 {
@@ -165,13 +167,15 @@ static lw_status_t read_pem(const char *option, const char *path, char **text_ou
     if (path[0] == '\0')
         return LW_OK;
     FILE *file = fopen(path, "rb");
-    char *text = calloc(1, (64u << 10) + 1);
-    size_t bytes = file && text ? fread(text, 1, 64u << 10, file) : 0;
+    char *text = calloc(1, PEM_BYTES_MAX + 1);
+    size_t bytes = file && text ? fread(text, 1, PEM_BYTES_MAX, file) : 0;
+    bool more = bytes == PEM_BYTES_MAX && fgetc(file) != EOF;
     if (file)
         fclose(file);
-    if (bytes == 0) {
+    if (bytes == 0 || more) {
         free(text);
-        return lw_fail(error, LW_ERR_IO, "%s: '%s' cannot be read", option, path);
+        return more ? lw_fail(error, LW_ERR_INVALID, "%s: '%s' is larger than %u bytes", option, path, PEM_BYTES_MAX)
+                    : lw_fail(error, LW_ERR_IO, "%s: '%s' cannot be read", option, path);
     }
     *text_out = text;
     return LW_OK;
