@@ -296,9 +296,9 @@ static void write_size(ops_rig_t *rig, uint32_t cluster, uint16_t size)
 static void test_a_lost_cluster_is_noticed(void **state)
 {
     ops_rig_t *rig = mutation_rig();
-    write_size(rig, 3, 0);
+    write_size(rig, 0, 0);
     assert_false(ops_gate_zero_query(rig, false));
-    write_size(rig, 3, rig->ranges[0].parts[0].sizes[3]);
+    write_size(rig, 0, rig->ranges[0].parts[0].sizes[0]);
     assert_true(ops_gate_zero_query(rig, true));
     ops_rig_destroy(rig);
 }
@@ -309,7 +309,7 @@ static void test_a_doubled_cluster_is_noticed(void **state)
     lwk_policy_t policy = ops_policy();
     policy.retrieve_ppm = 0;
     ops_set_policy(rig, 0, &policy);
-    write_size(rig, 5, (uint16_t)(2 * rig->ranges[0].parts[0].sizes[5]));
+    write_size(rig, 0, (uint16_t)(2 * rig->ranges[0].parts[0].sizes[0])); /* the first range may have few */
     assert_false(ops_gate_zero_query(rig, false));
     ops_rig_destroy(rig);
 }
