@@ -64,8 +64,8 @@ static void test_short_session_is_attended_exactly(void **state)
     assert_int_equal(harness_tokens(s), 31);
     assert_int_equal(harness_sealed(s), 0);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_sealed_tokens_are_retrieved_exactly(void **state)
@@ -95,8 +95,8 @@ static void test_sealed_tokens_are_retrieved_exactly(void **state)
         on_nodes += attr.nodes[n].bytes_stored;
     assert_true(on_nodes > 0 && on_nodes <= attr.bytes_shipped);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_zero_query_counts_every_token_once_in_every_policy(void **state)
@@ -124,8 +124,8 @@ static void test_zero_query_counts_every_token_once_in_every_policy(void **state
     check_zero(&h, parent, &seq); /* after the seal at the prefill's end */
     assert_int_equal(harness_sealed(parent), 3072);
     lw_session_close(parent);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_decoding_seals_the_oldest_unit(void **state)
@@ -148,8 +148,8 @@ static void test_decoding_seals_the_oldest_unit(void **state)
     check_full(&h, s, &seq, 8);
     check_zero(&h, s, &seq);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_fork_shares_ranges_and_copies_the_rest(void **state)
@@ -187,8 +187,8 @@ static void test_fork_shares_ranges_and_copies_the_rest(void **state)
     check_zero(&h, child, &other);
     lw_session_close(child);
     sequence_fini(&seq);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&other);
-    harness_close(&h);
 }
 
 static lw_session_t *reopen(harness_t *h, uint64_t id, uint32_t policy);
@@ -217,8 +217,8 @@ static void test_flushed_fork_reopens_without_its_parent(void **state)
     check_full(&h, child, &seq, 2);
     check_zero(&h, child, &seq);
     lw_session_close(child);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 /* A range that is committed but not yet published belongs to the parent alone. */
@@ -246,8 +246,8 @@ static void test_fork_in_mid_seal_copies_what_is_being_sealed(void **state)
         lw_session_close(child);
         lw_session_close(parent);
     }
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_fork_refuses_another_index(void **state)
@@ -285,8 +285,8 @@ static void test_truncate_takes_tokens_back(void **state)
     check_zero(&h, s, &seq);
     check_full(&h, s, &seq, 3);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_extend_is_exact_over_everything(void **state)
@@ -310,8 +310,8 @@ static void test_extend_is_exact_over_everything(void **state)
     }
     assert_int_equal(harness_sealed(s), 2048);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static lw_session_t *reopen(harness_t *h, uint64_t id, uint32_t policy)
@@ -362,8 +362,8 @@ static void test_flushed_session_reopens_with_the_same_answers(void **state)
     assert_int_equal(harness_sealed(s), 5120);
     check_full(&h, s, &seq, 2);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_flush_twice_in_one_life_replaces_the_raw_tail(void **state)
@@ -391,8 +391,8 @@ static void test_flush_twice_in_one_life_replaces_the_raw_tail(void **state)
     assert_int_equal(harness_tokens(s), 1024); /* what was not flushed is gone */
     check_full(&h, s, &seq, 1);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_damaged_index_is_corrupt_at_reopen(void **state)
@@ -412,8 +412,8 @@ static void test_damaged_index_is_corrupt_at_reopen(void **state)
     lw_session_params_t params = {.size = sizeof(params), .session_id = id};
     assert_int_equal(lw_session_open(h.kv, &params, &s), LW_ERR_CORRUPT);
     assert_non_null(strstr(lw_last_error(h.kv), "index"));
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_damaged_record_fails_the_step_and_never_answers(void **state)
@@ -435,8 +435,8 @@ static void test_damaged_record_fails_the_step_and_never_answers(void **state)
     result_fini(&result);
     assert_int_equal(harness_tokens(s), 1201); /* the step's token was taken back */
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_lost_node_fails_the_step_in_words_and_its_return_mends_it(void **state)
@@ -462,8 +462,8 @@ static void test_lost_node_fails_the_step_in_words_and_its_return_mends_it(void 
     check_full(&h, s, &seq, 2);
     check_full(&h, s, &seq, 1);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_silent_fleet_times_out(void **state)
@@ -485,8 +485,8 @@ static void test_silent_fleet_times_out(void **state)
     fake_store_hold(false);
     check_full(&h, s, &seq, 1);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_full_fleet_pushes_back_and_then_fails_the_session(void **state)
@@ -515,8 +515,8 @@ static void test_full_fleet_pushes_back_and_then_fails_the_session(void **state)
     assert_non_null(strstr(lw_last_error(h.kv), "full"));
     result_fini(&result);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_small_cache_and_small_landing_do_not_change_answers(void **state)
@@ -555,8 +555,8 @@ static void test_small_cache_and_small_landing_do_not_change_answers(void **stat
     assert_true(attr.evicted > 0 && attr.hits > 0);
     lw_session_close(child);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_prefetch_brings_records_without_changing_answers(void **state)
@@ -591,8 +591,8 @@ static void test_prefetch_brings_records_without_changing_answers(void **state)
     check_full(&h, s, &seq, 2);
     check_zero(&h, s, &seq);
     lw_session_close(s);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_drop_ends_the_session(void **state)
@@ -612,8 +612,8 @@ static void test_drop_ends_the_session(void **state)
     lw_session_close(s);
     lw_session_params_t params = {.size = sizeof(params), .session_id = id};
     assert_int_equal(lw_session_open(h.kv, &params, &s), LW_ERR_NOT_FOUND);
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 static void test_close_in_mid_seal_leaves_nothing_behind(void **state)
@@ -635,8 +635,8 @@ static void test_close_in_mid_seal_leaves_nothing_behind(void **state)
         for (uint32_t row = 0; row < h.kv->directory.row_capacity; row++)
             assert_int_equal(h.kv->directory.rows[row].holders, 0);
     }
+    harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
-    harness_close(&h);
 }
 
 int main(void)
