@@ -1,5 +1,6 @@
 /* check.c - what can be said about an op's arguments without touching device memory, and a store's shape. Any
  * thread. */
+#include "kernels/build_args.h"
 #include "kernels/view.h"
 
 lw_status_t lwk_shape_check(const lwk_shape_t *shape)
@@ -46,5 +47,21 @@ lw_status_t lwk_append_check(const lwk_append_t *args)
     if (args->key.data == NULL || args->value.data == NULL || args->sink_keys == NULL || args->sink_values == NULL ||
         args->steady_keys == NULL || args->steady_values == NULL)
         return LW_ERR_INVALID;
+    return LW_OK;
+}
+
+lw_status_t lwk_unpack_check(const lwk_unpack_t *args)
+{
+    uint64_t tokens = args->outlier_count;
+    if (args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim) ||
+        lwk_dtype_bytes(args->dtype) == 0)
+        return LW_ERR_INVALID;
+    for (uint32_t c = 0; c < args->cluster_count; c++)
+        tokens += args->sizes[c];
+    if (tokens != args->token_count)
+        return LW_ERR_INVALID;
+    for (uint32_t i = 0; i < args->token_count; i++)
+        if (args->order[i] >= args->token_count)
+            return LW_ERR_INVALID;
     return LW_OK;
 }

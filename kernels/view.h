@@ -18,6 +18,8 @@ extern "C" {
 lw_status_t lwk_shape_check(const lwk_shape_t *shape);
 /* Fields of the step; reads nothing of the device's. LW_ERR_INVALID or LW_OK. */
 lw_status_t lwk_step_check(const lwk_step_t *step);
+/* Sizes and order may come from a stored segment: they are input, and are read on the host. */
+lw_status_t lwk_unpack_check(const lwk_unpack_t *args);
 lw_status_t lwk_append_check(const lwk_append_t *args);
 #ifdef __cplusplus
 }

@@ -23,26 +23,12 @@ LWK_KERNEL(256, 2) void unpack_kernel(LWK_ARGS(lwk_unpack_t) args)
     }
 }
 
-static lw_status_t check(const lwk_unpack_t *args)
-{
-    uint64_t tokens = args->outlier_count;
-    if (args->token_count > LW_SEGMENT_TOKENS_MAX || args->cluster_count > args->token_count ||
-        !lwk_head_dim_ok(args->head_dim) || lwk_dtype_bytes(args->dtype) == 0)
-        return LW_ERR_INVALID;
-    for (uint32_t c = 0; c < args->cluster_count; c++)
-        tokens += args->sizes[c];
-    if (tokens != args->token_count)
-        return LW_ERR_INVALID;
-    for (uint32_t i = 0; i < args->token_count; i++)
-        if (args->order[i] >= args->token_count)
-            return LW_ERR_INVALID;
-    return LW_OK;
-}
-
 lw_status_t lwk_cuda_unpack(lwk_dev_t *dev, const lwk_unpack_t *args, void *stream)
 {
     (void)dev;
-    lw_status_t status = check(args);
+    if (args->cluster_count > args->token_count) /* shared memory has a start for each */
+        return LW_ERR_INVALID;
+    lw_status_t status = lwk_unpack_check(args);
     if (status != LW_OK)
         return status;
     return lwk_launch("unpack", unpack_kernel, dim3((args->token_count + RECORD_SPAN - 1) / RECORD_SPAN),

@@ -4,23 +4,7 @@
 
 #include "kernels/build_args.h"
 #include "kernels/ref/build.h"
-
-/* Sizes and order may come from a stored segment: they are input. */
-static lw_status_t check(const lwk_unpack_t *args)
-{
-    uint64_t tokens = args->outlier_count;
-    if (args->token_count > LW_SEGMENT_TOKENS_MAX || !lwk_head_dim_ok(args->head_dim) ||
-        lwk_dtype_bytes(args->dtype) == 0)
-        return LW_ERR_INVALID;
-    for (uint32_t c = 0; c < args->cluster_count; c++)
-        tokens += args->sizes[c];
-    if (tokens != args->token_count)
-        return LW_ERR_INVALID;
-    for (uint32_t i = 0; i < args->token_count; i++)
-        if (args->order[i] >= args->token_count)
-            return LW_ERR_INVALID;
-    return LW_OK;
-}
+#include "kernels/view.h"
 
 static const uint8_t *take_rows(const uint8_t *from, const uint32_t *tokens, uint32_t count, size_t bytes,
                                 void *rows)
@@ -33,7 +17,7 @@ static const uint8_t *take_rows(const uint8_t *from, const uint32_t *tokens, uin
 lw_status_t lwk_ref_unpack(lwk_dev_t *dev, const lwk_unpack_t *args, void *stream)
 {
     (void)dev, (void)stream;
-    lw_status_t status = check(args);
+    lw_status_t status = lwk_unpack_check(args);
     if (status != LW_OK)
         return status;
     size_t bytes = (size_t)lwk_dtype_bytes(args->dtype) * args->head_dim;
