@@ -17,6 +17,7 @@
 #define REGION_BYTES_MAX (2ull << 30)
 #define CONNECT_US 10000000u
 #define LATENCIES_MAX (4u << 20)
+#define PROBE_BYTES 4096u
 
 typedef struct question {
     uint64_t bytes;
@@ -199,6 +200,11 @@ lw_status_t lwc_perf_stream_open(const lwc_perf_options_t *options, lwc_perf_str
         status = stream->ops->open(&params, &stream->fabric, error);
     if (status == LW_OK)
         status = stream->ops->connect(stream->fabric, address, &stream->conn, error);
+    /* Until a connection is made UCX's own thread spins on it, which would take a core from whatever is measured
+     * before the stream. */
+    lwc_perf_row_t row;
+    if (status == LW_OK)
+        status = lwc_perf_stream_run(stream, PROBE_BYTES, 0.001, &row, error);
     if (status != LW_OK) {
         lwc_perf_stream_close(stream);
         return status;

