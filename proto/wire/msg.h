@@ -59,7 +59,7 @@ typedef enum lw_msg_type {
 
 typedef struct lw_msg_hello {
     uint32_t version_min, version_max; /* wire versions the client speaks */
-    uint64_t client_id, incarnation;   /* of the client handle; a new incarnation fences the old one's reservations */
+    uint64_t client_id, incarnation;   /* of the client handle; believed once an ATTACH to write is granted */
     uint32_t lane, reserved;
 } lw_msg_hello_t; /* 32 */
 
@@ -81,7 +81,8 @@ typedef struct lw_msg_ping_reply {
 } lw_msg_ping_reply_t; /* 40 */
 
 /* Gives this connection the right to a session's segments. With no names it only proves the token (a writer does
- * that before RESERVE). Names may belong to other origins where the catalogue says that the session forked from them. */
+ * that before RESERVE; the first such proof makes the connection one of its client's, whose reservations live with it).
+ * Names may belong to other origins where the catalogue says that the session forked from them. */
 typedef struct lw_msg_attach {
     uint64_t session_id;
     uint8_t token[LW_TOKEN_BYTES];

@@ -11,9 +11,6 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
     const lw_msg_t *msg = &request->msg;
     lwd_reserve_t reserve;
     switch (request->change) {
-    case LWD_CHANGE_HELLO:
-        request->status = lwd_shard_client_up(shard, request->client_id, request->incarnation);
-        break;
     case LWD_CHANGE_BYE:
         lwd_shard_client_down(shard, request->client_id, request->incarnation, owner->now_us);
         break;
@@ -21,6 +18,8 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
         request->status = LW_OK;
         if (msg->body.attach.write != 0)
             request->status = lwd_shard_grant(shard, msg->body.attach.session_id, msg->body.attach.term);
+        if (request->first && request->status == LW_OK)
+            request->status = lwd_shard_client_up(shard, request->client_id, request->incarnation);
         for (uint32_t i = 0; i < msg->body.attach.name_count; i++) {
             if (request->refs[i].slot == LWD_SLOT_NONE ||
                 lwd_shard_find(shard, &request->names[i], &request->refs[i]) != LW_OK)
@@ -46,7 +45,6 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
 static void change_done(lwd_request_t *request)
 {
     switch (request->change) {
-    case LWD_CHANGE_HELLO: lwd_hello_done(request); break;
     case LWD_CHANGE_BYE: lwd_request_release(request); break;
     case LWD_CHANGE_ATTACH: lwd_attach_done(request); break;
     case LWD_CHANGE_RESERVE: lwd_reserve_done(request); break;

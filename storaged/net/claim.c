@@ -95,6 +95,19 @@ static bool allowed(const lwd_news_t *news, const lw_segment_name_t *name)
     return false;
 }
 
+/* The first proof that the catalogue confirms tells the owner, too, for whom this connection writes. */
+static void submit(lwd_request_t *request)
+{
+    lwd_peer_t *peer = request->peer;
+    request->first = request->msg.body.attach.write != 0 && !peer->up && !peer->rising;
+    if (request->first) {
+        peer->rising = true;
+        request->client_id = peer->client_id;
+        request->incarnation = peer->incarnation;
+    }
+    lwd_change_submit(request, LWD_CHANGE_ATTACH);
+}
+
 void lwd_attach_checked(lwd_worker_t *worker, const lwd_news_t *news)
 {
     uint32_t index = (uint32_t)news->ticket;
@@ -110,7 +123,7 @@ void lwd_attach_checked(lwd_worker_t *worker, const lwd_news_t *news)
     } else {
         for (uint32_t i = 0; i < request->msg.body.attach.name_count; i++)
             request->refs[i].slot = allowed(news, &request->names[i]) ? 0 : LWD_SLOT_NONE;
-        lwd_change_submit(request, LWD_CHANGE_ATTACH);
+        submit(request);
     }
 }
 
@@ -119,11 +132,19 @@ void lwd_attach_done(lwd_request_t *request)
     lwd_worker_t *worker = request->worker;
     lwd_peer_t *peer = request->peer;
     const lw_msg_attach_t *attach = &request->msg.body.attach;
-    if (peer->conn == NULL) {
+    if (request->first) {
+        peer->rising = false;
+        peer->up = request->status == LW_OK;
+    }
+    if (peer->conn == NULL) { /* it closed meanwhile */
+        if (request->first && peer->up)
+            worker->byes++;
         lwd_request_release(request);
         return;
     }
     lw_status_t status = request->status;
+    if (status == LW_OK && attach->write != 0 && !peer->up) /* the first proof found no room */
+        status = LW_ERR_EXHAUSTED;
     if (status == LW_OK && attach->write != 0)
         status = lwd_attach_prove(worker->attach, peer->index, attach->session_id, attach->term);
     if (status != LW_OK) {

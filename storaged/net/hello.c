@@ -14,43 +14,21 @@ static lw_status_t hello_check(const lwd_worker_t *worker, const lw_msg_t *msg)
     return LW_OK;
 }
 
+/* What a peer says of itself is written down, and believed by nobody until an ATTACH proves something. */
 void lwd_serve_hello(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
 {
     lw_status_t status = hello_check(worker, msg);
-    lwd_request_t *request = status == LW_OK ? lwd_request_acquire(worker, peer, msg) : NULL;
-    if (request == NULL) {
+    if (status != LW_OK) {
         lw_count(&lwd_stats(worker)->hello_refused, 1);
-        lwd_reply_status(worker, peer, LW_MSG_HELLO, msg->header.request_id,
-                         status != LW_OK ? status : LW_ERR_BUSY);
+        lwd_reply_status(worker, peer, LW_MSG_HELLO, msg->header.request_id, status);
         return;
     }
-    peer->state = LWD_PEER_GREETING;
-    peer->client_id = request->client_id = msg->body.hello.client_id;
-    peer->incarnation = request->incarnation = msg->body.hello.incarnation;
-    lwd_change_submit(request, LWD_CHANGE_HELLO);
-}
-
-void lwd_hello_done(lwd_request_t *request)
-{
-    lwd_worker_t *worker = request->worker;
-    lwd_peer_t *peer = request->peer;
     const lwd_node_t *node = worker->params.node;
-    if (request->status != LW_OK) {
-        lw_count(&lwd_stats(worker)->hello_refused, 1);
-        if (peer->state == LWD_PEER_GREETING)
-            peer->state = LWD_PEER_NEW;
-        lwd_request_answer(request, request->status);
-        return;
-    }
-    peer->up = true;
-    if (peer->conn == NULL) { /* it closed while the owner was counting it */
-        worker->byes++;
-        lwd_request_release(request);
-        return;
-    }
-    if (peer->state == LWD_PEER_GREETING)
-        peer->state = LWD_PEER_READY;
-    lw_msg_t reply = {.header.type = LW_MSG_HELLO_REPLY};
+    peer->state = LWD_PEER_READY;
+    worker->strangers--;
+    peer->client_id = msg->body.hello.client_id;
+    peer->incarnation = msg->body.hello.incarnation;
+    lw_msg_t reply = {.header = {.type = LW_MSG_HELLO_REPLY, .request_id = msg->header.request_id}};
     reply.body.hello_reply = (lw_msg_hello_reply_t){
         .status = LW_OK,
         .version = LW_WIRE_VERSION,
@@ -61,5 +39,19 @@ void lwd_hello_done(lwd_request_t *request)
         .attach_limit = LW_ATTACH_NAMES_MAX,
         .fetch_entry_limit = LW_FETCH_ENTRIES_MAX,
     };
-    lwd_request_reply(request, &reply);
+    lwd_reply_small(worker, peer, &reply);
+}
+
+void lwd_hello_expire(lwd_worker_t *worker)
+{
+    if (worker->strangers == 0 || worker->now_us < worker->next_stranger_us)
+        return;
+    worker->next_stranger_us = worker->now_us + LWD_HELLO_LOOK_US;
+    for (uint32_t i = 0; i < worker->params.connection_max; i++) {
+        lwd_peer_t *peer = &worker->peers[i];
+        if (peer->state != LWD_PEER_NEW || worker->now_us - peer->since_us < LWD_HELLO_US)
+            continue;
+        lw_count(&lwd_stats(worker)->hello_late, 1);
+        lwd_peer_close(worker, peer);
+    }
 }

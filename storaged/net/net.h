@@ -17,6 +17,8 @@
 #define LWD_ORIGINS_MAX 64u /* sessions that one session may read from: itself and its line of forks */
 #define LWD_NEWS_MAX 1024u  /* endings waiting for a worker; answers have room of their own */
 #define LWD_REQUESTS_PER_PEER_MAX 256u
+#define LWD_HELLO_US 10000000u     /* from accept to HELLO; then the connection is closed */
+#define LWD_HELLO_LOOK_US 250000u  /* between two looks for those that are late */
 #define LWD_ROUND_NEWS_MAX 64u  /* news and changes handled in one round */
 #define LWD_SPACE_ASK_US 50000u /* between two requests for room */
 #define LWD_REPLY_UNIT_BYTES 4096u

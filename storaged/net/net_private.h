@@ -9,8 +9,7 @@
 
 typedef enum lwd_peer_state {
     LWD_PEER_FREE,
-    LWD_PEER_NEW,      /* connected, has not said HELLO */
-    LWD_PEER_GREETING, /* HELLO is with the owner */
+    LWD_PEER_NEW, /* connected, has not said HELLO, or was refused */
     LWD_PEER_READY,
     LWD_PEER_CLOSING, /* told to close, or closed with requests left */
 } lwd_peer_state_t;
@@ -21,7 +20,9 @@ typedef struct lwd_request lwd_request_t;
 typedef struct lwd_peer {
     lw_conn_t *conn; /* NULL once the fabric has closed it */
     lwd_peer_state_t state;
-    bool up; /* the shard counts this connection for its client */
+    bool rising; /* a proof to write is with the owner */
+    bool up;     /* it has proved one: the shard counts this connection for the client that it says it is */
+    uint64_t since_us; /* of its accept */
     uint32_t index, in_flight;
     uint32_t next_free;
     uint64_t client_id, incarnation;
@@ -29,8 +30,7 @@ typedef struct lwd_peer {
 } lwd_peer_t;
 
 typedef enum lwd_change {
-    LWD_CHANGE_HELLO = 1,
-    LWD_CHANGE_BYE,
+    LWD_CHANGE_BYE = 1,
     LWD_CHANGE_ATTACH,
     LWD_CHANGE_RESERVE,
     LWD_CHANGE_COMMIT_BEGIN,
@@ -46,6 +46,7 @@ struct lwd_request {
     uint32_t index, turn;       /* together the ticket of a question */
     uint16_t type;              /* lw_msg_type_t of the request */
     bool canceled;
+    bool first; /* ATTACH: the connection's first proof to write */
     lwd_change_t change;
     lw_status_t status; /* of the change */
     uint64_t request_id, started_us;
@@ -75,7 +76,8 @@ struct lwd_worker {
     uint64_t now_us;
     lwd_peer_t *peers;
     uint32_t peer_free, peer_count;
-    uint32_t byes; /* closed peers that the owner has not been told of */
+    uint32_t byes;      /* closed peers that the owner has not been told of */
+    uint32_t strangers; /* peers that have not said HELLO */
     lwd_request_t *requests;
     lwd_request_t *request_free;
     uint32_t request_count; /* in flight */
@@ -94,7 +96,7 @@ struct lwd_worker {
     lwd_slice_t *slices;
     uint32_t slice_count;
     lwd_ring_t answers, endings, changes, returned;
-    uint64_t next_space_ask_us, next_show_us;
+    uint64_t next_space_ask_us, next_show_us, next_stranger_us;
     bool orphans_asked;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
     uint32_t suspect_count;
@@ -152,7 +154,7 @@ void lwd_malformed(lwd_worker_t *worker, lwd_peer_t *peer, const lw_error_t *err
 
 /* hello.c, claim.c, put.c, fetch.c, read.c: one message each */
 void lwd_serve_hello(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);
-void lwd_hello_done(lwd_request_t *request);
+void lwd_hello_expire(lwd_worker_t *worker); /* closes those that took too long */
 void lwd_serve_attach(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, const lw_fabric_msg_t *arrived);
 void lwd_attach_checked(lwd_worker_t *worker, const lwd_news_t *news);
 void lwd_attach_done(lwd_request_t *request);

@@ -36,8 +36,9 @@ void lwd_peer_accept(lwd_worker_t *worker, lw_conn_t *conn)
     }
     lwd_peer_t *peer = &worker->peers[worker->peer_free];
     worker->peer_free = peer->next_free;
-    *peer = (lwd_peer_t){.conn = conn, .state = LWD_PEER_NEW, .index = peer->index};
+    *peer = (lwd_peer_t){.conn = conn, .state = LWD_PEER_NEW, .index = peer->index, .since_us = worker->now_us};
     worker->peer_count++;
+    worker->strangers++;
     worker->params.fabric->set_user(conn, peer);
     lw_count(&lwd_stats(worker)->connections_accepted, 1);
     lw_gauge(&lwd_stats(worker)->connections, worker->peer_count);
@@ -72,11 +73,18 @@ static void free_if_done(lwd_worker_t *worker, lwd_peer_t *peer)
     lw_gauge(&lwd_stats(worker)->connections, worker->peer_count);
 }
 
+static void leave_state(lwd_worker_t *worker, lwd_peer_t *peer)
+{
+    if (peer->state == LWD_PEER_NEW)
+        worker->strangers--;
+    peer->state = LWD_PEER_CLOSING;
+}
+
 void lwd_peer_closed(lwd_worker_t *worker, lwd_peer_t *peer)
 {
     LW_ASSERT(peer->conn != NULL);
     peer->conn = NULL;
-    peer->state = LWD_PEER_CLOSING;
+    leave_state(worker, peer);
     lwd_attach_close(worker->attach, peer->index);
     lw_gauge(&lwd_stats(worker)->attachments, lwd_attach_count(worker->attach));
     if (peer->up && !say_bye(worker, peer))
@@ -101,7 +109,7 @@ void lwd_peer_close(lwd_worker_t *worker, lwd_peer_t *peer)
 {
     if (peer->conn == NULL || peer->state == LWD_PEER_CLOSING)
         return;
-    peer->state = LWD_PEER_CLOSING;
+    leave_state(worker, peer);
     worker->params.fabric->close_conn(peer->conn);
 }
 
@@ -115,7 +123,7 @@ lwd_request_t *lwd_request_acquire(lwd_worker_t *worker, lwd_peer_t *peer, const
     request->peer = peer;
     request->prev = NULL;
     request->next = NULL;
-    request->canceled = false;
+    request->canceled = request->first = false;
     request->buffer = LWD_EXTENT_NONE;
     request->borrow_count = 0;
     request->started_us = worker->now_us;

@@ -264,6 +264,7 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us)
     events += worker->params.fabric->progress(worker->fabric);
     if (worker->byes > 0)
         lwd_peers_say_bye(worker);
+    lwd_hello_expire(worker);
     if (lwd_is_owner(worker)) {
         lwd_shard_tick(worker->params.shard, now_us);
         ask_for_room(worker);
@@ -293,7 +294,7 @@ uint32_t lwd_worker_in_flight(const lwd_worker_t *worker)
 
 bool lwd_worker_check(const lwd_worker_t *worker)
 {
-    uint32_t used = 0, free_requests = 0, owned = 0;
+    uint32_t used = 0, free_requests = 0, owned = 0, strangers = 0;
     for (uint32_t i = 0; i < worker->params.connection_max; i++) {
         const lwd_peer_t *peer = &worker->peers[i];
         uint32_t mine = 0;
@@ -306,10 +307,11 @@ bool lwd_worker_check(const lwd_worker_t *worker)
             return false;
         owned += mine;
         used += peer->state != LWD_PEER_FREE ? 1 : 0;
+        strangers += peer->state == LWD_PEER_NEW ? 1 : 0;
     }
     for (const lwd_request_t *request = worker->request_free; request != NULL; request = request->next)
         free_requests++;
-    return used == worker->peer_count && owned <= worker->request_count &&
+    return used == worker->peer_count && strangers == worker->strangers && owned <= worker->request_count &&
            free_requests + worker->request_count == worker->params.request_max &&
            lwd_extents_check(worker->reply_extents) && lwd_attach_check(worker->attach);
 }

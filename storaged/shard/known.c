@@ -1,11 +1,12 @@
-/* known.c - a hash by id with chains through the rows, and the list of idle rows. */
+/* known.c - a hash by (id, part) with chains through the rows, and the list of idle rows. */
 #include "storaged/shard/known.h"
 
 #include <stdlib.h>
 
-static uint32_t *bucket_of(const lwd_known_t *known, uint64_t id)
+static uint32_t *bucket_of(const lwd_known_t *known, uint64_t id, uint64_t part)
 {
-    return &known->buckets[(uint32_t)((id * 0x9E3779B97F4A7C15ull) >> 32) & known->mask];
+    uint64_t mixed = (id ^ part * 0xBF58476D1CE4E5B9ull) * 0x9E3779B97F4A7C15ull;
+    return &known->buckets[(uint32_t)(mixed >> 32) & known->mask];
 }
 
 lw_status_t lwd_known_init(lwd_known_t *known, uint32_t capacity)
@@ -30,10 +31,10 @@ void lwd_known_fini(lwd_known_t *known)
     free(known->buckets);
 }
 
-uint32_t lwd_known_find(const lwd_known_t *known, uint64_t id)
+uint32_t lwd_known_find(const lwd_known_t *known, uint64_t id, uint64_t part)
 {
-    uint32_t row = *bucket_of(known, id);
-    while (row != LWD_NIL && known->links[row].id != id)
+    uint32_t row = *bucket_of(known, id, part);
+    while (row != LWD_NIL && (known->links[row].id != id || known->links[row].part != part))
         row = known->links[row].hash_next;
     return row;
 }
@@ -65,14 +66,14 @@ void lwd_known_busy(lwd_known_t *known, uint32_t row)
 
 static void forget(lwd_known_t *known, uint32_t row)
 {
-    uint32_t *at = bucket_of(known, known->links[row].id);
+    uint32_t *at = bucket_of(known, known->links[row].id, known->links[row].part);
     while (*at != row)
         at = &known->links[*at].hash_next;
     *at = known->links[row].hash_next;
     lwd_known_busy(known, row);
 }
 
-uint32_t lwd_known_add(lwd_known_t *known, uint64_t id)
+uint32_t lwd_known_add(lwd_known_t *known, uint64_t id, uint64_t part)
 {
     uint32_t row = known->idle_first;
     if (known->used < known->capacity)
@@ -81,8 +82,8 @@ uint32_t lwd_known_add(lwd_known_t *known, uint64_t id)
         return LWD_NIL;
     else
         forget(known, row);
-    uint32_t *bucket = bucket_of(known, id);
-    known->links[row] = (lwd_known_link_t){.id = id, .hash_next = *bucket};
+    uint32_t *bucket = bucket_of(known, id, part);
+    known->links[row] = (lwd_known_link_t){.id = id, .part = part, .hash_next = *bucket};
     *bucket = row;
     lwd_known_idle(known, row);
     return row;

@@ -16,61 +16,38 @@ void lwd_clients_fini(lwd_client_table_t *table)
     free(table->rows);
 }
 
-lwd_client_t *lwd_client_find(const lwd_client_table_t *table, uint64_t id)
+lwd_client_t *lwd_client_find(const lwd_client_table_t *table, uint64_t id, uint64_t incarnation)
 {
-    uint32_t row = lwd_known_find(&table->known, id);
+    uint32_t row = lwd_known_find(&table->known, id, incarnation);
     return row == LWD_NIL ? NULL : &table->rows[row];
 }
 
-static lwd_client_t *client_get(lwd_client_table_t *table, uint64_t id)
+static lwd_client_t *client_get(lwd_client_table_t *table, uint64_t id, uint64_t incarnation)
 {
-    lwd_client_t *found = lwd_client_find(table, id);
+    lwd_client_t *found = lwd_client_find(table, id, incarnation);
     if (found != NULL)
         return found;
-    uint32_t row = lwd_known_add(&table->known, id);
+    uint32_t row = lwd_known_add(&table->known, id, incarnation);
     if (row == LWD_NIL)
         return NULL;
     table->rows[row] = (lwd_client_t){.connections = 0};
     return &table->rows[row];
 }
 
-/* Frees the reservations of earlier incarnations at once: their writer can never come back. */
-static void free_superseded(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation)
-{
-    uint32_t slot = shard->reserved.first;
-    while (slot != LWD_SLOT_NONE) {
-        lwd_segment_t *segment = &shard->slots[slot];
-        uint32_t next = segment->list_next;
-        if (segment->client_id == client_id && segment->incarnation < incarnation) {
-            lwd_segment_kill(shard, slot);
-            lw_count(&shard->params.stats->reserves_reclaimed, 1);
-        }
-        slot = next;
-    }
-}
-
 lw_status_t lwd_shard_client_up(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation)
 {
-    lwd_client_t *client = client_get(&shard->clients, client_id);
+    lwd_client_t *client = client_get(&shard->clients, client_id, incarnation);
     if (client == NULL)
         return LW_ERR_EXHAUSTED;
-    if (incarnation < client->incarnation)
-        return LW_ERR_STALE;
-    if (client->connections == 0)
+    if (client->connections++ == 0)
         lwd_known_busy(&shard->clients.known, (uint32_t)(client - shard->clients.rows));
-    if (incarnation > client->incarnation) {
-        free_superseded(shard, client_id, incarnation);
-        client->incarnation = incarnation;
-        client->connections = 0; /* the old incarnation's connections count no more */
-    }
-    client->connections++;
     return LW_OK;
 }
 
 void lwd_shard_client_down(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us)
 {
-    lwd_client_t *client = lwd_client_find(&shard->clients, client_id);
-    if (client == NULL || client->incarnation != incarnation || client->connections == 0)
+    lwd_client_t *client = lwd_client_find(&shard->clients, client_id, incarnation);
+    if (client == NULL || client->connections == 0)
         return;
     if (--client->connections == 0) {
         client->gone_us = now_us;
@@ -80,8 +57,8 @@ void lwd_shard_client_down(lwd_shard_t *shard, uint64_t client_id, uint64_t inca
 
 bool lwd_writer_gone(const lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us)
 {
-    const lwd_client_t *client = lwd_client_find(&shard->clients, client_id);
-    if (client == NULL || client->incarnation != incarnation)
+    const lwd_client_t *client = lwd_client_find(&shard->clients, client_id, incarnation);
+    if (client == NULL)
         return true;
     uint64_t lease_us = atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
     return client->connections == 0 && now_us - client->gone_us >= lease_us;

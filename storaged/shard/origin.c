@@ -22,7 +22,7 @@ void lwd_origins_fini(lwd_origin_table_t *table)
 
 lwd_origin_t *lwd_origin_find(const lwd_origin_table_t *table, uint64_t id)
 {
-    uint32_t row = lwd_known_find(&table->known, id);
+    uint32_t row = lwd_known_find(&table->known, id, 0);
     return row == LWD_NIL ? NULL : &table->rows[row];
 }
 
@@ -31,7 +31,7 @@ lwd_origin_t *lwd_origin_get(lwd_origin_table_t *table, uint64_t id)
     lwd_origin_t *found = lwd_origin_find(table, id);
     if (found != NULL)
         return found;
-    uint32_t row = lwd_known_add(&table->known, id);
+    uint32_t row = lwd_known_add(&table->known, id, 0);
     if (row == LWD_NIL)
         return NULL;
     table->rows[row] = (lwd_origin_t){.first = LWD_SLOT_NONE};

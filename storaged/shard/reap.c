@@ -31,28 +31,41 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
 {
     for (uint32_t i = 0; i < count; i++) {
         uint32_t slot = lwd_index_find(shard, &names[i], lw_segment_name_hash(&names[i]));
-        if (slot == LWD_SLOT_NONE || lwd_segment_state(&shard->slots[slot]) != LWD_SEGMENT_WRITTEN)
+        if (slot == LWD_SLOT_NONE)
             continue;
         if (dead[i]) {
+            bool was_written = lwd_segment_state(&shard->slots[slot]) == LWD_SEGMENT_WRITTEN;
             lwd_segment_kill(shard, slot);
-            lw_count(&shard->params.stats->orphans_freed, 1);
+            lw_count(was_written ? &shard->params.stats->orphans_freed
+                                 : &shard->params.stats->reserves_reclaimed, 1);
         } else {
             shard->slots[slot].ask_us = now_us + LWD_ORPHAN_ASK_US;
         }
     }
 }
 
-/* Looks at some reservations, oldest first, moving those with a living writer to the end. */
+static void suspect(lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
+{
+    segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
+    shard->suspects[shard->suspect_count++] = segment->name;
+}
+
+/* Looks at some reservations, oldest first, moving those with a living writer to the end. A connection may
+ * outlive its writer (a host that lost power closes none), so old ones are asked about. */
 static void reap_reserved(lwd_shard_t *shard, uint64_t now_us)
 {
     uint32_t most = shard->reserved.count < LWD_TICK_SLOTS ? shard->reserved.count : LWD_TICK_SLOTS;
     for (uint32_t i = 0; i < most; i++) {
         uint32_t slot = shard->reserved.first;
-        const lwd_segment_t *segment = &shard->slots[slot];
+        lwd_segment_t *segment = &shard->slots[slot];
+        if (segment->ask_us == 0)
+            segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
         if (lwd_writer_gone(shard, segment->client_id, segment->incarnation, now_us)) {
             lwd_segment_kill(shard, slot);
             lw_count(&shard->params.stats->reserves_reclaimed, 1);
         } else {
+            if (now_us >= segment->ask_us && shard->suspect_count < LWD_SUSPECTS_MAX)
+                suspect(shard, segment, now_us);
             lwd_slot_list_remove(shard, &shard->reserved, slot);
             lwd_slot_list_push(shard, &shard->reserved, slot);
         }
@@ -75,10 +88,8 @@ static void find_suspects(lwd_shard_t *shard, uint64_t now_us)
     for (uint32_t i = 0; i < most && shard->suspect_count < LWD_SUSPECTS_MAX; i++) {
         lwd_segment_t *segment = &shard->slots[shard->written_cursor];
         shard->written_cursor = (shard->written_cursor + 1) % shard->params.segment_max;
-        if (!suspicious(shard, segment, now_us))
-            continue;
-        segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
-        shard->suspects[shard->suspect_count++] = segment->name;
+        if (suspicious(shard, segment, now_us))
+            suspect(shard, segment, now_us);
     }
 }
 

@@ -62,11 +62,12 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
     if (reserve->bytes < sizeof(lw_segment_header_t) || reserve->bytes > LW_SEGMENT_BYTES_MAX ||
         reserve->bytes > usage.bytes)
         return LW_ERR_INVALID;
-    const lwd_client_t *client = lwd_client_find(&shard->clients, reserve->client_id);
+    const lwd_client_t *client =
+        lwd_client_find(&shard->clients, reserve->client_id, reserve->incarnation);
     lwd_origin_t *origin = lwd_origin_get(&shard->origins, name->origin);
     if (origin == NULL)
         return no_room(shard, reserve->bytes, reserved_out);
-    if (client == NULL || client->incarnation != reserve->incarnation || name->generation < origin->term) {
+    if (client == NULL || name->generation < origin->term) {
         lw_count(&shard->params.stats->reserves_refused_stale, 1);
         return LW_ERR_STALE;
     }
@@ -94,6 +95,7 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
     segment->book_offset = LWD_EXTENT_NONE;
     segment->client_id = reserve->client_id;
     segment->incarnation = reserve->incarnation;
+    segment->ask_us = 0;
     origin->term = name->generation;
     lwd_origin_link(shard, origin, slot);
     lwd_index_insert(shard, slot);

@@ -44,7 +44,7 @@ typedef struct lwd_segment {
     uint64_t name_hash;
     uint64_t extent_offset, book_offset; /* book_offset: LWD_EXTENT_NONE before it is written */
     uint64_t client_id, incarnation;     /* the writer */
-    uint64_t ask_us;                     /* written: when the catalogue may be asked about it next */
+    uint64_t ask_us;                     /* when the catalogue may be asked about it next; 0: not set yet */
     uint64_t retired;                    /* dying: epoch of the guards */
     uint32_t origin;                     /* in the table of origins */
     uint32_t origin_next, origin_prev;   /* segments of one origin */

@@ -22,7 +22,7 @@
 #define LWD_RETRY_DYING_MS 5u         /* the same while freed segments wait for their last reader */
 #define LWD_TICK_US 1000u             /* between two passes of the reaper */
 #define LWD_TICK_SLOTS 64u            /* slots that a pass looks at */
-#define LWD_ORPHAN_ASK_US 60000000ull /* between two questions about one written segment */
+#define LWD_ORPHAN_ASK_US 60000000ull /* between two questions about one segment or reservation */
 #define LWD_SUSPECTS_MAX 64u          /* names of one question */
 #define LWD_TERM_ENDED UINT32_MAX     /* fence of a session that has ended */
 
@@ -42,8 +42,9 @@ void lwd_shard_destroy(lwd_shard_t *shard);
 void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us); /* [any] */
 
 /* ---- writers ---- */
-/* A connection of a client has said HELLO. ERR_STALE: a later incarnation was seen. A later incarnation than
- * before frees the earlier one's reservations. ERR_EXHAUSTED: too many clients. */
+/* A connection that calls itself this client, in this incarnation, has proved its right to write a session. The
+ * two only say which reservations live with the connection: one incarnation takes nothing from another, since
+ * anybody can name any. ERR_EXHAUSTED: too many clients. */
 LW_CHECK lw_status_t lwd_shard_client_up(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation);
 /* A connection that was up has closed. */
 void lwd_shard_client_down(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us);
@@ -62,7 +63,7 @@ typedef struct lwd_reserved {
     bool committed;          /* the name was written before */
     uint32_t retry_after_ms; /* with ERR_EXHAUSTED */
 } lwd_reserved_t;
-/* Idempotent by name and size. ERR_STALE (client or term superseded), ERR_EXISTS (other size), ERR_INVALID
+/* Idempotent by name and size. ERR_STALE (the client proved nothing, or its term is old), ERR_EXISTS (other size), ERR_INVALID
  * (can never fit), ERR_EXHAUSTED (reserved_out->retry_after_ms is set, and room is wanted). */
 LW_CHECK lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve,
                                        lwd_reserved_t *reserved_out);
@@ -115,7 +116,8 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
 void lwd_shard_tick(lwd_shard_t *shard, uint64_t now_us);
 /* Bytes that RESERVE could not get since the last take; 0: none. */
 uint64_t lwd_shard_take_want(lwd_shard_t *shard);
-/* Names of written segments whose writer is gone, at most `capacity`; ask the catalogue about them. */
+/* Names of written segments whose writer is gone, and of reservations that are old, at most `capacity`; ask the
+ * catalogue about them. */
 uint32_t lwd_shard_take_suspects(lwd_shard_t *shard, lw_segment_name_t *names, uint32_t capacity);
 
 typedef struct lwd_shard_usage {

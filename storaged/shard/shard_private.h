@@ -18,9 +18,8 @@ typedef struct lwd_origin {
     uint32_t count; /* 0: idle */
 } lwd_origin_t;
 
-/* A client handle that is connected, or was lately. */
+/* A client in one incarnation that has proved a right to write and is connected, or was lately. */
 typedef struct lwd_client {
-    uint64_t incarnation;
     uint64_t gone_us;     /* when the last connection closed */
     uint32_t connections; /* 0: idle */
 } lwd_client_t;
@@ -78,8 +77,8 @@ void lwd_origin_unlink(lwd_shard_t *shard, uint32_t slot);
 /* lease.c */
 LW_CHECK lw_status_t lwd_clients_init(lwd_client_table_t *table, uint32_t capacity);
 void lwd_clients_fini(lwd_client_table_t *table);
-lwd_client_t *lwd_client_find(const lwd_client_table_t *table, uint64_t id);
-/* Is the writer gone: superseded, or without a connection for the lease time? */
+lwd_client_t *lwd_client_find(const lwd_client_table_t *table, uint64_t id, uint64_t incarnation);
+/* Has the writer been without a connection for the lease time? */
 bool lwd_writer_gone(const lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us);
 
 #endif /* LWD_SHARD_PRIVATE_H */

@@ -178,7 +178,7 @@ static void test_many_malformed_messages_make_one_log_line(void **state)
     assert_in_range(lines, 1, 2 + (lw_now_us(lw_clock_real()) - before) / 1000000); /* one a second */
 }
 
-static void test_hello_is_refused_for_versions_fleet_and_incarnation(void **state)
+static void test_hello_is_refused_for_versions_and_fleet(void **state)
 {
     fixture_t *fixture = *state;
     data_client_t client;
@@ -189,15 +189,63 @@ static void test_hello_is_refused_for_versions_fleet_and_incarnation(void **stat
     assert_int_equal(client.reply.body.hello_reply.status, LW_ERR_VERSION);
     client.fleet_id = 98;
     assert_int_equal(data_hello(&client, 6, 1), LW_ERR_PERMISSION);
-    client.fleet_id = 0;
-    assert_int_equal(data_hello(&client, 5, 0), LW_ERR_STALE); /* the fixture's client is 5, incarnation 1 */
     atomic_store(&fixture->node.node.fleet_id, 0);
     client.fleet_id = 0;
     assert_int_equal(data_hello(&client, 6, 1), LW_ERR_FLEET);
     atomic_store(&fixture->node.node.fleet_id, 99);
-    assert_int_equal(fixture_count(&fixture->node.stats[0].hello_refused), 4);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].hello_refused), 3);
     assert_int_equal(data_hello(&client, 6, 1), LW_OK); /* and after all that it may still greet */
     assert_int_equal(client.reply.body.hello_reply.node_id, 7);
+    data_client_close(&client);
+}
+
+static void test_a_connection_that_never_says_hello_is_closed_and_its_slot_free(void **state)
+{
+    fixture_t fixture = {0};
+    data_client_t mute[2], late;
+    (void)state;
+    node_start(&fixture.node, &(node_params_t){.connection_max = 2, .seed = fixture_seed});
+    for (size_t i = 0; i < LW_ARRAY_SIZE(mute); i++)
+        node_client(&fixture.node, &mute[i], 0, 0, 0);
+    node_pass(&fixture.node, LWD_HELLO_US / 2);
+    node_client(&fixture.node, &late, 0, 0, 0);
+    assert_int_equal(data_hello(&late, 6, 1), LW_ERR_UNREACHABLE); /* the table is full of them */
+    data_client_close(&late);
+    node_pass(&fixture.node, LWD_HELLO_US / 2 - 100000);
+    assert_int_equal(fixture_count(&fixture.node.stats[0].hello_late), 0);
+    node_pass(&fixture.node, 100000 + 2 * LWD_HELLO_LOOK_US);
+    assert_int_equal(fixture_count(&fixture.node.stats[0].hello_late), 2);
+    for (size_t i = 0; i < LW_ARRAY_SIZE(mute); i++) {
+        data_client_step(&mute[i], 100);
+        assert_null(mute[i].conn);
+        assert_int_equal(mute[i].closes, 1);
+        data_client_close(&mute[i]);
+    }
+    node_client(&fixture.node, &late, 0, 6, 1);
+    node_pass(&fixture.node, 3 * LWD_HELLO_US); /* silence after HELLO is allowed */
+    lw_msg_t ping = {.header.type = LW_MSG_PING};
+    assert_true(data_client_call(&late, &ping, NULL, 0));
+    assert_int_equal(fixture_count(&fixture.node.stats[0].hello_late), 2);
+    data_client_close(&late);
+    assert_true(lwd_worker_check(fixture.node.workers[0]));
+    node_stop(&fixture.node);
+}
+
+static void test_a_refused_hello_does_not_buy_more_time(void **state)
+{
+    fixture_t *fixture = *state;
+    data_client_t client;
+    node_client(&fixture->node, &client, 0, 0, 0);
+    for (uint64_t waited = 0; waited < LWD_HELLO_US; waited += LWD_HELLO_US / 4) {
+        lw_msg_t hello = {.header.type = LW_MSG_HELLO};
+        hello.body.hello = (lw_msg_hello_t){.version_min = LW_WIRE_VERSION + 1, .version_max = LW_WIRE_VERSION + 1};
+        assert_true(data_client_call(&client, &hello, NULL, 0));
+        node_pass(&fixture->node, LWD_HELLO_US / 4);
+    }
+    node_pass(&fixture->node, 2 * LWD_HELLO_LOOK_US);
+    data_client_step(&client, 100);
+    assert_null(client.conn);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].hello_late), 1);
     data_client_close(&client);
 }
 
@@ -272,7 +320,9 @@ int main(int argc, char **argv)
         CASE(test_anything_before_hello_and_a_second_hello_close_the_connection),
         CASE(test_a_message_for_another_fleet_closes_the_connection),
         CASE(test_many_malformed_messages_make_one_log_line),
-        CASE(test_hello_is_refused_for_versions_fleet_and_incarnation),
+        CASE(test_hello_is_refused_for_versions_and_fleet),
+        cmocka_unit_test(test_a_connection_that_never_says_hello_is_closed_and_its_slot_free),
+        CASE(test_a_refused_hello_does_not_buy_more_time),
         CASE(test_a_ping_comes_back_with_the_arena_and_the_senders_time),
         CASE(test_attend_is_not_supported_yet_and_says_so),
         CASE(test_a_cancelled_attach_is_answered_canceled),

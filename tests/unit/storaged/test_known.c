@@ -22,13 +22,13 @@ static void test_a_full_table_of_busy_rows_takes_no_new_id(void **state)
     lwd_known_t known;
     assert_int_equal(lwd_known_init(&known, 2), LW_OK);
     for (uint64_t id = 1; id <= 2; id++)
-        lwd_known_busy(&known, lwd_known_add(&known, id));
-    assert_int_equal(lwd_known_add(&known, 3), LWD_NIL);
-    assert_int_equal(lwd_known_find(&known, 3), LWD_NIL);
-    lwd_known_idle(&known, lwd_known_find(&known, 2));
-    assert_int_not_equal(lwd_known_add(&known, 3), LWD_NIL);
-    assert_int_equal(lwd_known_find(&known, 2), LWD_NIL);
-    assert_int_not_equal(lwd_known_find(&known, 1), LWD_NIL);
+        lwd_known_busy(&known, lwd_known_add(&known, id / 2, id % 2));
+    assert_int_equal(lwd_known_add(&known, 3 / 2, 3 % 2), LWD_NIL);
+    assert_int_equal(lwd_known_find(&known, 3 / 2, 3 % 2), LWD_NIL);
+    lwd_known_idle(&known, lwd_known_find(&known, 2 / 2, 2 % 2));
+    assert_int_not_equal(lwd_known_add(&known, 3 / 2, 3 % 2), LWD_NIL);
+    assert_int_equal(lwd_known_find(&known, 2 / 2, 2 % 2), LWD_NIL);
+    assert_int_not_equal(lwd_known_find(&known, 1 / 2, 1 % 2), LWD_NIL);
     lwd_known_fini(&known);
 }
 
@@ -44,8 +44,8 @@ static void test_random_use_agrees_with_a_model(void **state)
     lw_prng_seed(&prng, seed_value);
     assert_int_equal(lwd_known_init(&known, ROWS), LW_OK);
     for (uint64_t now = 1; now < 20000; now++) {
-        uint32_t id = (uint32_t)lw_prng_below(&prng, IDS), row = lwd_known_find(&known, id), count = 0,
-                 oldest = IDS;
+        uint32_t id = (uint32_t)lw_prng_below(&prng, IDS), row = lwd_known_find(&known, id / 2, id % 2),
+                 count = 0, oldest = IDS;
         assert_int_equal(row != LWD_NIL, model[id].kept);
         for (uint32_t i = 0; i < IDS; i++) {
             count += model[i].kept;
@@ -53,7 +53,7 @@ static void test_random_use_agrees_with_a_model(void **state)
                 oldest = i;
         }
         if (!model[id].kept) {
-            row = lwd_known_add(&known, id);
+            row = lwd_known_add(&known, id / 2, id % 2);
             assert_int_equal(row == LWD_NIL, count == ROWS && oldest == IDS);
             if (row == LWD_NIL)
                 continue;

@@ -204,19 +204,95 @@ static void test_a_vanished_writers_reservation_goes_with_its_lease(void **state
     assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);
 }
 
-static void test_a_new_incarnation_takes_over_at_once(void **state)
+/* The attack: a stranger names the writer's client id with an incarnation that beats any other, first without
+ * any proof and then with the proof for a session of its own. */
+static void test_a_stranger_that_names_a_writers_client_takes_nothing_from_it(void **state)
+{
+    fixture_t *fixture = *state;
+    lw_msg_reserve_reply_t reserved, theirs;
+    data_client_t stranger, lane;
+    const uint8_t chunk[16] = {0};
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), next = fixture_name(1, 1, 0, 1),
+                            foreign = fixture_name(2, 0, 0, 1);
+    assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_OK);
+    node_client(&fixture->node, &stranger, 0, 5, UINT64_MAX);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, 0, chunk, 16), LW_OK);
+    fixture->node.check_status = LW_ERR_PERMISSION;
+    assert_int_equal(data_attach(&stranger, 1, true, 2, 0, NULL, 0, NULL), LW_ERR_NOT_FOUND);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, 0, chunk, 16), LW_OK);
+    fixture->node.check_status = LW_OK;
+    assert_int_equal(data_attach(&stranger, 2, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&stranger, &foreign, 1000, &theirs), LW_OK);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, 0, chunk, 16), LW_OK);
+    assert_int_equal(data_reserve(&fixture->client, &next, 1000, &reserved), LW_OK);
+    node_client(&fixture->node, &lane, 0, 5, 1); /* and the writer can still come with another lane */
+    assert_int_equal(data_attach(&lane, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    data_client_close(&stranger);
+    node_pass(&fixture->node, 3000000); /* what goes with the stranger's lease is its own */
+    assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);
+    assert_int_equal(data_write(&lane, reserved.handle, 0, chunk, 16), LW_ERR_NOT_FOUND);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, 0, chunk, 16), LW_OK);
+    data_client_close(&lane);
+}
+
+/* Neither does it keep alive what is not its own. */
+static void test_a_stranger_without_a_proof_keeps_no_dead_writers_reservation(void **state)
 {
     fixture_t *fixture = *state;
     lw_msg_reserve_reply_t reserved;
+    data_client_t stranger;
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
+    assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_OK);
+    node_client(&fixture->node, &stranger, 0, 5, 1);
+    assert_int_equal(data_attach(&stranger, 2, false, 0, 0, NULL, 0, NULL), LW_OK); /* reading proves no writer */
+    data_client_close(&fixture->client);
+    node_pass(&fixture->node, 2500000);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);
+    data_client_close(&stranger);
+}
+
+static void test_a_restarted_client_takes_over_with_the_next_term(void **state)
+{
+    fixture_t *fixture = *state;
+    lw_msg_reserve_reply_t reserved, again;
     data_client_t reborn;
     const uint8_t chunk[16] = {0};
-    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), next = fixture_name(1, 1, 0, 1);
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), next = fixture_name(1, 1, 0, 1),
+                            later = fixture_name(1, 1, 0, 2);
     assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
     assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_OK);
     node_client(&fixture->node, &reborn, 0, 5, 2);
+    assert_int_equal(data_attach(&reborn, 1, true, 2, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&reborn, &later, 1000, &again), LW_OK);
     assert_int_equal(data_write(&fixture->client, reserved.handle, 0, chunk, 16), LW_ERR_STALE);
     assert_int_equal(data_reserve(&fixture->client, &next, 1000, &reserved), LW_ERR_STALE);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);
     data_client_close(&reborn);
+}
+
+/* Its connection stays open (its host lost power, say), but the catalogue knows that its lease ran out. */
+static void test_a_silent_writers_reservation_goes_when_the_catalogue_says_so(void **state)
+{
+    fixture_t *fixture = *state;
+    lw_msg_reserve_reply_t reserved;
+    lwd_shard_usage_t usage;
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
+    assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_OK);
+    node_pass(&fixture->node, LWD_ORPHAN_ASK_US - 1000000);
+    assert_int_equal(fixture->node.orphans_asked, 0);
+    node_pass(&fixture->node, 2000000);
+    assert_int_equal(fixture->node.orphans_asked, 1);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 0); /* it lives */
+    fixture->node.orphans_dead = true;
+    node_pass(&fixture->node, LWD_ORPHAN_ASK_US + 1000000);
+    assert_int_equal(fixture->node.orphans_asked, 2);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);
+    lwd_shard_usage(fixture->node.shard, &usage);
+    assert_int_equal(usage.arena_used_bytes, 0);
+    assert_int_equal(data_write(&fixture->client, reserved.handle, 0, "x", 1), LW_ERR_STALE);
 }
 
 static void test_a_dead_writers_written_segments_are_asked_about_and_freed(void **state)
@@ -279,7 +355,10 @@ int main(int argc, char **argv)
         CASE(test_two_connections_write_one_name_together),
         CASE(test_an_aborted_reservation_is_stale),
         CASE(test_a_vanished_writers_reservation_goes_with_its_lease),
-        CASE(test_a_new_incarnation_takes_over_at_once),
+        CASE(test_a_stranger_that_names_a_writers_client_takes_nothing_from_it),
+        CASE(test_a_stranger_without_a_proof_keeps_no_dead_writers_reservation),
+        CASE(test_a_restarted_client_takes_over_with_the_next_term),
+        CASE(test_a_silent_writers_reservation_goes_when_the_catalogue_says_so),
         CASE(test_a_dead_writers_written_segments_are_asked_about_and_freed),
         CASE(test_a_connection_that_breaks_in_mid_write_leaves_nothing_behind),
     };

@@ -20,6 +20,11 @@ static int setup_three(void **state)
     return fixture_setup_with(state, &(node_params_t){.workers = 3});
 }
 
+static int setup_wide(void **state)
+{
+    return fixture_setup_with(state, &(node_params_t){.workers = 3, .connection_max = 32});
+}
+
 static void test_connections_over_the_table_are_closed_and_a_free_place_is_used_again(void **state)
 {
     fixture_t *fixture = *state;
@@ -182,24 +187,50 @@ static void test_the_owner_counts_connections_of_other_workers(void **state)
     assert_int_equal(usage.reservations, 0);
 }
 
-static void test_a_connection_that_closes_while_the_owner_greets_it_leaves_nothing(void **state)
+static void test_a_connection_that_closes_while_the_owner_hears_its_proof_leaves_nothing(void **state)
 {
     fixture_t *fixture = *state;
-    for (unsigned steps = 0; steps < 40; steps++) {
+    lw_msg_reserve_reply_t reserved;
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
+    for (unsigned steps = 0; steps < 80; steps++) {
         data_client_t lane;
-        lw_msg_t msg = {.header.type = LW_MSG_HELLO};
-        msg.body.hello = (lw_msg_hello_t){1, 1, 20 + steps, 1, 0, 0};
-        node_client(&fixture->node, &lane, 1, 0, 0);
+        lw_msg_t msg = {.header.type = LW_MSG_ATTACH};
+        msg.body.attach = (lw_msg_attach_t){.session_id = 1, .write = 1, .term = 1};
+        node_client(&fixture->node, &lane, 1, 200 + steps, 1);
         (void)data_client_send(&lane, &msg, NULL, 0);
-        data_client_step(&lane, steps * 4);
+        data_client_step(&lane, steps);
         data_client_close(&lane);
-        node_pass(&fixture->node, 1500000);
+        node_pass(&fixture->node, 300000);
         assert_int_equal(fixture_count(&fixture->node.stats[1].connections), 0);
     }
-    /* forty dead clients did not use up the table of sixty-four that the living need */
+    /* eighty dead clients did not use up the table of sixty-four that the living need */
     data_client_t lane;
     node_client(&fixture->node, &lane, 1, 99, 1);
+    assert_int_equal(data_attach(&lane, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&lane, &name, 1000, &reserved), LW_OK);
     data_client_close(&lane);
+}
+
+static void test_more_writers_than_the_table_holds_are_exhausted_and_readers_are_not(void **state)
+{
+    fixture_t *fixture = *state;
+    lw_msg_reserve_reply_t reserved;
+    data_client_t *lanes = calloc(65, sizeof(*lanes));
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
+    for (unsigned i = 0; i < 65; i++) {
+        node_client(&fixture->node, &lanes[i], i % 3, 200 + i, 1);
+        assert_int_equal(data_attach(&lanes[i], 1, true, 1, 0, NULL, 0, NULL),
+                         i < 64 ? LW_OK : LW_ERR_EXHAUSTED);
+    }
+    assert_int_equal(data_attach(&lanes[64], 1, false, 0, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&lanes[64], &name, 1000, &reserved), LW_ERR_PERMISSION);
+    data_client_close(&lanes[0]);
+    node_pass(&fixture->node, 10000);
+    assert_int_equal(data_attach(&lanes[64], 1, true, 1, 0, NULL, 0, NULL), LW_OK);
+    assert_int_equal(data_reserve(&lanes[64], &name, 1000, &reserved), LW_OK);
+    for (unsigned i = 1; i < 65; i++)
+        data_client_close(&lanes[i]);
+    free(lanes);
 }
 
 static void test_parameters_without_room_are_refused(void **state)
@@ -232,7 +263,9 @@ int main(int argc, char **argv)
         ONE(test_parameters_without_room_are_refused),
         THREE(test_every_worker_reads_and_writes_what_the_owner_changes),
         THREE(test_the_owner_counts_connections_of_other_workers),
-        THREE(test_a_connection_that_closes_while_the_owner_greets_it_leaves_nothing),
+        cmocka_unit_test_setup_teardown(test_more_writers_than_the_table_holds_are_exhausted_and_readers_are_not,
+                                        setup_wide, fixture_teardown),
+        THREE(test_a_connection_that_closes_while_the_owner_hears_its_proof_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
