@@ -32,5 +32,6 @@ typedef struct lw_session_range {
 } lw_session_range_t;
 #define LW_RANGE_RAW 1u     /* raw tail: replaced by the next range that begins at the same token */
 #define LW_RANGE_MOMENTS 2u /* its segments carry moments */
+#define LW_RANGE_MOVED 4u   /* a copy is on another node than at the commit; set by the catalogue, refused in a commit */
 
 #endif /* LW_WIRE_SESSION_H */

@@ -67,7 +67,20 @@ typedef struct lwd_ended { /* what a node is told to free */
     uint16_t rank;         /* only this rank's segments (LWD_RANK_ALL: all) */
 } lwd_ended_t;
 #define LWD_RANK_ALL UINT16_MAX
+#define LWD_NODE_ANY UINT16_MAX
 #define LWD_FORK_DEPTH_MAX 64u  /* sessions in a line of forks */
+
+typedef struct lwd_placed_key { /* where a row of `placed` stands; all zero: before the first */
+    uint64_t origin;
+    uint16_t rank;
+    uint32_t first_token;
+} lwd_placed_key_t;
+
+typedef struct lwd_placed { /* a range as nodes see it: what is where, whoever's manifest it is in */
+    uint16_t rank;
+    uint32_t layers;   /* node_index holds layers * replicas entries */
+    lwd_range_t range; /* with its origin */
+} lwd_placed_t;
 
 typedef struct lwd_create {
     const char *tenant;
@@ -124,9 +137,21 @@ typedef struct lwd_catalogue_ops {
     LW_CHECK lw_status_t (*check)(lwd_catalogue_t *, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
                                   uint32_t term, uint64_t now, uint64_t *origins, uint32_t *cuts, uint32_t capacity,
                                   uint32_t *count_out, lw_error_t *);
-    /* For nodes: which of these segment names are in no manifest and have no live writer? dead[i] = true for those. */
-    LW_CHECK lw_status_t (*orphans)(lwd_catalogue_t *, const lw_segment_name_t *names, uint32_t count, uint64_t now,
-                                    bool *dead, lw_error_t *);
+    /* For nodes: which of these segment names may node `node_index` free? dead[i] = true for those that are in no manifest
+     * and have no live writer, and for those whose range is committed with that copy on other nodes only (LWD_NODE_ANY: a
+     * range in a manifest spares all its names). */
+    LW_CHECK lw_status_t (*orphans)(lwd_catalogue_t *, uint16_t node_index, const lw_segment_name_t *names,
+                                    uint32_t count, uint64_t now, bool *dead, lw_error_t *);
+    /* For nodes: every range of every manifest, each once (not again for forks), those of retained sessions too. Up to
+     * `capacity` rows after `after`, ascending by (origin, rank, first_token); fewer: the end. No snapshot over pages. */
+    LW_CHECK lw_status_t (*placed)(lwd_catalogue_t *, const lwd_placed_key_t *after, uint32_t capacity,
+                                   lwd_placed_t *rows, uint32_t *count_out, lw_error_t *);
+    /* For nodes: the copy of one segment is on node `to` now, no longer on `from`. Compare-and-swap: ERR_STALE when no
+     * manifest has the range at that generation, `from` does not hold this layer, or `to` does already. Counts and bytes
+     * stay as they are; the range's flags get LW_RANGE_MOVED, and from then on a repeated commit of it is the same one
+     * wherever it says that the copies are. */
+    LW_CHECK lw_status_t (*move)(lwd_catalogue_t *, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                                 lw_error_t *);
     /* Moves idle, unpinned sessions, least recently used first, to EVICTING and on to ENDED until about `bytes` are freed;
      * sessions with live children are left alone. Also turns expired leases to IDLE and expired TTLs to ENDED (bytes may
      * be 0 for that alone). */
@@ -144,6 +169,11 @@ typedef struct lwd_catalogue_ops {
     /* Compares the configured control addresses with the stored ones, position = node index, and stores new ones.
      * ERR_INVALID when an address sits at another index than before: manifests refer to nodes by index. */
     LW_CHECK lw_status_t (*members)(lwd_catalogue_t *, const char *const *control, uint32_t count, lw_error_t *);
+    /* What nodes show each other to read any segment: random, the same for the catalogue's whole life. For nodes only. */
+    LW_CHECK lw_status_t (*node_token)(lwd_catalogue_t *, uint8_t token_out[LW_TOKEN_BYTES], lw_error_t *);
+    /* Is a node to be emptied? Kept until it is taken back. ERR_INVALID from LW_NODES_MAX on. */
+    LW_CHECK lw_status_t (*set_drain)(lwd_catalogue_t *, uint16_t node_index, bool drain, lw_error_t *);
+    LW_CHECK lw_status_t (*drain)(lwd_catalogue_t *, uint16_t node_index, bool *drain_out, lw_error_t *);
 } lwd_catalogue_ops_t;
 
 const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void);

@@ -105,6 +105,36 @@ lw_status_t lwd_catalogue_check_members(const char *const *control, uint32_t cou
     return status;
 }
 
+lw_status_t lwd_catalogue_check_node(uint16_t node_index, lw_error_t *error)
+{
+    const bound_t node = {"node index", node_index, 0, LW_NODES_MAX - 1};
+    return check_bounds(&node, 1, error);
+}
+
+bool lwd_range_holds(const lwd_range_t *range, uint32_t layers, uint32_t layer, uint16_t node_index)
+{
+    for (uint32_t r = 0; r < range->replicas && layer < layers; r++)
+        if (range->node_index[layer * range->replicas + r] == node_index)
+            return true;
+    return false;
+}
+
+lw_status_t lwd_range_move(lwd_range_t *range, uint32_t layers, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                           lw_error_t *error)
+{
+    char text[LW_SEGMENT_NAME_TEXT_BYTES];
+    if (range->generation != name->generation || !lwd_range_holds(range, layers, name->layer, from))
+        return lw_fail(error, LW_ERR_STALE, "segment %s is not on node %u", lw_segment_name_text(name, text), from);
+    if (lwd_range_holds(range, layers, name->layer, to))
+        return lw_fail(error, LW_ERR_STALE, "segment %s is on node %u already", lw_segment_name_text(name, text), to);
+    uint16_t *node = &range->node_index[name->layer * range->replicas];
+    while (*node != from)
+        node++;
+    *node = to;
+    range->flags |= LW_RANGE_MOVED;
+    return LW_OK;
+}
+
 bool lwd_session_may_move(lwd_session_state_t from, lwd_session_state_t to)
 {
     static const uint8_t moves[LWD_SESSION_ENDED + 1] = {

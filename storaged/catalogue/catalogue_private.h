@@ -32,12 +32,21 @@ static inline uint32_t lwd_range_end(const lwd_range_t *range)
 {
     return range->first_token + range->token_count;
 }
-static inline bool lwd_range_same(const lwd_range_t *a, const lwd_range_t *b, uint32_t layers) /* origin apart */
+/* Is what a writer sends the range that is stored? Origin apart, and the nodes once a copy has moved. */
+static inline bool lwd_range_same(const lwd_range_t *stored, const lwd_range_t *sent, uint32_t layers)
 {
-    return a->first_token == b->first_token && a->token_count == b->token_count && a->generation == b->generation &&
-           a->flags == b->flags && a->replicas == b->replicas && a->bytes == b->bytes &&
-           memcmp(a->node_index, b->node_index, (size_t)layers * a->replicas * sizeof(uint16_t)) == 0;
+    return stored->first_token == sent->first_token && stored->token_count == sent->token_count &&
+           stored->generation == sent->generation && (stored->flags & ~LW_RANGE_MOVED) == sent->flags &&
+           stored->replicas == sent->replicas && stored->bytes == sent->bytes &&
+           (stored->flags & LW_RANGE_MOVED ||
+            memcmp(stored->node_index, sent->node_index, (size_t)layers * stored->replicas * sizeof(uint16_t)) == 0);
 }
+/* Does `node_index` hold a copy of this layer? */
+bool lwd_range_holds(const lwd_range_t *range, uint32_t layers, uint32_t layer, uint16_t node_index);
+/* Puts `to` in the place of `from`; ERR_STALE, and nothing changed, when that is not so (any more). */
+LW_CHECK lw_status_t lwd_range_move(lwd_range_t *range, uint32_t layers, const lw_segment_name_t *name, uint16_t from,
+                                    uint16_t to, lw_error_t *error);
+LW_CHECK lw_status_t lwd_catalogue_check_node(uint16_t node_index, lw_error_t *error);
 /* No early exit: the time must not tell how much of a token was right. */
 static inline bool lwd_token_equal(const uint8_t *a, const uint8_t *b)
 {

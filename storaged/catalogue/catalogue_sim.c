@@ -39,6 +39,7 @@ struct lwd_catalogue {
     uint32_t ended_count;
     char (*members)[LW_ADDRESS_MAX];
     uint32_t member_count;
+    bool drain[LW_NODES_MAX];
 };
 
 /* Tests are its only users: out of memory is a mistake of theirs. */
@@ -626,24 +627,75 @@ static lw_status_t sim_check(lwd_catalogue_t *cat, uint64_t session_id, const ui
     return LW_OK;
 }
 
-static lw_status_t sim_orphans(lwd_catalogue_t *cat, const lw_segment_name_t *names, uint32_t count, uint64_t now,
-                               bool *dead, lw_error_t *error)
+/* The range that a name is of, at any generation; NULL: none. */
+static lwd_range_t *sim_range_of(sim_session_t *session, const lw_segment_name_t *name)
+{
+    if (!session || name->rank >= session->row.shape.rank_count)
+        return NULL;
+    sim_ranges_t *own = &session->ranks[name->rank];
+    for (uint32_t r = 0; r < own->count; r++)
+        if (own->rows[r].first_token == name->first_token)
+            return &own->rows[r];
+    return NULL;
+}
+
+static lw_status_t sim_orphans(lwd_catalogue_t *cat, uint16_t node_index, const lw_segment_name_t *names, uint32_t count,
+                               uint64_t now, bool *dead, lw_error_t *error)
 {
     (void)error;
     for (uint32_t i = 0; i < count; i++) {
         const lw_segment_name_t *name = &names[i];
-        const sim_session_t *session = sim_find(cat, name->origin);
-        dead[i] = true;
-        if (!session || name->rank >= session->row.shape.rank_count)
-            continue;
-        const sim_ranges_t *own = &session->ranks[name->rank];
-        for (uint32_t r = 0; r < own->count; r++)
-            if (own->rows[r].first_token == name->first_token && own->rows[r].generation == name->generation)
-                dead[i] = false;
-        if (lwd_session_live(&session->row, now) && name->generation >= session->row.term)
-            dead[i] = false;
+        sim_session_t *session = sim_find(cat, name->origin);
+        const lwd_range_t *range = sim_range_of(session, name);
+        if (range && range->generation == name->generation)
+            dead[i] = node_index != LWD_NODE_ANY &&
+                      !lwd_range_holds(range, session->row.shape.layer_count, name->layer, node_index);
+        else
+            dead[i] = !session || name->rank >= session->row.shape.rank_count ||
+                      !lwd_session_live(&session->row, now) || name->generation < session->row.term;
     }
     return LW_OK;
+}
+
+static int sim_key_compare(uint64_t origin, uint32_t rank, uint32_t first_token, const lwd_placed_key_t *key)
+{
+    if (origin != key->origin)
+        return origin < key->origin ? -1 : 1;
+    if (rank != key->rank)
+        return rank < key->rank ? -1 : 1;
+    return first_token < key->first_token ? -1 : first_token > key->first_token;
+}
+
+static lw_status_t sim_placed(lwd_catalogue_t *cat, const lwd_placed_key_t *after, uint32_t capacity, lwd_placed_t *rows,
+                              uint32_t *count_out, lw_error_t *error)
+{
+    (void)error;
+    uint32_t count = 0;
+    for (uint32_t s = 0; s < cat->session_count; s++) {
+        const sim_session_t *session = cat->sessions[s];
+        uint64_t id = session->row.session_id;
+        for (uint32_t rank = 0; id >= after->origin && rank < session->row.shape.rank_count; rank++) {
+            const sim_ranges_t *own = &session->ranks[rank];
+            for (uint32_t i = 0; i < own->count && count < capacity; i++)
+                if (sim_key_compare(id, rank, own->rows[i].first_token, after) > 0)
+                    rows[count++] = (lwd_placed_t){(uint16_t)rank, session->row.shape.layer_count, own->rows[i]};
+        }
+    }
+    *count_out = count;
+    return LW_OK;
+}
+
+static lw_status_t sim_move(lwd_catalogue_t *cat, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                            lw_error_t *error)
+{
+    lw_status_t status = lwd_catalogue_check_node(to, error);
+    if (status != LW_OK)
+        return status;
+    sim_session_t *session = sim_find(cat, name->origin);
+    lwd_range_t *range = sim_range_of(session, name);
+    if (!range)
+        return lw_fail(error, LW_ERR_STALE, "no manifest has the segment");
+    return lwd_range_move(range, session->row.shape.layer_count, name, from, to, error);
 }
 
 static bool sim_evictable(lwd_catalogue_t *cat, const sim_session_t *session)
@@ -782,6 +834,32 @@ static lw_status_t sim_members(lwd_catalogue_t *cat, const char *const *control,
     return LW_OK;
 }
 
+static lw_status_t sim_node_token(lwd_catalogue_t *cat, uint8_t token_out[LW_TOKEN_BYTES], lw_error_t *error)
+{
+    (void)error;
+    lw_prng_t prng; /* its own: the draws of the other calls stay as they are */
+    lw_prng_seed(&prng, cat->fleet_id);
+    for (unsigned i = 0; i < LW_TOKEN_BYTES; i++)
+        token_out[i] = (uint8_t)lw_prng_u64(&prng);
+    return LW_OK;
+}
+
+static lw_status_t sim_set_drain(lwd_catalogue_t *cat, uint16_t node_index, bool drain, lw_error_t *error)
+{
+    lw_status_t status = lwd_catalogue_check_node(node_index, error);
+    if (status == LW_OK)
+        cat->drain[node_index] = drain;
+    return status;
+}
+
+static lw_status_t sim_drain(lwd_catalogue_t *cat, uint16_t node_index, bool *drain_out, lw_error_t *error)
+{
+    lw_status_t status = lwd_catalogue_check_node(node_index, error);
+    if (status == LW_OK)
+        *drain_out = cat->drain[node_index];
+    return status;
+}
+
 const lwd_catalogue_ops_t *lwd_catalogue_sim(void)
 {
     static const lwd_catalogue_ops_t ops = {
@@ -789,8 +867,10 @@ const lwd_catalogue_ops_t *lwd_catalogue_sim(void)
         .create = sim_create, .open_session = sim_open_session, .renew = sim_renew, .release = sim_release,
         .fork = sim_fork, .pin = sim_pin, .drop = sim_drop, .get = sim_get, .list = sim_list,
         .commit = sim_commit, .ranges = sim_ranges, .check = sim_check, .orphans = sim_orphans,
+        .placed = sim_placed, .move = sim_move,
         .expire = sim_expire, .ended = sim_ended, .trim = sim_trim,
         .fleet = sim_fleet, .set_epoch = sim_set_epoch, .members = sim_members,
+        .node_token = sim_node_token, .set_drain = sim_set_drain, .drain = sim_drain,
     };
     return &ops;
 }

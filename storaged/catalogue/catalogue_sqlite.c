@@ -169,6 +169,65 @@ static lw_status_t sqlite_members(lwd_catalogue_t *cat, const char *const *contr
     return lwd_sql_end(cat, status, error);
 }
 
+/* Two numbers of the fleet's own rows; drawn at the first call, so that older files get theirs too. */
+static lw_status_t node_token_in(lwd_catalogue_t *cat, uint64_t halves[2], lw_error_t *error)
+{
+    static const char *const names[2] = {"node_token_low", "node_token_high"};
+    for (int i = 0; i < 2; i++) {
+        lw_status_t status = sqlite_meta(cat, names[i], &halves[i], error);
+        if (status != LW_OK)
+            return status;
+        if (halves[i])
+            continue;
+        if (getrandom(&halves[i], sizeof(halves[i]), 0) != (ssize_t)sizeof(halves[i]))
+            return lw_fail(error, LW_ERR_IO, "no random bytes: errno %d", errno);
+        halves[i] |= 1; /* zero means none yet */
+        status = lwd_sql_run(cat, lwd_sql_bind(cat, SQL_META_SET, "su", names[i], halves[i]), error);
+        if (status != LW_OK)
+            return status;
+    }
+    return LW_OK;
+}
+
+static lw_status_t sqlite_node_token(lwd_catalogue_t *cat, uint8_t token_out[LW_TOKEN_BYTES], lw_error_t *error)
+{
+    uint64_t halves[2] = {0, 0};
+    static_assert(sizeof(halves) == LW_TOKEN_BYTES, "catalogue: a token is two numbers");
+    lw_status_t status = lwd_sql_begin(cat, error);
+    if (status != LW_OK)
+        return status;
+    status = lwd_sql_end(cat, node_token_in(cat, halves, error), error);
+    if (status == LW_OK)
+        memcpy(token_out, halves, LW_TOKEN_BYTES);
+    return status;
+}
+
+static void drain_name(uint16_t node_index, char text[24])
+{
+    snprintf(text, 24, "drain_%u", node_index);
+}
+
+static lw_status_t sqlite_set_drain(lwd_catalogue_t *cat, uint16_t node_index, bool drain, lw_error_t *error)
+{
+    char name[24];
+    drain_name(node_index, name);
+    lw_status_t status = lwd_catalogue_check_node(node_index, error);
+    return status == LW_OK ? lwd_sql_run(cat, lwd_sql_bind(cat, SQL_META_SET, "su", name, (uint64_t)drain), error) : status;
+}
+
+static lw_status_t sqlite_drain(lwd_catalogue_t *cat, uint16_t node_index, bool *drain_out, lw_error_t *error)
+{
+    char name[24];
+    uint64_t value = 0;
+    drain_name(node_index, name);
+    lw_status_t status = lwd_catalogue_check_node(node_index, error);
+    if (status == LW_OK)
+        status = sqlite_meta(cat, name, &value, error);
+    if (status == LW_OK)
+        *drain_out = value != 0;
+    return status;
+}
+
 const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void)
 {
     static const lwd_catalogue_ops_t ops = {
@@ -176,8 +235,10 @@ const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void)
         .create = lwd_sqlite_create, .open_session = lwd_sqlite_open_session, .renew = lwd_sqlite_renew, .release = lwd_sqlite_release,
         .fork = lwd_sqlite_fork, .pin = lwd_sqlite_pin, .drop = lwd_sqlite_drop, .get = lwd_sqlite_get, .list = lwd_sqlite_list,
         .commit = lwd_sqlite_commit, .ranges = lwd_sqlite_ranges, .check = lwd_sqlite_check, .orphans = lwd_sqlite_orphans,
+        .placed = lwd_sqlite_placed, .move = lwd_sqlite_move,
         .expire = lwd_sqlite_expire, .ended = lwd_sqlite_ended, .trim = lwd_sqlite_trim,
         .fleet = sqlite_fleet, .set_epoch = sqlite_set_epoch, .members = sqlite_members,
+        .node_token = sqlite_node_token, .set_drain = sqlite_set_drain, .drain = sqlite_drain,
     };
     return &ops;
 }

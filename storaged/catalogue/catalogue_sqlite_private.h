@@ -19,7 +19,8 @@ typedef enum sql_id {
     SQL_RENEW, SQL_RENEW_READERS_USED, SQL_RENEW_READERS,
     SQL_READER_SET, SQL_READER_DROP, SQL_READERS_DROP, SQL_READERS_COUNT, SQL_READERS_EXPIRE,
     SQL_RANGE_INSERT, SQL_RANGE_AT, SQL_RANGE_LAST, SQL_RANGE_COUNT, SQL_RANGE_DELETE, SQL_RANGE_CUT_OFF,
-    SQL_RANGE_CUT_OFF_BYTES, SQL_RANGE_LIST, SQL_RANGE_BOUNDARY, SQL_RANGE_ENDS, SQL_RANGE_NAMED,
+    SQL_RANGE_CUT_OFF_BYTES, SQL_RANGE_LIST, SQL_RANGE_BOUNDARY, SQL_RANGE_ENDS,
+    SQL_RANGE_PLACED, SQL_RANGE_MOVE,
     SQL_NEEDED, SQL_LEASES_EXPIRE, SQL_LEFT_EVICTING, SQL_TTL_OVER, SQL_VICTIM,
     SQL_ENDED_INSERT, SQL_ENDED_LIST, SQL_ENDED_TRIM, SQL_TOMBSTONES_TRIM,
     SQL_META_GET, SQL_META_SET, SQL_MEMBER_AT, SQL_MEMBER_SET,
@@ -92,6 +93,11 @@ lw_status_t lwd_sqlite_list(lwd_catalogue_t *, const char *tenant, uint64_t afte
                         lwd_session_row_t *rows, uint32_t *count_out, lw_error_t *);
 
 /* ---- catalogue_sqlite_range.c ---- */
+/* Columns of SQL_RANGE_AT and its like into a range. */
+void lwd_sql_range_read(sqlite3_stmt *statement, lwd_range_t *range);
+/* The row of SQL_RANGE_AT or SQL_RANGE_LAST, if there is one. */
+LW_CHECK lw_status_t lwd_sql_range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd_range_t *out, bool *found_out,
+                                        lw_error_t *error);
 /* Recomputes row.token_count: the smallest end over the ranks. */
 LW_CHECK lw_status_t lwd_sql_count_tokens(lwd_catalogue_t *cat, sql_session_t *session, lw_error_t *error);
 /* Largest end <= limit where a range that is not raw ends in every rank. */
@@ -104,8 +110,13 @@ lw_status_t lwd_sqlite_ranges(lwd_catalogue_t *, uint64_t session_id, uint16_t r
 lw_status_t lwd_sqlite_check(lwd_catalogue_t *, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
                          uint32_t term, uint64_t now, uint64_t *origins, uint32_t *cuts, uint32_t capacity,
                          uint32_t *count_out, lw_error_t *);
-lw_status_t lwd_sqlite_orphans(lwd_catalogue_t *, const lw_segment_name_t *names, uint32_t count, uint64_t now, bool *dead,
-                           lw_error_t *);
+
+/* ---- catalogue_sqlite_move.c ---- */
+lw_status_t lwd_sqlite_orphans(lwd_catalogue_t *, uint16_t node_index, const lw_segment_name_t *names, uint32_t count,
+                               uint64_t now, bool *dead, lw_error_t *);
+lw_status_t lwd_sqlite_placed(lwd_catalogue_t *, const lwd_placed_key_t *after, uint32_t capacity, lwd_placed_t *rows,
+                              uint32_t *count_out, lw_error_t *);
+lw_status_t lwd_sqlite_move(lwd_catalogue_t *, const lw_segment_name_t *name, uint16_t from, uint16_t to, lw_error_t *);
 
 /* ---- catalogue_sqlite_end.c ---- */
 LW_CHECK lw_status_t lwd_sql_log_ending(lwd_catalogue_t *cat, uint64_t origin, uint16_t rank, uint32_t from_token,

@@ -1,7 +1,7 @@
-/* catalogue_sqlite_range.c - manifests: commit, ranges, and what nodes ask (check, orphans). */
+/* catalogue_sqlite_range.c - manifests: commit, ranges, and what a connection may read (check). */
 #include "storaged/catalogue/catalogue_sqlite_private.h"
 
-static void range_read(sqlite3_stmt *st, lwd_range_t *range)
+void lwd_sql_range_read(sqlite3_stmt *st, lwd_range_t *range)
 {
     range->origin = sql_u64(st, 0);
     range->first_token = sql_u32(st, 1);
@@ -16,7 +16,7 @@ static void range_read(sqlite3_stmt *st, lwd_range_t *range)
         memcpy(range->node_index, sqlite3_column_blob(st, 7), bytes);
 }
 
-static lw_status_t range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd_range_t *out, bool *found_out,
+lw_status_t lwd_sql_range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd_range_t *out, bool *found_out,
                               lw_error_t *error)
 {
     int stepped = lwd_sql_step(statement);
@@ -24,7 +24,7 @@ static lw_status_t range_find(lwd_catalogue_t *cat, sqlite3_stmt *statement, lwd
         return lwd_sql_failed(cat, "reading a range", error);
     *found_out = stepped == 1;
     if (stepped == 1) {
-        range_read(statement, out);
+        lwd_sql_range_read(statement, out);
         sqlite3_reset(statement);
     }
     return LW_OK;
@@ -37,7 +37,7 @@ lw_status_t lwd_sql_count_tokens(lwd_catalogue_t *cat, sql_session_t *session, l
     for (uint32_t rank = 0; rank < session->row.shape.rank_count && status == LW_OK; rank++) {
         lwd_range_t last;
         bool found = false;
-        status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", session->row.session_id, (uint64_t)rank), &last,
+        status = lwd_sql_range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", session->row.session_id, (uint64_t)rank), &last,
                             &found, error);
         uint32_t end = found ? lwd_range_end(&last) : session->row.cut_tokens;
         if (end < least)
@@ -153,9 +153,9 @@ static lw_status_t commit_one(lwd_catalogue_t *cat, sql_session_t *session, uint
     uint64_t id = session->row.session_id;
     lwd_range_t last, same;
     bool has_last = false, found = false;
-    lw_status_t status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", id, (uint64_t)rank), &last, &has_last, error);
+    lw_status_t status = lwd_sql_range_find(cat, lwd_sql_bind(cat, SQL_RANGE_LAST, "uu", id, (uint64_t)rank), &last, &has_last, error);
     if (status == LW_OK)
-        status = range_find(cat, lwd_sql_bind(cat, SQL_RANGE_AT, "uuu", id, (uint64_t)rank, (uint64_t)range->first_token),
+        status = lwd_sql_range_find(cat, lwd_sql_bind(cat, SQL_RANGE_AT, "uuu", id, (uint64_t)rank, (uint64_t)range->first_token),
                             &same, &found, error);
     if (status != LW_OK)
         return status;
@@ -248,7 +248,7 @@ lw_status_t lwd_sqlite_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_
                                       (uint64_t)line.limits[i], (uint64_t)(capacity - count));
         int stepped;
         while ((stepped = lwd_sql_step(list)) == 1)
-            range_read(list, &ranges[count++]);
+            lwd_sql_range_read(list, &ranges[count++]);
         if (stepped < 0)
             status = lwd_sql_failed(cat, "reading ranges", error);
     }
@@ -280,35 +280,4 @@ lw_status_t lwd_sqlite_check(lwd_catalogue_t *cat, uint64_t session_id, const ui
     memcpy(cuts, line.limits, line.count * sizeof(*cuts));
     *count_out = line.count;
     return LW_OK;
-}
-
-static lw_status_t orphan_one(lwd_catalogue_t *cat, const lw_segment_name_t *name, uint64_t now, bool *dead_out,
-                              lw_error_t *error)
-{
-    sql_session_t session;
-    lw_status_t status = lwd_sql_session_load(cat, name->origin, &session, NULL);
-    if (status == LW_ERR_NOT_FOUND) {
-        *dead_out = true;
-        return LW_OK;
-    }
-    uint64_t named = 0;
-    if (status == LW_OK)
-        status = lwd_sql_value(cat,
-                           lwd_sql_bind(cat, SQL_RANGE_NAMED, "uuuu", name->origin, (uint64_t)name->rank,
-                                    (uint64_t)name->first_token, (uint64_t)name->generation),
-                           0, &named, error);
-    if (status != LW_OK)
-        return status;
-    bool rank_known = name->rank < session.row.shape.rank_count;
-    *dead_out = !(named || (rank_known && lwd_session_live(&session.row, now) && name->generation >= session.row.term));
-    return LW_OK;
-}
-
-lw_status_t lwd_sqlite_orphans(lwd_catalogue_t *cat, const lw_segment_name_t *names, uint32_t count, uint64_t now,
-                           bool *dead, lw_error_t *error)
-{
-    lw_status_t status = lwd_sql_begin(cat, error); /* one snapshot for all of them */
-    for (uint32_t i = 0; i < count && status == LW_OK; i++)
-        status = orphan_one(cat, &names[i], now, &dead[i], error);
-    return lwd_sql_end(cat, status, error);
 }

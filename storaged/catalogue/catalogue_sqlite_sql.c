@@ -74,7 +74,11 @@ static const char *const sql_texts[SQL_COUNT] = {
                            "AND flags & 1 = 0",
     [SQL_RANGE_ENDS] = "SELECT first_token + token_count FROM ranges WHERE session_id = ? AND rank = 0 "
                        "AND first_token + token_count <= ? ORDER BY first_token DESC LIMIT 1",
-    [SQL_RANGE_NAMED] = "SELECT 1 FROM ranges WHERE session_id = ? AND rank = ? AND first_token = ? AND generation = ?",
+    [SQL_RANGE_PLACED] = "SELECT session_id, first_token, token_count, generation, flags, replicas, bytes, node_index, "
+                         "rank FROM ranges WHERE (session_id, rank, first_token) > (?, ?, ?) "
+                         "ORDER BY session_id, rank, first_token LIMIT ?",
+    [SQL_RANGE_MOVE] = "UPDATE ranges SET flags = ?4, node_index = ?5 WHERE session_id = ?1 AND rank = ?2 "
+                       "AND first_token = ?3",
 
     [SQL_NEEDED] = "SELECT coalesce(max(cut_tokens), 0) FROM sessions WHERE parent_id = ? AND state <> 5",
     [SQL_LEASES_EXPIRE] = "UPDATE sessions SET state = 2, lease_client = 0, lease_incarnation = 0, lease_until_us = 0 "

@@ -396,6 +396,7 @@ static uint8_t *pack_orphans(const ask_t *ask, size_t *bytes_out)
         }
         request.n_names = ask->name_count;
         request.names = pointers;
+        request.node = ask->agent->ctl->own_index + 1;
         packed = malloc(longwave__v1__orphans_request__get_packed_size(&request) + 1);
         if (packed)
             *bytes_out = longwave__v1__orphans_request__pack(&request, packed);

@@ -206,6 +206,7 @@ static lw_status_t orphans_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave_
         return lw_fail(error, LW_ERR_INVALID, "%zu names, at most %u", count, LWD_CTL_ORPHANS_MAX);
     lw_segment_name_t *names = calloc(count + 1, sizeof(*names));
     bool *dead = calloc(count + 1, sizeof(*dead));
+    uint16_t node_index = request->node && request->node <= LW_NODES_MAX ? (uint16_t)(request->node - 1) : LWD_NODE_ANY;
     lw_status_t status = names && dead ? LW_OK : lw_fail(error, LW_ERR_NO_MEMORY, "no memory for %zu names", count);
     for (size_t i = 0; i < count && status == LW_OK; i++) {
         const Longwave__V1__SegmentName *name = request->names[i];
@@ -216,7 +217,7 @@ static lw_status_t orphans_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave_
                                        .generation = name->generation};
     }
     if (status == LW_OK)
-        status = ctl->ops->orphans(ctl->catalogue, names, (uint32_t)count, ctl_unix(ctl), dead, error);
+        status = ctl->ops->orphans(ctl->catalogue, node_index, names, (uint32_t)count, ctl_unix(ctl), dead, error);
     Longwave__V1__OrphansReply reply = LONGWAVE__V1__ORPHANS_REPLY__INIT;
     reply.dead = (ProtobufCBinaryData){.data = (uint8_t *)dead, .len = count};
     uint8_t *packed = status == LW_OK ? malloc(count + 16) : NULL;

@@ -42,8 +42,8 @@ static bool answer(sim_node_t *node, sim_ask_t *slot)
     case LWD_ASK_ORPHANS:
         news.kind = LWD_NEWS_ORPHANS;
         news.orphans.count = ask->name_count;
-        news.status = world->catalogue_ops->orphans(world->catalogue, slot->names, ask->name_count, world->now_us,
-                                                    news.orphans.dead, NULL);
+        news.status = world->catalogue_ops->orphans(world->catalogue, node->index, slot->names, ask->name_count,
+                                                    world->now_us, news.orphans.dead, NULL);
         break;
     case LWD_ASK_SPACE:
         if (world->catalogue_ops->expire(world->catalogue, ask->bytes, world->now_us, &freed, NULL) == LW_OK && freed > 0)

@@ -495,13 +495,13 @@ static void test_orphans_are_segments_in_no_manifest_without_a_live_writer(void 
         {.origin = id + 1, .generation = 1},                  /* no such session */
     };
     bool dead[5];
-    assert_int_equal(ops->orphans(cat, names, 5, T0, dead, &error), LW_OK);
+    assert_int_equal(ops->orphans(cat, LWD_NODE_ANY, names, 5, T0, dead, &error), LW_OK);
     assert_false(dead[0]);
     assert_false(dead[1]);
     assert_true(dead[2]);
     assert_true(dead[3]);
     assert_true(dead[4]);
-    assert_int_equal(ops->orphans(cat, names, 5, T0 + LEASE, dead, &error), LW_OK); /* the lease is over */
+    assert_int_equal(ops->orphans(cat, LWD_NODE_ANY, names, 5, T0 + LEASE, dead, &error), LW_OK); /* the lease is over */
     assert_false(dead[0]);
     assert_true(dead[1]);
     uint32_t renewed;
@@ -509,8 +509,155 @@ static void test_orphans_are_segments_in_no_manifest_without_a_live_writer(void 
     lwd_range_t range = test_range(1024, 1024, 1, 0);
     assert_int_equal(ops->commit(cat, id, 0, 1, &range, 1, T0 + LEASE, &error), LW_ERR_STALE); /* what was freed stays out */
     assert_int_equal(ops->drop(cat, "a", id, T0, &error), LW_OK);
-    assert_int_equal(ops->orphans(cat, names, 5, T0, dead, &error), LW_OK);
+    assert_int_equal(ops->orphans(cat, LWD_NODE_ANY, names, 5, T0, dead, &error), LW_OK);
     assert_true(dead[0]);
+}
+
+static lw_segment_name_t name_of(uint64_t id, uint16_t layer, uint32_t first, uint32_t generation)
+{
+    lw_segment_name_t name = {.origin = id, .layer = layer, .first_token = first, .generation = generation};
+    return name;
+}
+
+/* Commits one range of `replicas` copies at term 1: copy r of layer l on node 10 * l + r. */
+static lwd_range_t commit_on_nodes(uint64_t id, uint32_t first, uint32_t layers, uint32_t replicas)
+{
+    lwd_range_t range = test_range(first, 1024, 1, 0);
+    range.replicas = replicas;
+    for (uint32_t i = 0; i < layers * replicas; i++)
+        range.node_index[i] = (uint16_t)(10 * (i / replicas) + i % replicas);
+    assert_int_equal(ops->commit(cat, id, 0, 1, &range, 1, T0, &error), LW_OK);
+    return range;
+}
+
+static void test_a_copy_that_no_manifest_places_on_a_node_is_dead_there(void **state)
+{
+    uint64_t id = create("a", 2, 1).session_id;
+    commit_on_nodes(id, 0, 2, 2);
+    const lw_segment_name_t names[] = {name_of(id, 0, 0, 1), name_of(id, 1, 0, 1), name_of(id, 2, 0, 1),
+                                       name_of(id, 0, 1024, 1)};
+    bool dead[4];
+    assert_int_equal(ops->orphans(cat, 1, names, 4, T0, dead, &error), LW_OK);
+    assert_false(dead[0]);
+    assert_true(dead[1]); /* its range is committed, with this layer elsewhere: the writer's lease does not matter */
+    assert_true(dead[2]); /* no such layer */
+    assert_false(dead[3]); /* being written */
+    assert_int_equal(ops->orphans(cat, 11, names, 4, T0, dead, &error), LW_OK);
+    assert_true(dead[0]);
+    assert_false(dead[1]);
+    assert_int_equal(ops->orphans(cat, LWD_NODE_ANY, names, 4, T0, dead, &error), LW_OK);
+    assert_false(dead[0] || dead[1]);
+    assert_int_equal(ops->move(cat, &names[0], 1, 7, &error), LW_OK);
+    assert_int_equal(ops->orphans(cat, 1, names, 1, T0, dead, &error), LW_OK);
+    assert_true(dead[0]);
+    assert_int_equal(ops->orphans(cat, 7, names, 1, T0, dead, &error), LW_OK);
+    assert_false(dead[0]);
+}
+
+static void test_a_move_changes_one_copy_of_one_layer(void **state)
+{
+    uint64_t id = create("a", 2, 1).session_id;
+    lwd_range_t sent = commit_on_nodes(id, 0, 2, 2), stored;
+    uint32_t count;
+    uint64_t bytes = get(id).bytes;
+    lw_segment_name_t name = name_of(id, 1, 0, 1);
+    assert_int_equal(ops->move(cat, &name, 10, 5, &error), LW_OK);
+    assert_int_equal(ops->ranges(cat, id, 0, 0, 1, &stored, &count, &error), LW_OK);
+    const uint16_t expected[4] = {0, 1, 5, 11};
+    assert_memory_equal(stored.node_index, expected, sizeof(expected));
+    assert_int_equal(stored.flags, LW_RANGE_MOVED);
+    assert_int_equal(get(id).bytes, bytes);
+    /* The writer's answer was lost: the same commit again is still the same; another one is not. */
+    assert_int_equal(ops->commit(cat, id, 0, 1, &sent, 1, T0, &error), LW_OK);
+    sent.bytes++;
+    assert_int_equal(ops->commit(cat, id, 0, 1, &sent, 1, T0, &error), LW_ERR_EXISTS);
+    assert_int_equal(ops->commit(cat, id, 0, 1, &stored, 1, T0, &error), LW_ERR_INVALID); /* the flag is not a writer's */
+    sent = test_range(1024, 1024, 1, 0);
+    assert_int_equal(ops->commit(cat, id, 0, 1, &sent, 1, T0, &error), LW_OK); /* the manifest goes on */
+}
+
+static void test_a_move_of_what_is_no_longer_so_is_stale(void **state)
+{
+    uint64_t id = create("a", 2, 1).session_id;
+    commit_on_nodes(id, 0, 2, 2);
+    lw_segment_name_t name = name_of(id, 0, 0, 1), other = name_of(id, 2, 0, 1);
+    assert_int_equal(ops->move(cat, &name, 2, 3, &error), LW_ERR_STALE); /* not there */
+    assert_int_equal(ops->move(cat, &name, 0, 1, &error), LW_ERR_STALE); /* there already: two copies on one node */
+    assert_int_equal(ops->move(cat, &name, 0, 0, &error), LW_ERR_STALE);
+    assert_int_equal(ops->move(cat, &name, 0, LW_NODES_MAX, &error), LW_ERR_INVALID);
+    assert_int_equal(ops->move(cat, &other, 0, 3, &error), LW_ERR_STALE); /* no such layer */
+    other = name_of(id, 0, 0, 2);
+    assert_int_equal(ops->move(cat, &other, 0, 3, &error), LW_ERR_STALE); /* no such generation */
+    other = name_of(id, 0, 1024, 1);
+    assert_int_equal(ops->move(cat, &other, 0, 3, &error), LW_ERR_STALE); /* no such range */
+    other = name_of(id + 1, 0, 0, 1);
+    assert_int_equal(ops->move(cat, &other, 0, 3, &error), LW_ERR_STALE); /* no such session */
+    other = name_of(id, 0, 0, 1);
+    other.rank = 1;
+    assert_int_equal(ops->move(cat, &other, 0, 3, &error), LW_ERR_STALE);
+    assert_int_equal(ops->move(cat, &name, 0, 3, &error), LW_OK);
+    assert_int_equal(ops->move(cat, &name, 0, 4, &error), LW_ERR_STALE); /* two nodes wanted the same */
+    assert_int_equal(ops->drop(cat, "a", id, T0, &error), LW_OK);
+    assert_int_equal(ops->move(cat, &name, 3, 4, &error), LW_ERR_STALE);
+}
+
+static void test_every_range_is_placed_once_page_by_page(void **state)
+{
+    lwd_placed_t rows[8];
+    lwd_placed_key_t after = {0};
+    uint32_t count;
+    assert_int_equal(ops->placed(cat, &after, 8, rows, &count, &error), LW_OK);
+    assert_int_equal(count, 0);
+    uint64_t a = create("a", 1, 2).session_id, b = create("b", 2, 1).session_id;
+    lwd_range_t range = test_range(0, 1024, 1, 0);
+    assert_int_equal(ops->commit(cat, a, 1, 1, &range, 1, T0, &error), LW_OK);
+    assert_int_equal(ops->commit(cat, a, 0, 1, &range, 1, T0, &error), LW_OK);
+    commit_on_nodes(b, 0, 2, 2);
+    commit_on_nodes(b, 1024, 2, 2);
+    lwd_session_row_t child;
+    assert_int_equal(ops->fork(cat, "b", b, 1024, 1, 1, LEASE, T0, &child, &error), LW_OK);
+    assert_int_equal(ops->drop(cat, "b", b, T0, &error), LW_OK); /* retained up to 1024 */
+    assert_int_equal(ops->placed(cat, &after, 2, rows, &count, &error), LW_OK);
+    assert_int_equal(count, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(rows[i].range.origin, a);
+        assert_int_equal(rows[i].rank, i);
+        assert_int_equal(rows[i].layers, 2);
+        assert_memory_equal(rows[i].range.node_index, range.node_index, 2 * sizeof(uint16_t));
+    }
+    after = (lwd_placed_key_t){rows[1].range.origin, rows[1].rank, rows[1].range.first_token};
+    assert_int_equal(ops->placed(cat, &after, 8, rows, &count, &error), LW_OK);
+    assert_int_equal(count, 1);
+    assert_int_equal(rows[0].range.origin, b);
+    assert_int_equal(rows[0].range.first_token, 0);
+    assert_int_equal(rows[0].range.replicas, 2);
+    assert_int_equal(rows[0].layers, 2);
+    after = (lwd_placed_key_t){b, 0, 0};
+    assert_int_equal(ops->placed(cat, &after, 8, rows, &count, &error), LW_OK);
+    assert_int_equal(count, 0);
+}
+
+static void test_a_node_token_stays_and_a_drain_is_kept(void **state)
+{
+    uint8_t one[LW_TOKEN_BYTES] = {0}, two[LW_TOKEN_BYTES], none[LW_TOKEN_BYTES] = {0};
+    assert_int_equal(ops->node_token(cat, one, &error), LW_OK);
+    assert_int_equal(ops->node_token(cat, two, &error), LW_OK);
+    assert_memory_equal(one, two, sizeof(one));
+    assert_memory_not_equal(one, none, sizeof(one));
+    bool drain = true;
+    assert_int_equal(ops->drain(cat, 3, &drain, &error), LW_OK);
+    assert_false(drain);
+    assert_int_equal(ops->set_drain(cat, 3, true, &error), LW_OK);
+    assert_int_equal(ops->set_drain(cat, 3, true, &error), LW_OK);
+    assert_int_equal(ops->drain(cat, 3, &drain, &error), LW_OK);
+    assert_true(drain);
+    assert_int_equal(ops->drain(cat, 4, &drain, &error), LW_OK);
+    assert_false(drain);
+    assert_int_equal(ops->set_drain(cat, 3, false, &error), LW_OK);
+    assert_int_equal(ops->drain(cat, 3, &drain, &error), LW_OK);
+    assert_false(drain);
+    assert_int_equal(ops->set_drain(cat, LW_NODES_MAX, true, &error), LW_ERR_INVALID);
+    assert_int_equal(ops->drain(cat, LW_NODES_MAX, &drain, &error), LW_ERR_INVALID);
 }
 
 static void test_the_log_of_endings_is_read_on_and_trimmed(void **state)
@@ -616,6 +763,11 @@ int main(int argc, char **argv)
         CASE(test_ttl_ends_idle_sessions_that_nobody_reads_or_pinned),
         CASE(test_eviction_takes_the_least_recently_used_that_nothing_holds),
         CASE(test_orphans_are_segments_in_no_manifest_without_a_live_writer),
+        CASE(test_a_copy_that_no_manifest_places_on_a_node_is_dead_there),
+        CASE(test_a_move_changes_one_copy_of_one_layer),
+        CASE(test_a_move_of_what_is_no_longer_so_is_stale),
+        CASE(test_every_range_is_placed_once_page_by_page),
+        CASE(test_a_node_token_stays_and_a_drain_is_kept),
         CASE(test_the_log_of_endings_is_read_on_and_trimmed),
         CASE(test_a_list_goes_on_from_the_last_id),
         CASE(test_the_fleet_has_an_id_an_epoch_that_grows_and_members_that_stay),

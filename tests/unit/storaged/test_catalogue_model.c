@@ -8,6 +8,7 @@
 #define OPERATIONS 10000u
 #define KNOWN 24u /* sessions that the operations are drawn from */
 #define RANKS 2u
+#define KINDS 17u
 
 typedef struct side {
     const lwd_catalogue_ops_t *ops;
@@ -18,7 +19,7 @@ typedef struct model {
     lw_prng_t prng;
     side_t sides[2];
     uint64_t now, last_id, serial, incarnation[5];
-    unsigned done[16], good[16];
+    unsigned done[KINDS], good[KINDS];
 } model_t;
 
 static uint64_t draw(model_t *model, uint64_t bound)
@@ -64,8 +65,11 @@ static lwd_range_t some_range(model_t *model, uint64_t id, uint32_t rank, uint32
         first = row.cut_tokens;
     if (sim->ops->ranges(sim->cat, id, (uint16_t)rank, 0, 64, ranges, &count, NULL) == LW_OK && count) {
         const lwd_range_t *last = &ranges[count - 1];
-        if (draw(model, 6) == 0)
-            return ranges[draw(model, count)]; /* sent again */
+        if (draw(model, 6) == 0) { /* sent again */
+            lwd_range_t again = ranges[draw(model, count)];
+            again.flags &= ~LW_RANGE_MOVED;
+            return again;
+        }
         first = last->flags & LW_RANGE_RAW && draw(model, 5) ? last->first_token : last->first_token + last->token_count;
     }
     if (draw(model, 12) == 0)
@@ -73,11 +77,28 @@ static lwd_range_t some_range(model_t *model, uint64_t id, uint32_t rank, uint32
     return test_range(first, 1 + (uint32_t)draw(model, 50), term, draw(model, 4) == 0 ? LW_RANGE_RAW : 0);
 }
 
+/* Mostly a name that a manifest has. */
+static void name_to_move(model_t *model, lw_segment_name_t *name)
+{
+    const side_t *sim = &model->sides[1];
+    const lwd_placed_key_t after = {some_session(model), 0, 0};
+    lwd_placed_t row;
+    uint32_t count;
+    assert_int_equal(sim->ops->placed(sim->cat, &after, 1, &row, &count, NULL), LW_OK);
+    if (count == 0)
+        return;
+    name->origin = row.range.origin;
+    name->rank = row.rank;
+    name->layer = (uint16_t)draw(model, row.layers + draw(model, 8) / 7);
+    name->first_token = row.range.first_token;
+    name->generation = row.range.generation + draw(model, 8) / 7;
+}
+
 /* Runs one operation on both sides; returns its kind. */
 static unsigned step(model_t *model, lw_status_t status[2])
 {
     static const char *const tenants[] = {"a", "b"};
-    unsigned kind = (unsigned)draw(model, 15);
+    unsigned kind = (unsigned)draw(model, KINDS);
     uint64_t id = some_session(model), client = 1 + draw(model, 4);
     model->incarnation[client] += draw(model, 60) == 0;
     uint64_t incarnation = model->incarnation[client] + 1 - (draw(model, 20) == 0);
@@ -99,7 +120,12 @@ static unsigned step(model_t *model, lw_status_t status[2])
         names[i].first_token = draw(model, 2) ? 0 : (uint32_t)draw(model, 200);
         names[i].generation = 1 + (uint32_t)draw(model, 2);
     }
+    uint16_t to = (uint16_t)draw(model, 4);
+    if (kind == 16)
+        name_to_move(model, &names[0]);
     lwd_range_t ranges[2][64];
+    lwd_placed_t placed[2][32];
+    lwd_placed_key_t after = {id > 8 ? id - 8 : 0, (uint16_t)rank, flag ? 0 : tokens};
     lwd_ended_t ended[2][64];
     uint64_t origins[2][LWD_FORK_DEPTH_MAX], out[2] = {0, 0};
     uint32_t cuts[2][LWD_FORK_DEPTH_MAX], count[2] = {0, 0};
@@ -128,11 +154,13 @@ static unsigned step(model_t *model, lw_status_t status[2])
                 own.session_id = id;
             status[i] = ops->check(cat, id, own.token, flag, term, model->now, origins[i], cuts[i], LWD_FORK_DEPTH_MAX, &count[i], NULL);
             break;
-        case 13: status[i] = ops->orphans(cat, names, 8, model->now, dead[i], NULL); break;
+        case 13: status[i] = ops->orphans(cat, flag ? (uint16_t)number : LWD_NODE_ANY, names, 8, model->now, dead[i], NULL); break;
         case 14:
             status[i] = ops->expire(cat, number ? 0 : tokens * 20, model->now, &out[i], NULL);
             assert_int_equal(ops->ended(cat, model->serial, 64, ended[i], &count[i], NULL), LW_OK);
             break;
+        case 15: status[i] = ops->placed(cat, &after, 32, placed[i], &count[i], NULL); break;
+        case 16: status[i] = ops->move(cat, &names[0], (uint16_t)number, to, NULL); break;
         }
     }
     assert_int_equal(status[0], status[1]);
@@ -155,6 +183,15 @@ static unsigned step(model_t *model, lw_status_t status[2])
             assert_int_equal(ranges[0][i].flags, ranges[1][i].flags);
             assert_int_equal(ranges[0][i].bytes, ranges[1][i].bytes);
             assert_memory_equal(ranges[0][i].node_index, ranges[1][i].node_index, 4);
+        }
+        if (kind == 15) {
+            assert_int_equal(placed[0][i].rank, placed[1][i].rank);
+            assert_int_equal(placed[0][i].layers, placed[1][i].layers);
+            assert_int_equal(placed[0][i].range.origin, placed[1][i].range.origin);
+            assert_int_equal(placed[0][i].range.first_token, placed[1][i].range.first_token);
+            assert_int_equal(placed[0][i].range.generation, placed[1][i].range.generation);
+            assert_int_equal(placed[0][i].range.flags, placed[1][i].range.flags);
+            assert_memory_equal(placed[0][i].range.node_index, placed[1][i].range.node_index, 4);
         }
         if (kind == 12) {
             assert_int_equal(origins[0][i], origins[1][i]);
@@ -195,7 +232,7 @@ static void test_both_catalogues_answer_alike(void **state)
         model.done[kind]++;
         model.good[kind] += status[0] == LW_OK;
     }
-    for (unsigned kind = 0; kind < 15; kind++) { /* the draw must reach the interesting paths */
+    for (unsigned kind = 0; kind < KINDS; kind++) { /* the draw must reach the interesting paths */
         print_message("operation %u: %u of %u good\n", kind, model.good[kind], model.done[kind]);
         assert_in_range(model.good[kind], 20, OPERATIONS);
     }

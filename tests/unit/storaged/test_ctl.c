@@ -413,16 +413,18 @@ static void test_orphans_and_room_are_asked_for(void **state)
     lwc_session_info_t session = create();
     lwc_range_t range = range_of(0, 1024, 1);
     assert_int_equal(lwc_control_commit(control, &session, 0, &range, 1, &error), LW_OK);
-    const lw_segment_name_t names[] = {{.origin = session.session_id, .generation = 1, .layer = 2},
+    const lw_segment_name_t names[] = {{.origin = session.session_id, .generation = 1, .layer = 0},
                                        {.origin = session.session_id, .first_token = 5, .generation = 1},
-                                       {.origin = session.session_id + 7, .generation = 1}};
+                                       {.origin = session.session_id + 7, .generation = 1},
+                                       {.origin = session.session_id, .generation = 1, .layer = 2}};
     assert_int_equal(lwd_ctl_orphans_async(ctl, names, LWD_CTL_ORPHANS_MAX + 1, answer_orphans, &answer), LW_ERR_INVALID);
-    assert_int_equal(lwd_ctl_orphans_async(ctl, names, 3, answer_orphans, &answer), LW_OK);
+    assert_int_equal(lwd_ctl_orphans_async(ctl, names, 4, answer_orphans, &answer), LW_OK);
     WAIT_FOR(answered(&answer, 1));
     assert_int_equal(answer.status, LW_OK);
     assert_false(answer.dead[0]);
     assert_false(answer.dead[1]); /* its writer lives */
     assert_true(answer.dead[2]);
+    assert_true(answer.dead[3]); /* committed on other nodes than this one */
     assert_int_equal(lwd_ctl_expire_async(ctl, 1, answer_expired, &answer), LW_OK);
     WAIT_FOR(answered(&answer, 2));
     assert_int_equal(answer.bytes_freed, 0); /* it is in use */
