@@ -1,4 +1,4 @@
-/* rpc.h - control-plane calls: unary and server-streaming, over gRPC core; also in-process for the simulator.
+/* rpc.h - control-plane calls: unary, server-streaming and, as a client, streams both ways, over gRPC core.
  *
  * Messages are bytes here (protobuf-c packs and unpacks them above). Never on the data path. A channel and a server
  * may be used from any thread; a server's handlers run on its one completion-queue thread and must not block: a handler
@@ -60,6 +60,11 @@ LW_CHECK lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *m
                                         size_t request_bytes, lw_rpc_stream_t **stream_out, lw_error_t *error);
 LW_CHECK lw_status_t lw_rpc_stream_next(lw_rpc_stream_t *stream, uint64_t timeout_us, lw_rpc_bytes_t *message_out,
                                         lw_error_t *error);
+/* Both ways: opened without a request; send() copies and queues a message (ERR_BUSY: LW_RPC_WRITES_MAX wait, ERR_CANCELED:
+ * the stream is over, ERR_INVALID: it was opened with its one request). next() as above. */
+LW_CHECK lw_status_t lw_rpc_stream_open_both(lw_rpc_channel_t *channel, const char *method, lw_rpc_stream_t **stream_out,
+                                             lw_error_t *error);
+LW_CHECK lw_status_t lw_rpc_stream_send(lw_rpc_stream_t *stream, const void *message, size_t bytes, lw_error_t *error);
 void lw_rpc_stream_cancel(lw_rpc_stream_t *stream);
 void lw_rpc_stream_close(lw_rpc_stream_t *stream); /* cancels what is still open; before lw_rpc_disconnect or after */
 

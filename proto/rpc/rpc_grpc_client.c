@@ -2,7 +2,8 @@
  * own thread, which does nothing else.
  *
  * A unary call is one batch. A stream has three: the request, the status (pending until the end), and one read at a time,
- * started again only when the message before it was taken: the transport's flow control does the rest.
+ * started again only when the message before it was taken: the transport's flow control does the rest. A stream that goes
+ * both ways has one write at a time as well.
  */
 #include "rpc/rpc_grpc_private.h"
 
@@ -50,17 +51,24 @@ typedef struct rpc_unary {
     void *arg;
 } rpc_unary_t;
 
+typedef struct rpc_sent { /* a message that waits to be sent */
+    struct rpc_sent *next;
+    grpc_byte_buffer *message;
+} rpc_sent_t;
+
 struct lw_rpc_stream {
-    lw_rpc_tag_t request_tag, read_tag, end_tag;
+    lw_rpc_tag_t request_tag, read_tag, send_tag, end_tag;
     rpc_active_t active;
     lw_rpc_channel_t *channel;
     pthread_mutex_t lock; /* everything below; never held while calling into gRPC's batches' completion */
     pthread_cond_t changed;
     grpc_metadata_array initial;
     grpc_byte_buffer *message; /* arrived, not taken yet */
+    rpc_sent_t *out_head, **out_tail; /* the first one is in flight while `sending` */
+    unsigned out_count;
     rpc_end_t end;
     unsigned batches;          /* in flight */
-    bool reading, read_ended, ended, canceled;
+    bool both, reading, sending, read_ended, ended, canceled;
 };
 
 static void rpc_end_init(rpc_end_t *end)
@@ -420,8 +428,74 @@ static void rpc_stream_read(lw_rpc_stream_t *stream)
     LW_ASSERT(started == GRPC_CALL_OK);
 }
 
+/* With the lock held. A stream that is over sends nothing more. */
+static void rpc_stream_send_next(lw_rpc_stream_t *stream)
+{
+    if (stream->sending || !stream->out_head || stream->ended || stream->batches == 0)
+        return;
+    grpc_op op = {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = stream->out_head->message};
+    stream->sending = true;
+    stream->batches++;
+    grpc_call_error started = grpc_call_start_batch(stream->active.call, &op, 1, lw_rpc_tag_hand(&stream->send_tag), NULL);
+    LW_ASSERT(started == GRPC_CALL_OK);
+}
+
+static void rpc_stream_out_pop(lw_rpc_stream_t *stream)
+{
+    rpc_sent_t *first = stream->out_head;
+    stream->out_head = first->next;
+    if (!stream->out_head)
+        stream->out_tail = &stream->out_head;
+    stream->out_count--;
+    grpc_byte_buffer_destroy(first->message);
+    free(first);
+}
+
+static void rpc_stream_send_done(void *owner, bool ok)
+{
+    lw_rpc_stream_t *stream = owner;
+    pthread_mutex_lock(&stream->lock);
+    stream->sending = false;
+    rpc_stream_out_pop(stream);
+    if (ok)
+        rpc_stream_send_next(stream); /* else the call is ending: its status tells */
+    rpc_stream_batch_ended(stream);
+}
+
+lw_status_t lw_rpc_stream_send(lw_rpc_stream_t *stream, const void *message, size_t bytes, lw_error_t *error)
+{
+    if (!stream->both)
+        return lw_fail(error, LW_ERR_INVALID, "the stream's one request was sent when it was opened");
+    if (bytes > LW_RPC_MESSAGE_MAX)
+        return lw_fail(error, LW_ERR_INVALID, "message of %zu bytes is larger than %u", bytes, LW_RPC_MESSAGE_MAX);
+    rpc_sent_t *sent = calloc(1, sizeof(*sent));
+    if (!sent)
+        return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a message");
+    sent->message = lw_rpc_buffer(message, bytes);
+    lw_status_t status = LW_OK;
+    pthread_mutex_lock(&stream->lock);
+    if (stream->canceled || stream->ended || stream->batches == 0)
+        status = lw_fail(error, LW_ERR_CANCELED, "the stream is over");
+    else if (stream->out_count >= LW_RPC_WRITES_MAX)
+        status = lw_fail(error, LW_ERR_BUSY, "%u messages wait to be sent", stream->out_count);
+    if (status == LW_OK) {
+        *stream->out_tail = sent;
+        stream->out_tail = &sent->next;
+        stream->out_count++;
+        rpc_stream_send_next(stream);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    if (status != LW_OK) {
+        grpc_byte_buffer_destroy(sent->message);
+        free(sent);
+    }
+    return status;
+}
+
 static void rpc_stream_destroy(lw_rpc_stream_t *stream)
 {
+    while (stream->out_head)
+        rpc_stream_out_pop(stream);
     if (stream->active.call)
         grpc_call_unref(stream->active.call);
     if (stream->message)
@@ -433,14 +507,14 @@ static void rpc_stream_destroy(lw_rpc_stream_t *stream)
     free(stream);
 }
 
-static void rpc_stream_start(lw_rpc_stream_t *stream, const void *request, size_t request_bytes)
+/* message NULL: none goes out with the start, and the way out stays open. */
+static void rpc_stream_start(lw_rpc_stream_t *stream, grpc_byte_buffer *message)
 {
-    grpc_byte_buffer *message = lw_rpc_buffer(request, request_bytes);
     grpc_op first[4] = {
         {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &stream->initial},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = message},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &stream->initial},
     };
     grpc_op last = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
                     .data.recv_status_on_client = {.trailing_metadata = &stream->end.trailing,
@@ -451,25 +525,24 @@ static void rpc_stream_start(lw_rpc_stream_t *stream, const void *request, size_
     stream->batches = 2;
     grpc_call_error started = grpc_call_start_batch(stream->active.call, &last, 1, lw_rpc_tag_hand(&stream->end_tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK);
-    started = grpc_call_start_batch(stream->active.call, first, LW_ARRAY_SIZE(first), lw_rpc_tag_hand(&stream->request_tag), NULL);
+    started = grpc_call_start_batch(stream->active.call, first, message ? 4 : 2, lw_rpc_tag_hand(&stream->request_tag), NULL);
     LW_ASSERT(started == GRPC_CALL_OK);
     rpc_stream_read(stream);
     pthread_mutex_unlock(&stream->lock);
-    grpc_byte_buffer_destroy(message);
 }
 
-lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *method, const void *request, size_t request_bytes,
-                               lw_rpc_stream_t **stream_out, lw_error_t *error)
+static lw_status_t rpc_stream_create(lw_rpc_channel_t *channel, const char *method, lw_rpc_stream_t **stream_out,
+                                     lw_error_t *error)
 {
-    if (request_bytes > LW_RPC_MESSAGE_MAX)
-        return lw_fail(error, LW_ERR_INVALID, "request of %zu bytes is larger than %u", request_bytes, LW_RPC_MESSAGE_MAX);
     lw_rpc_stream_t *stream = calloc(1, sizeof(*stream));
     if (!stream)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a stream");
     stream->request_tag = (lw_rpc_tag_t){.done = rpc_stream_request_done, .owner = stream};
     stream->read_tag = (lw_rpc_tag_t){.done = rpc_stream_read_done, .owner = stream};
+    stream->send_tag = (lw_rpc_tag_t){.done = rpc_stream_send_done, .owner = stream};
     stream->end_tag = (lw_rpc_tag_t){.done = rpc_stream_end_done, .owner = stream};
     stream->channel = channel;
+    stream->out_tail = &stream->out_head;
     grpc_metadata_array_init(&stream->initial);
     rpc_end_init(&stream->end);
     pthread_mutex_init(&stream->lock, NULL);
@@ -483,8 +556,32 @@ lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *method, co
         rpc_stream_destroy(stream);
         return lw_fail(error, LW_ERR_CANCELED, "the channel to %s is closing", channel->address);
     }
-    rpc_stream_start(stream, request, request_bytes);
     *stream_out = stream;
+    return LW_OK;
+}
+
+lw_status_t lw_rpc_stream_open(lw_rpc_channel_t *channel, const char *method, const void *request, size_t request_bytes,
+                               lw_rpc_stream_t **stream_out, lw_error_t *error)
+{
+    if (request_bytes > LW_RPC_MESSAGE_MAX)
+        return lw_fail(error, LW_ERR_INVALID, "request of %zu bytes is larger than %u", request_bytes, LW_RPC_MESSAGE_MAX);
+    lw_status_t status = rpc_stream_create(channel, method, stream_out, error);
+    if (status != LW_OK)
+        return status;
+    grpc_byte_buffer *message = lw_rpc_buffer(request, request_bytes);
+    rpc_stream_start(*stream_out, message);
+    grpc_byte_buffer_destroy(message);
+    return LW_OK;
+}
+
+lw_status_t lw_rpc_stream_open_both(lw_rpc_channel_t *channel, const char *method, lw_rpc_stream_t **stream_out,
+                                    lw_error_t *error)
+{
+    lw_status_t status = rpc_stream_create(channel, method, stream_out, error);
+    if (status != LW_OK)
+        return status;
+    (*stream_out)->both = true;
+    rpc_stream_start(*stream_out, NULL);
     return LW_OK;
 }
 

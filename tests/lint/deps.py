@@ -64,9 +64,11 @@ ALLOWED = {
     "storaged/tier/": ["proto/base/", "proto/wire/", "storaged/io/", "storaged/mem/"] + DAEMON,
     "storaged/net/": ["proto/base/", "proto/wire/", "proto/fabric/", "storaged/shard/", "storaged/io/",
                       "storaged/mem/"] + DAEMON,
-    "storaged/catalogue/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/"] + DAEMON,
+    "storaged/etcd/": ["proto/base/", "proto/rpc/", "proto/pb/"],
+    "storaged/catalogue/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/etcd/"] + DAEMON,
     "storaged/member/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/catalogue/"] + DAEMON,
-    "storaged/ctl/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/catalogue/"] + DAEMON,
+    "storaged/ctl/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/catalogue/", "storaged/etcd/"]
+                     + DAEMON,
     "storaged/attend/": ["proto/base/", "proto/wire/"] + KERNEL_TABLE + DAEMON,
     "tests/": ["proto/", "kernels/", "client/", "storaged/", "tests/"],
     "deploy/": [],

@@ -308,6 +308,24 @@ static void test_a_writer_that_outruns_its_reader_is_told_busy(void **state)
     lw_rpc_stream_close(stream);
 }
 
+static void test_only_a_stream_that_goes_both_ways_takes_messages(void **state)
+{
+    lw_rpc_stream_t *stream = NULL;
+    lw_error_t error;
+    lw_rpc_bytes_t message = {0};
+    assert_int_equal(lw_rpc_stream_open(channel, "/test.Test/KeepStream", "", 0, &stream, &error), LW_OK);
+    assert_int_equal(lw_rpc_stream_send(stream, "x", 1, &error), LW_ERR_INVALID);
+    lw_rpc_stream_close(stream);
+    assert_int_equal(lw_rpc_stream_open_both(channel, "/test.Test/Count", &stream, &error), LW_OK);
+    assert_int_equal(lw_rpc_stream_next(stream, 1000, &message, &error), LW_ERR_TIMEOUT); /* it waits for a request */
+    assert_int_equal(lw_rpc_stream_send(stream, "2", 1, &error), LW_OK);
+    assert_int_equal(lw_rpc_stream_next(stream, 5 * SECOND, &message, &error), LW_OK);
+    lw_rpc_bytes_free(&message);
+    lw_rpc_stream_cancel(stream);
+    assert_int_equal(lw_rpc_stream_send(stream, "2", 1, &error), LW_ERR_CANCELED);
+    lw_rpc_stream_close(stream);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -330,6 +348,7 @@ int main(void)
         CASE(test_a_plaintext_peer_has_no_name),
         CASE(test_threads_share_a_channel_and_get_their_own_answers),
         CASE(test_a_stream_delivers_all_messages_in_order),
+        CASE(test_only_a_stream_that_goes_both_ways_takes_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
