@@ -1,5 +1,5 @@
-/* arguments.c - splits the command line into the program's own words and option flags. Main thread, at start.
- */
+/* arguments.c - splits the command line into the program's own words and option flags, and loads the options.
+ * Main thread. */
 #include "storaged/arguments.h"
 
 #include <stdlib.h>
@@ -48,4 +48,22 @@ lw_status_t lwd_arguments_take(int argc, char **argv, lwd_arguments_t *out, lw_e
         return lw_fail(error, LW_ERR_INVALID, "--ready-fd is \"%s\", must be a file descriptor's number",
                        fd_text);
     return LW_OK;
+}
+
+lw_status_t lwd_arguments_load(const lwd_arguments_t *args, lwd_options_t *options, lw_error_t *error)
+{
+    const lw_option_table_t *table = lwd_option_table();
+    int argc = args->argc;
+    memcpy(args->scratch, args->argv, (size_t)argc * sizeof(*args->argv));
+    memset(options, 0, sizeof(*options));
+    lw_status_t status = lw_options_default(table, options, error);
+    if (status == LW_OK && args->config != NULL)
+        status = lw_options_file(table, args->config, options, error);
+    if (status == LW_OK)
+        status = lw_options_env(table, options, error);
+    if (status == LW_OK)
+        status = lw_options_args(table, &argc, args->scratch, options, error);
+    if (status == LW_OK && argc > 1)
+        status = lw_fail(error, LW_ERR_INVALID, "unknown argument \"%s\" (try --help)", args->scratch[1]);
+    return status;
 }

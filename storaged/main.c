@@ -1,7 +1,6 @@
 /* main.c - storaged: arguments -> options -> lwd_server_run. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/fault.h"
 #include "storaged/arguments.h"
@@ -10,24 +9,9 @@
 
 #define EXIT_USAGE 2
 
-/* Defaults, then the file, the environment, the flags. Also the answer to SIGHUP. */
-static lw_status_t load(void *arg, lwd_options_t *options, lw_error_t *error)
+static lw_status_t reload(void *arg, lwd_options_t *options, lw_error_t *error)
 {
-    const lwd_arguments_t *args = arg;
-    const lw_option_table_t *table = lwd_option_table();
-    int argc = args->argc;
-    memcpy(args->scratch, args->argv, (size_t)argc * sizeof(*args->argv));
-    memset(options, 0, sizeof(*options));
-    lw_status_t status = lw_options_default(table, options, error);
-    if (status == LW_OK && args->config != NULL)
-        status = lw_options_file(table, args->config, options, error);
-    if (status == LW_OK)
-        status = lw_options_env(table, options, error);
-    if (status == LW_OK)
-        status = lw_options_args(table, &argc, args->scratch, options, error);
-    if (status == LW_OK && argc > 1)
-        status = lw_fail(error, LW_ERR_INVALID, "unknown argument \"%s\" (try --help)", args->scratch[1]);
-    return status;
+    return lwd_arguments_load(arg, options, error);
 }
 
 static void on_ready(void *arg, const lwd_server_addresses_t *addresses)
@@ -49,7 +33,8 @@ static void print_help(void)
     lw_options_help(lwd_option_table(), stdout);
 }
 
-static int print_and_leave(const lwd_arguments_t *args, const lwd_options_t *options)
+/* What needs no configuration, so that a bad one cannot keep it back. */
+static bool print_page(const lwd_arguments_t *args)
 {
     size_t row_count;
     const lw_stat_row_t *rows = lwd_stat_rows(&row_count);
@@ -58,44 +43,52 @@ static int print_and_leave(const lwd_arguments_t *args, const lwd_options_t *opt
     else if (args->version)
         printf(args->announce.json ? "{\"program\":\"storaged\",\"version\":\"%s\"}\n" : "storaged %s\n",
                LW_VERSION);
-    else if (args->dump_config)
-        lw_options_dump(lwd_option_table(), options, stdout);
     else if (args->reference)
         lw_options_reference(lwd_option_table(), stdout);
-    else
+    else if (args->stats_reference)
         lw_stat_reference("Figures of storaged", LWD_STATS_PREFIX, rows, row_count, stdout);
-    return EXIT_SUCCESS;
+    else
+        return false;
+    return true;
+}
+
+/* The exit status; *error says why it is not EXIT_SUCCESS. */
+static int run(int argc, char **argv, lwd_arguments_t *args, lw_error_t *error)
+{
+    lwd_options_t options;
+    lwd_choices_t choices;
+    if (lwd_arguments_take(argc, argv, args, error) != LW_OK)
+        return EXIT_USAGE;
+    if (print_page(args))
+        return EXIT_SUCCESS;
+    if (lwd_arguments_load(args, &options, error) != LW_OK ||
+        lwd_options_check(&options, &choices, error) != LW_OK)
+        return EXIT_USAGE;
+    if (args->dump_config) {
+        lw_options_dump(lwd_option_table(), &options, stdout);
+        return EXIT_SUCCESS;
+    }
+    lw_log_set_level(choices.log_level);
+#ifdef LW_FAULTS
+    const char *points = getenv("LW_FAULT_POINTS");
+    if (points != NULL && lw_fault_enable_text(points) != LW_OK) {
+        (void)lw_fail(error, LW_ERR_INVALID, "LW_FAULT_POINTS is \"%s\"", points);
+        return EXIT_USAGE;
+    }
+#endif
+    lwd_server_params_t params = {.options = &options, .on_ready = on_ready, .reload = reload, .arg = args};
+    return lwd_server_run(&params, error) == LW_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)
 {
-    lw_error_t error = {0};
-    lwd_options_t options;
-    lwd_choices_t choices;
+    lw_error_t error = {.text = "no memory for the command line"};
     lwd_arguments_t args = {.argv = calloc((size_t)argc + 1, sizeof(char *)),
                             .scratch = calloc((size_t)argc + 1, sizeof(char *))};
-    int exit_status = EXIT_USAGE;
-    lw_status_t status = args.argv != NULL && args.scratch != NULL ? LW_OK : LW_ERR_NO_MEMORY;
-    if (status == LW_OK)
-        status = lwd_arguments_take(argc, argv, &args, &error);
-    if (status == LW_OK)
-        status = load(&args, &options, &error);
-    if (status == LW_OK &&
-        (args.help || args.version || args.dump_config || args.reference || args.stats_reference)) {
-        exit_status = print_and_leave(&args, &options);
-    } else if (status == LW_OK && (status = lwd_options_check(&options, &choices, &error)) == LW_OK) {
-        lw_log_set_level(choices.log_level);
-#ifdef LW_FAULTS
-        if (getenv("LW_FAULT_POINTS") != NULL && lw_fault_enable_text(getenv("LW_FAULT_POINTS")) != LW_OK)
-            status = lw_fail(&error, LW_ERR_INVALID, "LW_FAULT_POINTS is \"%s\"", getenv("LW_FAULT_POINTS"));
-#endif
-        lwd_server_params_t params = {
-            .options = &options, .on_ready = on_ready, .reload = load, .arg = &args};
-        if (status == LW_OK)
-            status = lwd_server_run(&params, &error);
-        exit_status = status == LW_OK ? EXIT_SUCCESS : EXIT_FAILURE;
-    }
-    if (status != LW_OK)
+    int exit_status = EXIT_FAILURE;
+    if (args.argv != NULL && args.scratch != NULL)
+        exit_status = run(argc, argv, &args, &error);
+    if (exit_status != EXIT_SUCCESS)
         fprintf(stderr, "storaged: %s\n", error.text);
     free(args.argv);
     free(args.scratch);

@@ -65,6 +65,18 @@ static lw_status_t check_listen(const char *name, const char *listen, const char
     return status;
 }
 
+/* The data threads after the first take the ports after its own. */
+static lw_status_t check_ports(const lwd_options_t *options, lw_error_t *error)
+{
+    unsigned long first = strtoul(strrchr(options->data_listen, ':') + 1, NULL, 10);
+    if (first == 0 || first + options->data_threads - 1 <= 65535)
+        return LW_OK;
+    return lw_fail(
+        error, LW_ERR_INVALID,
+        "data.listen is \"%s\", must leave a port of at most 65535 to each of the %llu data.threads",
+        options->data_listen, (unsigned long long)options->data_threads);
+}
+
 static lw_status_t check_numa(const char *value, int *node_out, lw_error_t *error)
 {
     char *end = NULL;
@@ -112,6 +124,8 @@ lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choic
             check_listen("ctl.listen", options->ctl_listen, "ctl.advertise", options->ctl_advertise, error);
     if (status == LW_OK && options->ctl_http[0] != '\0')
         status = check_address("ctl.http", options->ctl_http, &wildcard, error);
+    if (status == LW_OK)
+        status = check_ports(options, error);
     if (status != LW_OK)
         return status;
     if ((options->ctl_tls_cert[0] == '\0') != (options->ctl_tls_key[0] == '\0'))

@@ -36,7 +36,8 @@ void lwd_peer_accept(lwd_worker_t *worker, lw_conn_t *conn)
     }
     lwd_peer_t *peer = &worker->peers[worker->peer_free];
     worker->peer_free = peer->next_free;
-    *peer = (lwd_peer_t){.conn = conn, .state = LWD_PEER_NEW, .index = peer->index, .since_us = worker->now_us};
+    *peer =
+        (lwd_peer_t){.conn = conn, .state = LWD_PEER_NEW, .index = peer->index, .since_us = worker->now_us};
     worker->peer_count++;
     worker->strangers++;
     worker->params.fabric->set_user(conn, peer);

@@ -1,6 +1,6 @@
-/* known.h - ids that a shard remembers: (id, part) -> row number. What is kept of an id stands in an array of the
- * owner's, by row. A row is idle until it is taken into use; when all rows are taken, the one that has been idle
- * longest is given to a new id. Owner thread; memory from init alone. */
+/* known.h - ids that a shard remembers: (id, part) -> row number. What is kept of an id stands in an array of
+ * the owner's, by row. A row is idle until it is taken into use; when all rows are taken, the one that has
+ * been idle longest is given to a new id. Owner thread; memory from init alone. */
 #ifndef LWD_SHARD_KNOWN_H
 #define LWD_SHARD_KNOWN_H
 

@@ -37,7 +37,8 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
             bool was_written = lwd_segment_state(&shard->slots[slot]) == LWD_SEGMENT_WRITTEN;
             lwd_segment_kill(shard, slot);
             lw_count(was_written ? &shard->params.stats->orphans_freed
-                                 : &shard->params.stats->reserves_reclaimed, 1);
+                                 : &shard->params.stats->reserves_reclaimed,
+                     1);
         } else {
             shard->slots[slot].ask_us = now_us + LWD_ORPHAN_ASK_US;
         }

@@ -62,8 +62,7 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
     if (reserve->bytes < sizeof(lw_segment_header_t) || reserve->bytes > LW_SEGMENT_BYTES_MAX ||
         reserve->bytes > usage.bytes)
         return LW_ERR_INVALID;
-    const lwd_client_t *client =
-        lwd_client_find(&shard->clients, reserve->client_id, reserve->incarnation);
+    const lwd_client_t *client = lwd_client_find(&shard->clients, reserve->client_id, reserve->incarnation);
     lwd_origin_t *origin = lwd_origin_get(&shard->origins, name->origin);
     if (origin == NULL)
         return no_room(shard, reserve->bytes, reserved_out);

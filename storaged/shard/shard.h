@@ -42,9 +42,9 @@ void lwd_shard_destroy(lwd_shard_t *shard);
 void lwd_shard_set_lease(lwd_shard_t *shard, uint64_t lease_us); /* [any] */
 
 /* ---- writers ---- */
-/* A connection that calls itself this client, in this incarnation, has proved its right to write a session. The
- * two only say which reservations live with the connection: one incarnation takes nothing from another, since
- * anybody can name any. ERR_EXHAUSTED: too many clients. */
+/* A connection that calls itself this client, in this incarnation, has proved its right to write a session.
+ * The two only say which reservations live with the connection: one incarnation takes nothing from another,
+ * since anybody can name any. ERR_EXHAUSTED: too many clients. */
 LW_CHECK lw_status_t lwd_shard_client_up(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation);
 /* A connection that was up has closed. */
 void lwd_shard_client_down(lwd_shard_t *shard, uint64_t client_id, uint64_t incarnation, uint64_t now_us);
@@ -63,8 +63,9 @@ typedef struct lwd_reserved {
     bool committed;          /* the name was written before */
     uint32_t retry_after_ms; /* with ERR_EXHAUSTED */
 } lwd_reserved_t;
-/* Idempotent by name and size. ERR_STALE (the client proved nothing, or its term is old), ERR_EXISTS (other size), ERR_INVALID
- * (can never fit), ERR_EXHAUSTED (reserved_out->retry_after_ms is set, and room is wanted). */
+/* Idempotent by name and size. ERR_STALE (the client proved nothing, or its term is old), ERR_EXISTS (other
+ * size), ERR_INVALID (can never fit), ERR_EXHAUSTED (reserved_out->retry_after_ms is set, and room is
+ * wanted). */
 LW_CHECK lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve,
                                        lwd_reserved_t *reserved_out);
 /* [any] Where a chunk may land; the slot is borrowed until write_end. ERR_STALE (freed), ERR_EXISTS (written
@@ -116,8 +117,8 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
 void lwd_shard_tick(lwd_shard_t *shard, uint64_t now_us);
 /* Bytes that RESERVE could not get since the last take; 0: none. */
 uint64_t lwd_shard_take_want(lwd_shard_t *shard);
-/* Names of written segments whose writer is gone, and of reservations that are old, at most `capacity`; ask the
- * catalogue about them. */
+/* Names of written segments whose writer is gone, and of reservations that are old, at most `capacity`; ask
+ * the catalogue about them. */
 uint32_t lwd_shard_take_suspects(lwd_shard_t *shard, lw_segment_name_t *names, uint32_t capacity);
 
 typedef struct lwd_shard_usage {

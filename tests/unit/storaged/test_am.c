@@ -238,7 +238,8 @@ static void test_a_refused_hello_does_not_buy_more_time(void **state)
     node_client(&fixture->node, &client, 0, 0, 0);
     for (uint64_t waited = 0; waited < LWD_HELLO_US; waited += LWD_HELLO_US / 4) {
         lw_msg_t hello = {.header.type = LW_MSG_HELLO};
-        hello.body.hello = (lw_msg_hello_t){.version_min = LW_WIRE_VERSION + 1, .version_max = LW_WIRE_VERSION + 1};
+        hello.body.hello =
+            (lw_msg_hello_t){.version_min = LW_WIRE_VERSION + 1, .version_max = LW_WIRE_VERSION + 1};
         assert_true(data_client_call(&client, &hello, NULL, 0));
         node_pass(&fixture->node, LWD_HELLO_US / 4);
     }

@@ -246,7 +246,8 @@ static void test_a_stranger_without_a_proof_keeps_no_dead_writers_reservation(vo
     assert_int_equal(data_attach(&fixture->client, 1, true, 1, 0, NULL, 0, NULL), LW_OK);
     assert_int_equal(data_reserve(&fixture->client, &name, 1000, &reserved), LW_OK);
     node_client(&fixture->node, &stranger, 0, 5, 1);
-    assert_int_equal(data_attach(&stranger, 2, false, 0, 0, NULL, 0, NULL), LW_OK); /* reading proves no writer */
+    assert_int_equal(data_attach(&stranger, 2, false, 0, 0, NULL, 0, NULL),
+                     LW_OK); /* reading proves no writer */
     data_client_close(&fixture->client);
     node_pass(&fixture->node, 2500000);
     assert_int_equal(fixture_count(&fixture->node.stats[0].reserves_reclaimed), 1);

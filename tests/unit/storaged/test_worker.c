@@ -263,8 +263,9 @@ int main(int argc, char **argv)
         ONE(test_parameters_without_room_are_refused),
         THREE(test_every_worker_reads_and_writes_what_the_owner_changes),
         THREE(test_the_owner_counts_connections_of_other_workers),
-        cmocka_unit_test_setup_teardown(test_more_writers_than_the_table_holds_are_exhausted_and_readers_are_not,
-                                        setup_wide, fixture_teardown),
+        cmocka_unit_test_setup_teardown(
+            test_more_writers_than_the_table_holds_are_exhausted_and_readers_are_not, setup_wide,
+            fixture_teardown),
         THREE(test_a_connection_that_closes_while_the_owner_hears_its_proof_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
