@@ -16,9 +16,10 @@
 #define LW_UCX_AM_ID 1u
 #define LW_UCX_AM_READY_ID 2u /* "messages of yours reach me" */
 #define LW_UCX_AM_PART_ID 3u  /* a part of a stream */
-#define LW_UCX_PART_BYTES_MAX (96u << 10)
-#define LW_UCX_PART_PIECES_MAX 12u /* UCX takes 16, its own header among them */
+#define LW_UCX_TCP_PART_BYTES (96u << 10)
 #define LW_UCX_SEGMENT_TEXT "97K"  /* UCX's tcp segment: a part just fits, so that one read is one part */
+#define LW_UCX_SHM_PART_BYTES 7680u /* with all heads in one of UCX's shared-memory segments, 8256 B */
+#define LW_UCX_PART_PIECES_MAX 12u /* UCX takes 16, its own header among them */
 #define LW_UCX_OPS_PER_SLAB 64u
 #define LW_UCX_COPY_CLASS_MIN 12u /* buffers for copies: powers of two from 4 KiB */
 #define LW_UCX_COPY_CLASSES 16u   /* to 128 MiB */

@@ -1,10 +1,12 @@
-/* fabric_ucx_stream.c - a payload sent in parts over tcp, read in place by the sender's kernel and landed
- * part by part.
+/* fabric_ucx_stream.c - a payload sent in parts over tcp or shared memory, read in place and landed part by
+ * part.
  *
  * UCX could send a list of pieces by itself, but it would gather it first, or put its parts together at the
- * receiver before anybody sees them: one pass over the bytes more. Here each part is one active message of at
- * most LW_UCX_PART_PIECES_MAX pieces and LW_UCX_PART_BYTES_MAX bytes, all posted at once and in order; small
- * pieces are copied together so that they don't use parts up. The first part carries the message's head.
+ * receiver before anybody sees them. Here each part is one active message that fits one segment of the
+ * transport, all posted at once and in order: over tcp the sender's kernel reads the pieces, over shared memory
+ * they are copied into the queue. The receiver lands each part while it is in the cache and shows it to whoever
+ * watches. Small pieces are copied together so that they don't use parts up. The first part carries the
+ * message's head.
  *
  *   part head:  offset size field
  *                    0    4 id           of the stream, on its connection
@@ -30,12 +32,18 @@ typedef struct part_head {
 static_assert(sizeof(part_head_t) == 24, "part head");
 
 typedef struct part { /* in op->copy */
-    part_head_t head; /* sent, with the message's head behind it in the first part */
-    uint8_t message_head[LW_MSG_HEAD_MAX];
+    part_head_t head;
     lw_ucx_op_t *op;
     uint32_t count;
     ucp_dt_iov_t list[LW_UCX_PART_PIECES_MAX];
 } part_t;
+
+typedef struct first_head { /* what the first part sends; begins op->copy, the parts follow */
+    part_head_t head;
+    uint8_t message_head[LW_MSG_HEAD_MAX];
+} first_head_t;
+
+static_assert(sizeof(first_head_t) % sizeof(void *) == 0, "parts behind it are aligned");
 
 typedef struct layout {
     part_t *parts;
@@ -44,6 +52,11 @@ typedef struct layout {
     uint8_t *small;    /* where copies of small pieces go */
     uint8_t *copy_end; /* end of the last copy, if it is the last entry of the list */
 } layout_t;
+
+static part_t *op_parts(const lw_ucx_op_t *op)
+{
+    return (part_t *)((first_head_t *)op->copy + 1);
+}
 
 static part_t *begin_part(layout_t *layout, lw_ucx_op_t *op, uint64_t total, uint64_t offset)
 {
@@ -56,10 +69,15 @@ static part_t *begin_part(layout_t *layout, lw_ucx_op_t *op, uint64_t total, uin
     return part;
 }
 
-/* Most parts that so many pieces and bytes can need: a part ends because it is full of bytes or of pieces. */
-static uint64_t parts_bound(uint32_t piece_count, uint64_t bytes)
+static uint64_t part_bytes_max(const lw_conn_t *conn)
 {
-    uint64_t full = bytes / LW_UCX_PART_BYTES_MAX + 1;
+    return conn->kind == LW_UCX_KIND_SHM ? LW_UCX_SHM_PART_BYTES : LW_UCX_TCP_PART_BYTES;
+}
+
+/* Most parts that so many pieces and bytes can need: a part ends because it is full of bytes or of pieces. */
+static uint64_t parts_bound(uint32_t piece_count, uint64_t bytes, uint64_t part_bytes)
+{
+    uint64_t full = bytes / part_bytes + 1;
     return full + (piece_count + full) / LW_UCX_PART_PIECES_MAX + 1;
 }
 
@@ -74,14 +92,14 @@ static uint64_t small_bytes(const lw_iov_t *pieces, uint32_t piece_count)
 lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count,
                                   uint64_t bytes)
 {
-    uint64_t bound = parts_bound(piece_count, bytes);
-    lw_status_t status = lw_ucx_copy_acquire(op, bound * sizeof(part_t) + small_bytes(pieces, piece_count));
+    uint64_t part_bytes = part_bytes_max(op->conn), bound = parts_bound(piece_count, bytes, part_bytes);
+    lw_status_t status = lw_ucx_copy_acquire(op, sizeof(first_head_t) + bound * sizeof(part_t) +
+                                                     small_bytes(pieces, piece_count));
     if (status != LW_OK)
         return status;
-    layout_t layout = {.parts = op->copy, .small = (uint8_t *)op->copy + bound * sizeof(part_t)};
+    layout_t layout = {.parts = op_parts(op), .small = (uint8_t *)(op_parts(op) + bound)};
     part_t *part = begin_part(&layout, op, bytes, 0);
     part->head.head_bytes = op->head_bytes;
-    memcpy(part->message_head, op->head, op->head_bytes);
 
     uint64_t offset = 0;
     lw_gather_ahead_t ahead = {.pieces = pieces, .count = piece_count, .piece_max = SMALL_PIECE_BYTES};
@@ -96,11 +114,11 @@ lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint3
         }
         while (left > 0) {
             bool joins = data == layout.copy_end; /* one copy behind another: one entry */
-            if (layout.filled == LW_UCX_PART_BYTES_MAX || (part->count == LW_UCX_PART_PIECES_MAX && !joins)) {
+            if (layout.filled == part_bytes || (part->count == LW_UCX_PART_PIECES_MAX && !joins)) {
                 part = begin_part(&layout, op, bytes, offset);
                 joins = false;
             }
-            uint64_t taken = lw_min_u64(left, LW_UCX_PART_BYTES_MAX - layout.filled);
+            uint64_t taken = lw_min_u64(left, part_bytes - layout.filled);
             if (joins)
                 part->list[part->count - 1].length += taken;
             else
@@ -131,14 +149,17 @@ static void part_over(lw_ucx_op_t *op, ucs_status_t status)
 static void on_part_sent(void *request, ucs_status_t status, void *arg)
 {
     ucp_request_free(request);
-    part_over(((part_t *)arg)->op, status);
+    lw_ucx_op_t *op = ((part_t *)arg)->op;
+    op->fabric->sends--;
+    part_over(op, status);
 }
 
 lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
 {
     lw_fabric_t *fabric = op->fabric;
     lw_conn_t *conn = op->conn;
-    part_t *parts = op->copy;
+    first_head_t *first = op->copy;
+    part_t *parts = op_parts(op);
     uint32_t count = op->parts;
     op->state = LW_UCX_OP_POSTED;
     op->status = LW_OK;
@@ -148,7 +169,13 @@ lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
     ucs_status_t status = UCS_OK;
     for (uint32_t i = 0; i < count; i++) {
         part_t *part = &parts[i];
+        const void *head = &part->head;
         part->head.id = conn->stream_id;
+        if (i == 0) {
+            first->head = part->head;
+            memcpy(first->message_head, op->head, op->head_bytes);
+            head = first;
+        }
         ucp_request_param_t param = {
             .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
                             UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_DATATYPE,
@@ -162,8 +189,9 @@ lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op)
         void *request = NULL;
         if (status == UCS_OK)
             request =
-                ucp_am_send_nbx(conn->ep, LW_UCX_AM_PART_ID, &part->head,
+                ucp_am_send_nbx(conn->ep, LW_UCX_AM_PART_ID, head,
                                 sizeof(part->head) + part->head.head_bytes, buffer, buffer_count, &param);
+        fabric->sends += UCS_PTR_IS_PTR(request); /* on_part_sent may have taken its one off already */
         if (UCS_PTR_IS_ERR(request))
             status = UCS_PTR_STATUS(request);
         if (!UCS_PTR_IS_PTR(request))

@@ -41,11 +41,12 @@ static bool wants_list(uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
     return mode == LW_SEND_IOV || bytes / piece_count >= IN_PLACE_PIECE_BYTES_MIN;
 }
 
-/* Over tcp a list is sent as a stream of ours: UCX would put its parts together at the receiver, one copy
- * more. */
+/* Over tcp and shared memory a list is sent as a stream of ours: UCX would put its parts together at the
+ * receiver, over tcp with one copy more, before anybody may look at them. */
 static bool wants_stream(const lw_conn_t *conn, uint32_t piece_count, size_t bytes, lw_send_mode_t mode)
 {
-    return conn->kind == LW_UCX_KIND_TCP && wants_list(piece_count, bytes, mode);
+    return (conn->kind == LW_UCX_KIND_TCP || conn->kind == LW_UCX_KIND_SHM) &&
+           wants_list(piece_count, bytes, mode);
 }
 
 /* Lays the pieces out as UCX wants them: in place, as a list, or copied together. */

@@ -4,8 +4,10 @@
 #include "fabric/fabric.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <time.h>
 
+#define YIELD_AFTER_US 16u /* of spinning: answers that are on their way come sooner */
 #define POLLS_PER_CLOCK 16 /* reading the clock costs about as much as a progress call that finds nothing */
 
 static uint64_t monotonic_us(void)
@@ -17,14 +19,17 @@ static uint64_t monotonic_us(void)
 
 static unsigned spin(const lw_fabric_ops_t *ops, lw_fabric_t *fabric, uint64_t spin_us)
 {
-    uint64_t end_us = monotonic_us() + spin_us;
+    uint64_t now_us = monotonic_us(), end_us = now_us + spin_us, yield_us = now_us + YIELD_AFTER_US;
     do {
         for (int i = 0; i < POLLS_PER_CLOCK; i++) {
             unsigned events = ops->progress(fabric);
             if (events > 0)
                 return events;
         }
-    } while (monotonic_us() < end_us);
+        now_us = monotonic_us();
+        if (now_us >= yield_us)
+            (void)sched_yield(); /* whoever shares the core may be the one that is waited for */
+    } while (now_us < end_us);
     return 0;
 }
 
