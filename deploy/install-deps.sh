@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# install-deps.sh [build|test|bench] ... - installs what is missing of the distribution's packages (Debian 12, Ubuntu 24.04).
-# Words add up: build (default) compiles and runs everything; test adds what the test suite uses; bench adds rivals and tools.
+# install-deps.sh [build|test|bench|rdma] ... - installs what is missing of the distribution's packages (Debian 12, Ubuntu 24.04).
+# Words add up: build (default) compiles and runs everything; test adds what the test suite uses; bench adds rivals and tools;
+# rdma adds what boots a guest with soft-RoCE.
 # Needs root or sudo only when something is missing. Prints one line when there is nothing to do.
 set -euo pipefail
 
-case "${1:-}" in -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;; esac
 
 build="build-essential cmake ninja-build pkg-config ca-certificates python3 python3-pip
   libucx-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libnuma-dev libsqlite3-dev
   libmicrohttpd-dev libxxhash-dev libopenblas-pthread-dev"
 test="libcmocka-dev openssl python3-grpcio python3-protobuf protobuf-compiler protobuf-compiler-grpc procps git etcd-server"
 bench="redis-server libhiredis-dev iperf3 ucx-utils clang libclang-rt-14-dev"
+rdma="qemu-system-x86 busybox-static kmod cpio rdma-core ibverbs-providers ibverbs-utils iproute2 ucx-utils"
 
 wanted=$build
 for word in "$@"; do
@@ -18,7 +20,8 @@ for word in "$@"; do
   build) ;;
   test) wanted="$wanted $test" ;;
   bench) wanted="$wanted $bench" ;;
-  *) echo "install-deps.sh: unknown word '$word' (build, test, bench)" >&2; exit 2 ;;
+  rdma) wanted="$wanted $rdma" ;;
+  *) echo "install-deps.sh: unknown word '$word' (build, test, bench, rdma)" >&2; exit 2 ;;
   esac
 done
 
