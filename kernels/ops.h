@@ -18,6 +18,7 @@
 #include "base/limits.h"
 #include "base/longwave_types.h"
 #include "kernels/index_fmt.h"
+#include "kernels/parts.h"
 
 /* ---- the model and the policy --------------------------------------------------------------------------------- */
 
@@ -107,6 +108,7 @@ typedef struct lwk_tile {
     uint16_t cluster_count, outlier_count;
     uint8_t cluster_encoding, outlier_encoding;
     uint16_t reserved;
+    uint16_t outlier_eighths[LWK_PARTS_MAX - 1]; /* outliers whose parents lie below eighths 1..7; filled by publish */
 } lwk_tile_t;
 
 /* Local mode: the records of a tile lie together in pinned memory that begins at `landing`, in record order (clusters, then
@@ -247,24 +249,26 @@ typedef struct lwk_scratch {
     float *spread;           /* [S][T][H]    scale^2 q'Sq: variance of the logit for spread 1; 0 without moments */
     float *shift;            /* [S][T][H][d] scale S_vk q: shift of the value for spread 1; 0 without moments */
     float *logit;            /* [S][T][H][entry_capacity] scale q.c of every entry, soft-capped */
-    float *tile_max, *tile_sum; /* [S][T][H][range_list_capacity] maximum of R and sum of e^(R - max) */
+    float *tile_max, *tile_sum; /* [S][T][H][part_capacity] maximum of R and sum of e^(R - max), by lwk_part_slot(); an empty
+                                   part has -INFINITY and 0 */
     uint8_t *mark;           /* [S][J][entry_capacity] LWK_MARK_* */
     lwk_item_t *items;       /* [S][J][item_capacity] in entry-slot order */
     uint32_t *item_count;    /* [S][J] */
-    lwk_partial_t *partial;  /* [S][T][H][partial_capacity] slots: a function of range index, steady tile and item tile only */
+    lwk_partial_t *partial;  /* [S][T][H][partial_capacity] slots: a function of part, steady tile and item tile only */
     float *partial_out;      /* [S][T][H][partial_capacity][d] */
     void *workspace;         /* the backend's own, workspace_bytes from backend->workspace_bytes() */
     uint32_t entry_capacity, range_list_capacity, item_capacity, partial_capacity;
+    uint32_t part_capacity, reserved; /* lwk_part_slots() */
     uint64_t workspace_bytes;
 } lwk_scratch_t;
 
 #define LWK_STEADY_TILE 64u /* steady tokens of one partial slot */
 #define LWK_ITEM_TILE 32u    /* items of one partial slot */
 
-/* Partial slots: ranges first, then steady tiles, then item tiles for hits, then item tiles for arrivals. */
-LWK_HD uint32_t lwk_partial_slots(uint32_t ranges, uint32_t steady_rows, uint32_t items)
+/* Partial slots: parts of ranges first, then steady tiles, then item tiles for hits, then item tiles for arrivals. */
+LWK_HD uint32_t lwk_partial_slots(uint32_t part_slots, uint32_t steady_rows, uint32_t items)
 {
-    return ranges + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * (items / LWK_ITEM_TILE + 1);
+    return part_slots + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * (items / LWK_ITEM_TILE + 1);
 }
 
 /* prepare, score and select with a guessed query: nothing appended or counted, no stamps, items not kept, misses issued. */

@@ -16,12 +16,14 @@ static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t w
     uint64_t head_dim = dims->shape.head_dim;
     uint64_t kv_rows = (uint64_t)dims->session_count * dims->shape.kv_head_count;
     uint64_t rows = kv_rows * dims->query_tokens * dims->shape.group; /* (session, query token, query head) */
-    uint64_t slots = lwk_partial_slots(dims->range_list_capacity, dims->steady_rows, dims->item_capacity);
+    uint64_t parts = lwk_part_slots(dims->range_list_capacity, dims->shape.kv_head_count);
+    uint64_t slots = lwk_partial_slots((uint32_t)parts, dims->steady_rows, dims->item_capacity);
     lwk_scratch_t s = {
         .entry_capacity = dims->entry_capacity,
         .range_list_capacity = dims->range_list_capacity,
         .item_capacity = dims->item_capacity,
         .partial_capacity = (uint32_t)slots,
+        .part_capacity = (uint32_t)parts,
         .workspace_bytes = workspace_bytes,
     };
     uint64_t at = 0;
@@ -31,8 +33,8 @@ static lwk_scratch_t lay_out(const lwk_dims_t *dims, uint8_t *memory, uint64_t w
     s.spread = carve(memory, &at, rows * sizeof(float));
     s.shift = carve(memory, &at, rows * head_dim * sizeof(float));
     s.logit = carve(memory, &at, rows * dims->entry_capacity * sizeof(float));
-    s.tile_max = carve(memory, &at, rows * dims->range_list_capacity * sizeof(float));
-    s.tile_sum = carve(memory, &at, rows * dims->range_list_capacity * sizeof(float));
+    s.tile_max = carve(memory, &at, rows * parts * sizeof(float));
+    s.tile_sum = carve(memory, &at, rows * parts * sizeof(float));
     s.mark = carve(memory, &at, kv_rows * dims->entry_capacity);
     s.items = carve(memory, &at, kv_rows * dims->item_capacity * sizeof(lwk_item_t));
     s.item_count = carve(memory, &at, kv_rows * sizeof(uint32_t));

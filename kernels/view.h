@@ -81,6 +81,17 @@ LWK_HD lwk_index_layout_t lwk_tile_layout(const lwk_tile_t *tile, uint32_t head_
                             tile->outlier_count, head_dim);
 }
 
+LWK_HD lwk_part_t lwk_tile_part(const lwk_tile_t *tile, uint32_t part, uint32_t parts)
+{
+    return lwk_part(tile->cluster_count, tile->outlier_count, tile->outlier_eighths, part, parts);
+}
+
+/* Parts of each range of a session. */
+LWK_HD uint32_t lwk_session_parts(const lwk_shape_t *shape, const lwk_session_t *session)
+{
+    return lwk_parts(session->range_count, shape->kv_head_count);
+}
+
 LWK_HD uint32_t lwk_cluster_pages(uint32_t size)
 {
     return (size + LWK_PAGE_TOKENS - 1) / LWK_PAGE_TOKENS;
@@ -192,7 +203,7 @@ LWK_HD int lwk_visible(const lwk_step_t *step, const lwk_session_t *session, uin
 
 LWK_HD uint32_t lwk_slot_steady(const lwk_scratch_t *scratch, uint32_t tile)
 {
-    return scratch->range_list_capacity + tile;
+    return scratch->part_capacity + tile;
 }
 LWK_HD uint32_t lwk_slot_arrivals(const lwk_scratch_t *scratch, uint32_t tile)
 {

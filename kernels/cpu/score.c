@@ -35,6 +35,7 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
     const lwk_shape_t *shape = &queries->step->shape;
+    uint32_t parts = lwk_session_parts(shape, queries->session);
     lwk_cpu_tile_t tile;
     lwk_cpu_tile_open(loops, work, queries, range, NULL, &tile);
     float *logits[LWK_CPU_QUERIES_MAX];
@@ -46,7 +47,7 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
     dot_keys(loops, work, queries, &tile, t->outlier_encoding, tile.at.outlier_keys, t->cluster_count,
              t->outlier_count, logits);
     for (uint32_t q = 0; q < queries->count; q++) {
-        size_t at = queries->row[q] * scratch->range_list_capacity + range;
+        size_t at = queries->row[q] * scratch->part_capacity + lwk_part_slot(range, 0, parts);
         lwk_lens_t lens = lwk_cpu_lens(queries, q, &tile);
         (void)loops->cap(logits[q], tile.count, shape->scale, shape->soft_cap);
         for (uint32_t i = 0; tile.has_empty && i < t->cluster_count; i++)
@@ -55,6 +56,10 @@ static void score_tile(const lwk_loops_t *loops, const lwk_cpu_work_t *work, con
         float largest = loops->rank(&tile.columns, &lens, logits[q], tile.count, work->rank);
         scratch->tile_max[at] = largest;
         scratch->tile_sum[at] = largest > -INFINITY ? loops->exp_sum(work->rank, tile.count, largest) : 0;
+        for (uint32_t part = 1; part < parts; part++) {
+            scratch->tile_max[at + part] = -INFINITY;
+            scratch->tile_sum[at + part] = 0;
+        }
     }
 }
 

@@ -56,14 +56,15 @@ static void open_entries(selection_t *sel, const lwk_cpu_tile_t *tile)
 static float rank_normaliser(const lwk_cpu_queries_t *queries, uint32_t q, float *largest_out)
 {
     const lwk_scratch_t *scratch = &queries->step->scratch;
-    const float *tile_max = scratch->tile_max + queries->row[q] * scratch->range_list_capacity;
-    const float *tile_sum = scratch->tile_sum + queries->row[q] * scratch->range_list_capacity;
+    const float *tile_max = scratch->tile_max + queries->row[q] * scratch->part_capacity;
+    const float *tile_sum = scratch->tile_sum + queries->row[q] * scratch->part_capacity;
+    uint32_t slots = queries->session->range_count * lwk_session_parts(&queries->step->shape, queries->session);
     float largest = -INFINITY, sum = 0;
-    for (uint32_t range = 0; range < queries->session->range_count; range++)
-        largest = fmaxf(largest, tile_max[range]);
-    for (uint32_t range = 0; range < queries->session->range_count; range++)
-        if (tile_sum[range] > 0)
-            sum += tile_sum[range] * expf(tile_max[range] - largest);
+    for (uint32_t i = 0; i < slots; i++)
+        largest = fmaxf(largest, tile_max[i]);
+    for (uint32_t i = 0; i < slots; i++)
+        if (tile_sum[i] > 0)
+            sum += tile_sum[i] * expf(tile_max[i] - largest);
     *largest_out = largest;
     return sum > 0 ? 1 / sum : 0;
 }

@@ -39,6 +39,17 @@ LWK_DEVICE void init_placement(publish_shared_t *sh, const lwk_tile_t *tile)
     }
 }
 
+/* Where parts begin among the outliers. */
+LWK_DEVICE void init_parts(lwk_tile_t *tile, uint32_t head_dim)
+{
+    const uint32_t i = threadIdx.x + 1;
+    if (i >= LWK_PARTS_MAX)
+        return;
+    const uint8_t *parents = tile->index + lwk_tile_layout(tile, head_dim).outlier_parents;
+    tile->outlier_eighths[i - 1] = (uint16_t)lwk_outliers_below(
+        (const uint16_t *)(const void *)parents, tile->outlier_count, lwk_eighth(tile->cluster_count, i));
+}
+
 /* The new range at the end of the session's list. Tokens that do not exist yet are nobody's: an error of the session. */
 LWK_DEVICE void add_range(const lwk_publish_t *args)
 {
@@ -65,6 +76,7 @@ LWK_KERNEL(PUBLISH_THREADS, 2) void publish_kernel(LWK_ARGS(lwk_publish_t) args)
             *to = args.tiles[i];
         __syncthreads();
         init_placement(sh, to);
+        init_parts(to, args.shape.head_dim);
     }
     if (args.moments != NULL) {
         const uint64_t units = tiles * lwk_moments_bytes(args.shape.head_dim) / 16;

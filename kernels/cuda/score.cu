@@ -1,8 +1,8 @@
-/* score.cu - the second launch of a layer: the keys of every entry, once. Logits per entry and query, per tile the largest R
+/* score.cu - the second launch of a layer: the keys of every entry, once. Logits per entry and query, per part the largest R
  * and the sum of e^R; and the steady zone, exactly, which the error budget's selection needs.
  *
- * Grid: persistent blocks over the list of (session, steady tile, KV head), then (session, range, KV head), as long as the
- * sessions are now. Bytes: the key half of the index, 4 a query head and entry of logits, and K and V of the steady zone.
+ * Grid: persistent blocks over the list of (session, steady tile, KV head), then (session, part of a range, KV head), as long
+ * as the sessions are now. Bytes: the key half of the index, 4 a query head and entry of logits, and K and V of the steady zone.
  * Floor at 1M tokens of Llama-3-8B (65,536 clusters in int8 and 131,072 outliers in int4 for each of 8 heads, 32 query
  * heads): 139 MB of keys and 25 MB of logits a layer, 54 us at 3.03 TB/s; at 128K 6.8 us. */
 #include "kernels/cuda/score.cuh"
@@ -31,7 +31,9 @@ LWK_DEVICE void list_items(const lwk_step_t *step, score_items_t *items)
         uint32_t heads = step->shape.kv_head_count;
         items->steady.first[threadIdx.x] = session != NULL ? heads * lwk_steady_tiles(session) : 0;
         items->range.first[threadIdx.x] =
-            session != NULL && !session->policy.steady_only ? heads * session->range_count : 0;
+            session != NULL && !session->policy.steady_only
+                ? heads * session->range_count * lwk_session_parts(&step->shape, session)
+                : 0;
     }
     __syncthreads();
     if (threadIdx.x == 0)
@@ -57,16 +59,18 @@ void score_kernel(LWK_ARGS(lwk_step_t) step)
         uint32_t s = lwk_items_session(items, step.session_count, number);
         number -= items->first[s];
         const lwk_session_t *session = lwk_step_session(&step, s);
-        uint32_t head = number % heads, range = number / heads;
+        uint32_t head = number % heads, slot = number / heads;
         if (is_steady) {
-            lwk_steady_tile<KIND, LANES, QC>(&sh->work.rows, &step, session, s, head, range);
+            lwk_steady_tile<KIND, LANES, QC>(&sh->work.rows, &step, session, s, head, slot);
             continue;
         }
-        tile_view_t tile = lwk_tile_open(&step, session, range, head);
+        uint32_t parts = lwk_session_parts(&step.shape, session);
+        tile_view_t tile = lwk_tile_open(&step, session, slot / parts, head);
+        lwk_part_t span = lwk_part(tile.clusters, tile.entries - tile.clusters, tile.outlier_eighths, slot % parts, parts);
         if (coded_serves(&tile, step.shape.head_dim, LANES))
-            coded_tile<LANES * LWK_ROW_PART>(&sh->work.coded, &step, session, &tile, s, head, range);
+            coded_tile<LANES * LWK_ROW_PART>(&sh->work.coded, &step, session, &tile, &span, s, head, slot);
         else
-            score_tile<LANES, 4>(&sh->work.tile, &step, session, &tile, s, head, range);
+            score_tile<LANES, 4>(&sh->work.tile, &step, session, &tile, &span, s, head, slot);
     }
 }
 
@@ -77,7 +81,7 @@ static lw_status_t run(const lwk_dev_t *dev, const lwk_step_t *step, cudaStream_
     if (step == NULL)
         return lwk_kernel_load(score_kernel<KIND, LANES, QC>, STEP_THREADS, shared);
     uint64_t most = (uint64_t)step->session_count * step->shape.kv_head_count *
-                    (step->scratch.range_list_capacity + lwk_slot_hits(&step->scratch, 0) -
+                    (step->scratch.part_capacity + lwk_slot_hits(&step->scratch, 0) -
                      lwk_slot_steady(&step->scratch, 0));
     unsigned blocks = (unsigned)lw_min_u64(most, 2 * dev->processors);
     return lwk_launch("score", score_kernel<KIND, LANES, QC>, dim3(blocks), STEP_THREADS, shared, stream, *step);

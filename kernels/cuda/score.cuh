@@ -117,10 +117,10 @@ LWK_DEVICE void score_entries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
 
 template <uint32_t LANES, uint32_t QC>
 LWK_DEVICE void score_part(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
-                           const tile_view_t *tile, uint32_t kind, uint32_t rows, uint32_t begin, uint32_t end,
-                           float *logits, score_sum_t *sum)
+                           const tile_view_t *tile, uint32_t kind, uint32_t rows, uint32_t base, uint32_t begin,
+                           uint32_t end, float *logits, score_sum_t *sum)
 {
-    const uint8_t *at = tile->index + rows;
+    const uint8_t *at = tile->index + rows + (size_t)(begin - base) * lwk_kind_row_bytes(kind, step->shape.head_dim);
     if (begin >= end)
         return;
     switch (kind) {
@@ -131,9 +131,10 @@ LWK_DEVICE void score_part(score_shared<LANES, QC> *sh, const lwk_step_t *step, 
     }
 }
 
+/* span: what of the tile; slot: of tile_max and tile_sum. */
 template <uint32_t LANES, uint32_t QC>
 LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_session_t *session,
-                           const tile_view_t *opened, uint32_t s, uint32_t head, uint32_t range)
+                           const tile_view_t *opened, const lwk_part_t *span, uint32_t s, uint32_t head, uint32_t slot)
 {
     const uint32_t GROUPS = STEP_THREADS / LANES;
     const lwk_scratch_t *scratch = &step->scratch;
@@ -146,10 +147,10 @@ LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, 
         float *logits = NULL;
         if (part < QC && first + part < count)
             logits = scratch->logit + lwk_group_row(step, s, head, first + part) * scratch->entry_capacity + tile.base;
-        score_part<LANES, QC>(sh, step, &policy, &tile, tile.cluster_kind, tile.at.cluster_keys, 0, tile.clusters, logits,
-                              &sum);
+        score_part<LANES, QC>(sh, step, &policy, &tile, tile.cluster_kind, tile.at.cluster_keys, 0, span->cluster_first,
+                              span->cluster_end, logits, &sum);
         score_part<LANES, QC>(sh, step, &policy, &tile, tile.outlier_kind, tile.at.outlier_keys, tile.clusters,
-                              tile.entries, logits, &sum);
+                              tile.clusters + span->outlier_first, tile.clusters + span->outlier_end, logits, &sum);
         if (part < QC) {
             sh->largest[group][part] = sum.largest;
             sh->sum[group][part] = sum.sum;
@@ -163,7 +164,7 @@ LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, 
             for (uint32_t g = 0; g < GROUPS; g++)
                 if (sh->sum[g][q] > 0.0f)
                     total += sh->sum[g][q] * __expf(sh->largest[g][q] - largest);
-            size_t at = lwk_group_row(step, s, head, first + q) * scratch->range_list_capacity + range;
+            size_t at = lwk_group_row(step, s, head, first + q) * scratch->part_capacity + slot;
             scratch->tile_max[at] = largest;
             scratch->tile_sum[at] = total;
         }

@@ -148,16 +148,17 @@ typedef struct coded_entry {
     uint16_t size, key_scale, spread;
 } coded_entry_t;
 
-/* Entries begin .. end - 1 of the tile, all clusters or all outliers, whose rows begin at `rows`. A warp takes 16 at a time. */
+/* Entries begin .. end - 1 of the tile, all clusters or all outliers, of which the rows of number `first` begin at `rows`. A warp takes
+ * 16 at a time. */
 template <uint32_t D, bool INT4, uint32_t UNROLL>
 LWK_DEVICE void coded_entries(const coded_shared<D> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
-                              const tile_view_t *tile, const uint8_t *rows, uint32_t begin, uint32_t end,
-                              float *const logits[2], coded_sum_t sums[2])
+                              const tile_view_t *tile, const uint8_t *rows, uint32_t first, uint32_t begin,
+                              uint32_t end, float *const logits[2], coded_sum_t sums[2])
 {
     const lwk_shape_t *shape = &step->shape;
     const uint32_t BYTES = INT4 ? D / 2 : D;
     uint32_t g = lwk_lane() / 4, t = lwk_lane() % 4;
-    bool clusters = begin == 0;
+    bool clusters = first == 0;
     const uint16_t *scales = lwk_tile_halves(tile, clusters ? tile->at.cluster_key_scales : tile->at.outlier_key_scales);
     const uint16_t *spreads = lwk_tile_halves(tile, tile->at.cluster_spreads);
     float factor[2], center[2];
@@ -182,7 +183,7 @@ LWK_DEVICE void coded_entries(const coded_shared<D> *sh, const lwk_step_t *step,
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++) {
                 uint32_t e = base + 16 * i + 8 * half + g;
-                coded_load<D, INT4>(&key[i][half], rows + (size_t)(e - begin) * BYTES, e < end);
+                coded_load<D, INT4>(&key[i][half], rows + (size_t)(e - first) * BYTES, e < end);
             }
 #pragma unroll
         for (uint32_t i = 0; i < UNROLL; i++)
@@ -192,7 +193,7 @@ LWK_DEVICE void coded_entries(const coded_shared<D> *sh, const lwk_step_t *step,
                 coded_entry_t x = {0, 0, 0};
                 if (e < end) {
                     x.size = clusters ? __ldg(tile->sizes + e) : (uint16_t)1;
-                    x.key_scale = __ldg(scales + (e - begin));
+                    x.key_scale = __ldg(scales + (e - first));
                     x.spread = clusters ? __ldg(spreads + e) : (uint16_t)0;
                 }
                 entry[i][half] = x;
@@ -230,16 +231,16 @@ LWK_DEVICE void coded_entries(const coded_shared<D> *sh, const lwk_step_t *step,
 
 template <uint32_t D>
 LWK_DEVICE void coded_part(const coded_shared<D> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
-                           const tile_view_t *tile, uint32_t kind, uint32_t rows, uint32_t begin, uint32_t end,
-                           float *const logits[2], coded_sum_t sums[2])
+                           const tile_view_t *tile, uint32_t kind, uint32_t rows, uint32_t first, uint32_t begin,
+                           uint32_t end, float *const logits[2], coded_sum_t sums[2])
 {
     const uint8_t *at = tile->index + rows;
     /* As many rows at a time as fill about 64 registers. */
     const uint32_t FEW = D == 64 ? 4 : D == 128 ? 2 : 1;
     if (kind == STEP_INT8)
-        coded_entries<D, false, FEW>(sh, step, policy, tile, at, begin, end, logits, sums);
+        coded_entries<D, false, FEW>(sh, step, policy, tile, at, first, begin, end, logits, sums);
     else
-        coded_entries<D, true, 2 * FEW>(sh, step, policy, tile, at, begin, end, logits, sums);
+        coded_entries<D, true, 2 * FEW>(sh, step, policy, tile, at, first, begin, end, logits, sums);
 }
 
 /* Whether a tile is one of those that this file serves. */
@@ -249,9 +250,10 @@ LWK_DEVICE bool coded_serves(const tile_view_t *tile, uint32_t head_dim, uint32_
            (tile->entries == tile->clusters || lwk_kind_is_coded(tile->outlier_kind));
 }
 
+/* span: what of the tile; slot: of tile_max and tile_sum. */
 template <uint32_t D>
 LWK_DEVICE void coded_tile(coded_shared<D> *sh, const lwk_step_t *step, const lwk_session_t *session,
-                           const tile_view_t *tile, uint32_t s, uint32_t head, uint32_t range)
+                           const tile_view_t *tile, const lwk_part_t *span, uint32_t s, uint32_t head, uint32_t slot)
 {
     const lwk_scratch_t *scratch = &step->scratch;
     lwk_policy_t policy = session->policy;
@@ -270,10 +272,11 @@ LWK_DEVICE void coded_tile(coded_shared<D> *sh, const lwk_step_t *step, const lw
                                              tile->base
                                        : NULL;
         }
-        coded_part<D>(sh, step, &policy, tile, tile->cluster_kind, tile->at.cluster_keys, 0, tile->clusters, logits, sums);
-        if (tile->entries > tile->clusters)
-            coded_part<D>(sh, step, &policy, tile, tile->outlier_kind, tile->at.outlier_keys, tile->clusters, tile->entries,
-                          logits, sums);
+        coded_part<D>(sh, step, &policy, tile, tile->cluster_kind, tile->at.cluster_keys, 0, span->cluster_first, span->cluster_end,
+                      logits, sums);
+        if (span->outlier_end > span->outlier_first)
+            coded_part<D>(sh, step, &policy, tile, tile->outlier_kind, tile->at.outlier_keys, tile->clusters,
+                          tile->clusters + span->outlier_first, tile->clusters + span->outlier_end, logits, sums);
 #pragma unroll
         for (uint32_t column = 0; column < 2; column++) {
 #pragma unroll
@@ -292,7 +295,7 @@ LWK_DEVICE void coded_tile(coded_shared<D> *sh, const lwk_step_t *step, const lw
             coded_sum_t all = {-INFINITY, 0.0f};
             for (uint32_t w = 0; w < STEP_WARPS; w++)
                 coded_merge(&all, sh->largest[w][threadIdx.x], sh->sum[w][threadIdx.x]);
-            size_t at = lwk_group_row(step, s, head, first + threadIdx.x) * scratch->range_list_capacity + range;
+            size_t at = lwk_group_row(step, s, head, first + threadIdx.x) * scratch->part_capacity + slot;
             scratch->tile_max[at] = all.largest;
             scratch->tile_sum[at] = all.sum;
         }

@@ -75,6 +75,11 @@ template <uint32_t KIND> LWK_DEVICE uint32_t lwk_kind_row_bytes(uint32_t head_di
                                : head_dim / 2;
 }
 
+LWK_DEVICE uint32_t lwk_kind_row_bytes(uint32_t kind, uint32_t head_dim)
+{
+    return kind == STEP_FP32 ? 4 * head_dim : kind == STEP_HALF ? 2 * head_dim : kind == STEP_INT8 ? head_dim : head_dim / 2;
+}
+
 template <uint32_t KIND> struct step_part;
 template <> struct step_part<STEP_FP32> {
     uint4 low, high;

@@ -11,6 +11,7 @@ typedef struct tile_view {
     lwk_index_layout_t at;
     uint32_t clusters, entries, base; /* base: first entry slot in the scratch arrays */
     uint32_t cluster_kind, outlier_kind; /* step_kind_t */
+    const uint16_t *outlier_eighths;     /* of the tile */
 } tile_view_t;
 
 LWK_DEVICE tile_view_t lwk_tile_open(const lwk_step_t *step, const lwk_session_t *session, uint32_t range, uint32_t head)
@@ -26,6 +27,7 @@ LWK_DEVICE tile_view_t lwk_tile_open(const lwk_step_t *step, const lwk_session_t
     v.base = ref.entry_base;
     v.cluster_kind = lwk_kind_of_encoding(tile->cluster_encoding);
     v.outlier_kind = lwk_kind_of_encoding(tile->outlier_encoding);
+    v.outlier_eighths = tile->outlier_eighths;
     return v;
 }
 

@@ -22,24 +22,25 @@ LWK_DEVICE float votes_warp_sum(float x)
     return x;
 }
 
-/* Rows, spreads, and the normalisers of the votes from the tile sums: one warp for each query, ranges in the same order
+/* Rows, spreads, and the normalisers of the votes from the tile sums: one warp for each query, parts in the same order
  * whatever the batch. The block calls; a barrier must follow. */
 LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
 {
     const lwk_step_t *step = job->step;
     const lwk_scratch_t *scratch = &step->scratch;
     const uint32_t group = step->shape.group, lane = select_lane();
+    const uint32_t slots = job->range_count * lwk_parts(job->range_count, step->shape.kv_head_count);
     for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
         size_t row = lwk_query_row(step, job->s, q / group, job->head * group + q % group);
-        const float *tile_max = scratch->tile_max + row * scratch->range_list_capacity;
-        const float *tile_sum = scratch->tile_sum + row * scratch->range_list_capacity;
+        const float *tile_max = scratch->tile_max + row * scratch->part_capacity;
+        const float *tile_sum = scratch->tile_sum + row * scratch->part_capacity;
         float largest = -INFINITY, sum = 0;
-        for (uint32_t range = lane; range < job->range_count; range += 32)
-            largest = fmaxf(largest, tile_max[range]);
+        for (uint32_t i = lane; i < slots; i += 32)
+            largest = fmaxf(largest, tile_max[i]);
         largest = votes_warp_max(largest);
-        for (uint32_t range = lane; range < job->range_count; range += 32)
-            if (tile_sum[range] > 0)
-                sum += tile_sum[range] * expf(tile_max[range] - largest);
+        for (uint32_t i = lane; i < slots; i += 32)
+            if (tile_sum[i] > 0)
+                sum += tile_sum[i] * expf(tile_max[i] - largest);
         sum = votes_warp_sum(sum);
         if (lane == 0) {
             select_query_t *query = &sh->query[q];

@@ -44,6 +44,15 @@ static void init_placement(lwk_tile_t *tile)
     LW_ASSERT(base <= UINT16_MAX && row <= UINT16_MAX);
 }
 
+/* Where parts begin among the outliers. */
+static void init_parts(lwk_tile_t *tile, uint32_t head_dim)
+{
+    const uint16_t *parents = (const uint16_t *)(const void *)(tile->index + lwk_tile_layout(tile, head_dim).outlier_parents);
+    for (uint32_t i = 1; i < LWK_PARTS_MAX; i++)
+        tile->outlier_eighths[i - 1] =
+            (uint16_t)lwk_outliers_below(parents, tile->outlier_count, lwk_eighth(tile->cluster_count, i));
+}
+
 lw_status_t lwk_ref_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *stream)
 {
     lw_status_t status = check(args);
@@ -55,8 +64,10 @@ lw_status_t lwk_ref_publish(lwk_dev_t *dev, const lwk_publish_t *args, void *str
     if (args->tiles != NULL) {
         lwk_tile_t *tiles = &args->store->tiles[(size_t)args->row * per_row];
         memcpy(tiles, args->tiles, per_row * sizeof *tiles);
-        for (uint32_t i = 0; i < per_row; i++)
+        for (uint32_t i = 0; i < per_row; i++) {
             init_placement(&tiles[i]);
+            init_parts(&tiles[i], shape->head_dim);
+        }
     }
     if (args->moments != NULL)
         memcpy(session->moments, args->moments, per_row * lwk_moments_bytes(shape->head_dim));

@@ -26,10 +26,15 @@ static void score_tile(const lwk_step_t *step, const lwk_session_t *session, siz
     for (uint32_t e = 0; e < count; e++)
         if (lwk_entry_size(tile->tile, e) > 0)
             sum += exp(lwk_ref_entry_terms(tile, &query, e, logits[e]).rank - largest);
-    scratch->tile_max[row * scratch->range_list_capacity + range] = (float)largest;
+    uint32_t parts = lwk_session_parts(&step->shape, session);
+    size_t at = row * scratch->part_capacity + lwk_part_slot(range, 0, parts);
+    scratch->tile_max[at] = (float)largest;
     /* The stored maximum is rounded; the sum is relative to what is stored. */
-    scratch->tile_sum[row * scratch->range_list_capacity + range] =
-        sum > 0 ? (float)(sum * exp(largest - (float)largest)) : 0.0f;
+    scratch->tile_sum[at] = sum > 0 ? (float)(sum * exp(largest - (float)largest)) : 0.0f;
+    for (uint32_t part = 1; part < parts; part++) {
+        scratch->tile_max[at + part] = -INFINITY;
+        scratch->tile_sum[at + part] = 0;
+    }
 }
 
 lw_status_t lwk_ref_score(lwk_dev_t *dev, const lwk_step_t *step, void *stream)

@@ -59,20 +59,21 @@ static ref_terms_t terms_of(const selection_t *sel, const ref_tile_t *tile, uint
     return lwk_ref_entry_terms(tile, &query, entry, scratch->logit[sel->row[q] * scratch->entry_capacity + slot]);
 }
 
-/* The normaliser of each query head's vote: from the tile sums, in the order of the ranges. */
+/* The normaliser of each query head's vote: from the tile sums, in the order of the slots. */
 static void sum_ranks(selection_t *sel)
 {
     const lwk_scratch_t *scratch = &sel->step->scratch;
+    uint32_t slots = sel->session->range_count * lwk_session_parts(&sel->step->shape, sel->session);
     for (uint32_t q = 0; q < sel->query_count; q++) {
-        const float *tile_max = scratch->tile_max + sel->row[q] * scratch->range_list_capacity;
-        const float *tile_sum = scratch->tile_sum + sel->row[q] * scratch->range_list_capacity;
+        const float *tile_max = scratch->tile_max + sel->row[q] * scratch->part_capacity;
+        const float *tile_sum = scratch->tile_sum + sel->row[q] * scratch->part_capacity;
         sel->largest[q] = -INFINITY;
         sel->sum[q] = 0;
-        for (uint32_t range = 0; range < sel->session->range_count; range++)
-            sel->largest[q] = fmax(sel->largest[q], tile_max[range]);
-        for (uint32_t range = 0; range < sel->session->range_count; range++)
-            if (tile_sum[range] > 0)
-                sel->sum[q] += tile_sum[range] * exp(tile_max[range] - sel->largest[q]);
+        for (uint32_t i = 0; i < slots; i++)
+            sel->largest[q] = fmax(sel->largest[q], tile_max[i]);
+        for (uint32_t i = 0; i < slots; i++)
+            if (tile_sum[i] > 0)
+                sel->sum[q] += tile_sum[i] * exp(tile_max[i] - sel->largest[q]);
     }
 }
 

@@ -67,13 +67,10 @@ static void fail(compared_t *c, const char *op, const char *what, double error, 
     c->failures++;
 }
 
-/* Largest |a - b| / (scale + |b|); infinities must be equal, NaN never is. */
-static void compare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, const char *op, const char *what,
-                    const float *a, const float *b, size_t count, double scale, double tolerance)
+/* Largest |x - y| / (scale + |y|); infinities must be equal, NaN never is. */
+static void compare_host(compared_t *c, const char *op, const char *what, const float *x, const float *y, size_t count,
+                         double scale, double tolerance)
 {
-    float *x = ops_host(count * sizeof *x), *y = ops_host(count * sizeof *y);
-    ops_get(rig, x, a, count * sizeof *x);
-    ops_get(ref, y, b, count * sizeof *y);
     double worst = 0;
     for (size_t i = 0; i < count; i++) {
         double error = x[i] == y[i] ? 0 : fabs((double)x[i] - y[i]) / (scale + fabs(y[i]));
@@ -81,6 +78,16 @@ static void compare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, const char *o
     }
     if (!(worst <= tolerance))
         fail(c, op, what, worst, tolerance);
+}
+
+/* The same of numbers in the rigs' device memory. */
+static void compare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref, const char *op, const char *what,
+                    const float *a, const float *b, size_t count, double scale, double tolerance)
+{
+    float *x = ops_host(count * sizeof *x), *y = ops_host(count * sizeof *y);
+    ops_get(rig, x, a, count * sizeof *x);
+    ops_get(ref, y, b, count * sizeof *y);
+    compare_host(c, op, what, x, y, count, scale, tolerance);
     free(x);
     free(y);
 }
@@ -98,6 +105,27 @@ static void compare_prepare(compared_t *c, ops_rig_t *rig, ops_rig_t *ref)
     compare(c, rig, ref, "prepare", "shift", rig->scratch.shift, ref->scratch.shift, rows * d, 0.1, 2e-5);
 }
 
+/* Of each range of one row: its parts, into how many a backend may cut it as it likes, put together. */
+static void range_sums(ops_rig_t *rig, size_t row, uint32_t ranges, float largest[OPS_RANGES_MAX], float sum[OPS_RANGES_MAX])
+{
+    uint32_t parts = lwk_parts(ranges, rig->config.shape.kv_head_count), slots = ranges * parts;
+    float *maxima = ops_host(slots * sizeof *maxima), *sums = ops_host(slots * sizeof *sums);
+    ops_get(rig, maxima, rig->scratch.tile_max + row * rig->scratch.part_capacity, slots * sizeof *maxima);
+    ops_get(rig, sums, rig->scratch.tile_sum + row * rig->scratch.part_capacity, slots * sizeof *sums);
+    for (uint32_t r = 0; r < ranges; r++) {
+        double total = 0;
+        largest[r] = -INFINITY;
+        for (uint32_t i = r * parts; i < (r + 1) * parts; i++)
+            largest[r] = fmaxf(largest[r], maxima[i]);
+        for (uint32_t i = r * parts; i < (r + 1) * parts; i++)
+            if (sums[i] != 0) /* NaN, too */
+                total += sums[i] * exp((double)maxima[i] - largest[r]);
+        sum[r] = (float)total;
+    }
+    free(maxima);
+    free(sums);
+}
+
 /* Entry slots that no tile uses hold whatever was there before. */
 static void compare_score(compared_t *c, ops_rig_t *rig, ops_rig_t *ref)
 {
@@ -105,7 +133,8 @@ static void compare_score(compared_t *c, ops_rig_t *rig, ops_rig_t *ref)
     lwk_range_ref_t refs[OPS_RANGES_MAX];
     ops_get(ref, refs, session.ranges, session.range_count * sizeof *refs);
     for (size_t row = 0; row < rows_of(rig); row++) {
-        size_t first = row * rig->dims.entry_capacity, tile = row * rig->dims.range_list_capacity;
+        size_t first = row * rig->dims.entry_capacity;
+        float largest[2][OPS_RANGES_MAX], sum[2][OPS_RANGES_MAX];
         uint32_t head = (uint32_t)(row % lwk_query_heads(&rig->config.shape)) / rig->config.shape.group;
         for (uint32_t r = 0; r < session.range_count; r++) {
             const ops_part_t *part = &ref->ranges[refs[r].row].parts[head];
@@ -113,10 +142,10 @@ static void compare_score(compared_t *c, ops_rig_t *rig, ops_rig_t *ref)
                     ref->scratch.logit + first + refs[r].entry_base,
                     part->cluster_count + part->outlier_count, 4, 2e-5);
         }
-        compare(c, rig, ref, "score", "tile_max", rig->scratch.tile_max + tile, ref->scratch.tile_max + tile,
-                session.range_count, 4, 2e-5);
-        compare(c, rig, ref, "score", "tile_sum", rig->scratch.tile_sum + tile, ref->scratch.tile_sum + tile,
-                session.range_count, 0, 1e-4);
+        range_sums(rig, row, session.range_count, largest[0], sum[0]);
+        range_sums(ref, row, session.range_count, largest[1], sum[1]);
+        compare_host(c, "score", "tile_max", largest[0], largest[1], session.range_count, 4, 2e-5);
+        compare_host(c, "score", "tile_sum", sum[0], sum[1], session.range_count, 0, 1e-4);
     }
 }
 
