@@ -97,5 +97,8 @@ bool lw_rpc_canceled(const lw_rpc_call_t *call);
 uint64_t lw_rpc_time_left_us(const lw_rpc_call_t *call);
 /* Common name of the client's certificate, or "" without mTLS. Valid while the call lives. */
 const char *lw_rpc_peer(const lw_rpc_call_t *call);
+/* Does the client's certificate carry exactly this URI among its subject alternative names? Only certificates that the
+ * server's authority signed come this far; false without mTLS. Pure; while the call lives. */
+bool lw_rpc_peer_has(const lw_rpc_call_t *call, const char *uri);
 
 #endif /* LW_RPC_H */

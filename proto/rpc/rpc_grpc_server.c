@@ -52,6 +52,7 @@ struct lw_rpc_call {
     grpc_byte_buffer *request;
     gpr_timespec deadline;
     char peer[64];
+    char *peer_uris; /* one after the other, an empty one at the end; NULL: none */
 
     pthread_mutex_t lock; /* everything below */
     grpc_call *grpc;      /* NULL once the call is over */
@@ -108,6 +109,7 @@ static void rpc_call_destroy(lw_rpc_call_t *call)
     }
     if (call->request)
         grpc_byte_buffer_destroy(call->request);
+    free(call->peer_uris);
     grpc_call_details_destroy(&call->details);
     grpc_metadata_array_destroy(&call->metadata);
     grpc_slice_unref(call->status_text);
@@ -301,6 +303,14 @@ const char *lw_rpc_peer(const lw_rpc_call_t *call)
     return call->peer;
 }
 
+bool lw_rpc_peer_has(const lw_rpc_call_t *call, const char *uri)
+{
+    for (const char *at = call->peer_uris; at && *at; at += strlen(at) + 1)
+        if (strcmp(at, uri) == 0)
+            return true;
+    return false;
+}
+
 /* ---- accepting ---- */
 
 static const lw_rpc_method_t *rpc_method_find(const rpc_core_t *core, grpc_slice path)
@@ -309,6 +319,25 @@ static const lw_rpc_method_t *rpc_method_find(const rpc_core_t *core, grpc_slice
         if (grpc_slice_str_cmp(path, core->methods[i].path) == 0)
             return &core->methods[i];
     return NULL;
+}
+
+/* A URI with a NUL in it would read as a shorter one; it is left out, and so is what memory has no room for. */
+static void rpc_uris_read(lw_rpc_call_t *call, const grpc_auth_context *context)
+{
+    size_t bytes = 0;
+    grpc_auth_property_iterator all =
+        grpc_auth_context_find_properties_by_name(context, GRPC_PEER_URI_PROPERTY_NAME);
+    for (const grpc_auth_property *uri; (uri = grpc_auth_property_iterator_next(&all));) {
+        if (uri->value_length == 0 || memchr(uri->value, 0, uri->value_length))
+            continue;
+        char *longer = realloc(call->peer_uris, bytes + uri->value_length + 2);
+        if (!longer)
+            return;
+        memcpy(longer + bytes, uri->value, uri->value_length);
+        bytes += uri->value_length + 1;
+        longer[bytes - 1] = longer[bytes] = 0;
+        call->peer_uris = longer;
+    }
 }
 
 static void rpc_peer_read(lw_rpc_call_t *call)
@@ -320,6 +349,7 @@ static void rpc_peer_read(lw_rpc_call_t *call)
     const grpc_auth_property *name = grpc_auth_property_iterator_next(&names);
     if (name && name->value_length < sizeof(call->peer))
         memcpy(call->peer, name->value, name->value_length);
+    rpc_uris_read(call, context);
     grpc_auth_context_release(context);
 }
 

@@ -191,9 +191,12 @@ static void watches_feed(lwd_ctl_t *ctl)
 
 static void job_run(lwd_ctl_t *ctl, ctl_job_t *job)
 {
+    lw_error_t error;
     lw_count(&ctl->stats[0].calls, job->not_before_us == 0);
     if (job->call && lw_rpc_canceled(job->call))
         lwd_ctl_answer(job, LW_ERR_CANCELED, NULL, NULL, 0);
+    else if (lwd_ctl_access(ctl, job, &error) != LW_OK)
+        lwd_ctl_fail(job, &error);
     else if (ctl->holder || job->method->local)
         job->method->run(ctl, job);
     else

@@ -74,6 +74,7 @@ static lw_status_t ctl_set_params(lwd_ctl_t *ctl, const lwd_ctl_params_t *params
 #endif
     ctl->weight = params->weight ? params->weight : 100;
     ctl->started_us = ctl_now(ctl);
+    ctl->mutual = params->ca_pem != NULL;
     ctl->incarnation = params->incarnation ? params->incarnation : ctl_unix(ctl);
     if (!params->listen || !params->listen[0])
         return lw_fail(error, LW_ERR_INVALID, "ctl: no address to listen on");

@@ -28,8 +28,17 @@
 typedef struct lwd_ctl_method ctl_method_t;
 typedef struct ctl_job ctl_job_t;
 
+/* Whom a method is for. A client of its tenant only, unless the table says otherwise. */
+typedef enum ctl_access {
+    CTL_FOR_TENANT, /* the request's field 1 is a Client, whose tenant the caller must be allowed to name */
+    CTL_FOR_ANY,    /* says nothing of tenants, or a session's token is the proof */
+    CTL_FOR_NODE,
+    CTL_FOR_ADMIN,
+} ctl_access_t;
+
 struct lwd_ctl_method {
     const char *path;
+    ctl_access_t access;
     bool streaming;
     bool local;  /* answered by the node that is asked */
     bool repeat; /* may be sent twice: retried while the catalogue's node cannot be reached */
@@ -80,6 +89,7 @@ struct lwd_ctl {
     uint32_t fleet_count, own_index, weight;
     uint64_t node_id, incarnation, started_us;
     bool holder;
+    bool mutual; /* callers show certificates, which say what they may */
 
     atomic_bool draining, stopping;
     _Atomic uint64_t epoch, fleet_id, synced_us, ticked_us;
@@ -130,6 +140,11 @@ void lwd_ctl_fail(ctl_job_t *job, const lw_error_t *error);
 /* Makes a stream of the job's call; the job is freed. */
 void lwd_ctl_watch(ctl_job_t *job, bool health, const char *service);
 const ctl_method_t *lwd_ctl_method(const char *path); /* NULL: none */
+
+/* ---- access.c ---- */
+/* May the caller of this job make this call? OK for the node's own and wherever certificates are not asked for;
+ * ERR_PERMISSION, ERR_INVALID for a request that names no tenant. */
+LW_CHECK lw_status_t lwd_ctl_access(lwd_ctl_t *ctl, const ctl_job_t *job, lw_error_t *error);
 
 /* ---- service_*.c ---- */
 extern const ctl_method_t ctl_session_methods[12], ctl_fleet_methods[5], ctl_admin_methods[2], ctl_health_methods[2];

@@ -60,6 +60,6 @@ bool lwd_ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
 }
 
 const ctl_method_t ctl_health_methods[2] = {
-    {.path = "/grpc.health.v1.Health/Check", .local = true, .run = serve},
-    {.path = "/grpc.health.v1.Health/Watch", .local = true, .streaming = true, .run = serve},
+    {.path = "/grpc.health.v1.Health/Check", .access = CTL_FOR_ANY, .local = true, .run = serve},
+    {.path = "/grpc.health.v1.Health/Watch", .access = CTL_FOR_ANY, .local = true, .streaming = true, .run = serve},
 };

@@ -73,6 +73,6 @@ static void serve_set_log_level(lwd_ctl_t *ctl, ctl_job_t *job)
 }
 
 const ctl_method_t ctl_admin_methods[2] = {
-    {.path = "/longwave.v1.Admin/Status", .local = true, .run = serve_status},
-    {.path = "/longwave.v1.Admin/SetLogLevel", .local = true, .run = serve_set_log_level},
+    {.path = "/longwave.v1.Admin/Status", .access = CTL_FOR_ADMIN, .local = true, .run = serve_status},
+    {.path = "/longwave.v1.Admin/SetLogLevel", .access = CTL_FOR_ADMIN, .local = true, .run = serve_set_log_level},
 };

@@ -311,9 +311,9 @@ bool lwd_ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch)
 }
 
 const ctl_method_t ctl_fleet_methods[5] = {
-    {.path = "/longwave.v1.Fleet/Get", .local = true, .run = serve_get},
-    {.path = "/longwave.v1.Fleet/Watch", .local = true, .streaming = true, .run = serve_watch},
-    {.path = "/longwave.v1.Fleet/Sync", .run = serve_sync},
-    {.path = "/longwave.v1.Fleet/Orphans", .run = serve_orphans},
-    {.path = "/longwave.v1.Fleet/Expire", .run = serve_expire},
+    {.path = "/longwave.v1.Fleet/Get", .access = CTL_FOR_ANY, .local = true, .run = serve_get},
+    {.path = "/longwave.v1.Fleet/Watch", .access = CTL_FOR_ANY, .local = true, .streaming = true, .run = serve_watch},
+    {.path = "/longwave.v1.Fleet/Sync", .access = CTL_FOR_NODE, .run = serve_sync},
+    {.path = "/longwave.v1.Fleet/Orphans", .access = CTL_FOR_NODE, .run = serve_orphans},
+    {.path = "/longwave.v1.Fleet/Expire", .access = CTL_FOR_NODE, .run = serve_expire},
 };

@@ -325,7 +325,7 @@ const ctl_method_t ctl_session_methods[12] = {
     {.path = "/longwave.v1.Session/Drop", .run = serve_drop},
     {.path = "/longwave.v1.Session/List", .repeat = true, .run = serve_list},
     {.path = "/longwave.v1.Session/Get", .repeat = true, .run = serve_get},
-    {.path = "/longwave.v1.Session/Commit", .repeat = true, .run = serve_commit},
-    {.path = "/longwave.v1.Session/Ranges", .repeat = true, .run = serve_ranges},
-    {.path = "/longwave.v1.Session/Check", .repeat = true, .run = serve_check},
+    {.path = "/longwave.v1.Session/Commit", .access = CTL_FOR_ANY, .repeat = true, .run = serve_commit},
+    {.path = "/longwave.v1.Session/Ranges", .access = CTL_FOR_ANY, .repeat = true, .run = serve_ranges},
+    {.path = "/longwave.v1.Session/Check", .access = CTL_FOR_NODE, .repeat = true, .run = serve_check},
 };

@@ -26,11 +26,11 @@ static int stop(void **state)
     return 0;
 }
 
-static lw_status_t ask(const lw_rpc_tls_t *tls, const char *method, char *answer)
+static lw_status_t ask_text(const lw_rpc_tls_t *tls, const char *method, const char *text, char *answer)
 {
     lw_rpc_channel_t *channel = test_channel(lw_rpc_server_address(server), tls);
     lw_rpc_bytes_t reply = {0};
-    lw_status_t status = lw_rpc_call(channel, method, "hello", 5, 10 * SECOND, &reply, NULL);
+    lw_status_t status = lw_rpc_call(channel, method, text, strlen(text), 10 * SECOND, &reply, NULL);
     if (status == LW_OK && answer && reply.bytes < 64) {
         memcpy(answer, reply.data, reply.bytes);
         answer[reply.bytes] = 0;
@@ -38,6 +38,11 @@ static lw_status_t ask(const lw_rpc_tls_t *tls, const char *method, char *answer
     lw_rpc_bytes_free(&reply);
     lw_rpc_disconnect(channel);
     return status;
+}
+
+static lw_status_t ask(const lw_rpc_tls_t *tls, const char *method, char *answer)
+{
+    return ask_text(tls, method, "hello", answer);
 }
 
 static void test_half_an_identity_is_refused(void **state)
@@ -80,6 +85,8 @@ static void test_tls_works_and_names_nobody(void **state)
     assert_string_equal(answer, "hello");
     assert_int_equal(ask(&tls, "/test.Test/Peer", answer), LW_OK);
     assert_string_equal(answer, "");
+    assert_int_equal(ask_text(&tls, "/test.Test/Has", "longwave://node", answer), LW_OK);
+    assert_string_equal(answer, "no");
     const lw_rpc_tls_t named = {.ca_pem = certs.ca, .server_name = "localhost"};
     assert_int_equal(ask(&named, "/test.Test/Echo", NULL), LW_OK);
 }
@@ -104,6 +111,27 @@ static void test_mtls_works_and_tells_the_clients_name(void **state)
     assert_string_equal(answer, "client");
 }
 
+static void test_mtls_tells_exactly_the_uris_of_the_certificate(void **state)
+{
+    static const struct {
+        const char *uri, *answer;
+    } cases[] = {
+        {"longwave://tenant/acme", "yes"},  {"longwave://tenant/default", "yes"}, {"longwave://node", "no"},
+        {"longwave://tenant/acm", "no"},    {"longwave://tenant/acme2", "no"},    {"longwave://tenant/", "no"},
+        {"LONGWAVE://tenant/acme", "no"},   {"localhost", "no"},                  {"", "no"},
+        {"longwave://tenant/other", "no"},
+    };
+    const lw_rpc_tls_t tls = {.ca_pem = certs.ca, .cert_pem = certs.client_cert, .key_pem = certs.client_key};
+    const lw_rpc_tls_t bare = {.ca_pem = certs.ca, .cert_pem = certs.bare_cert, .key_pem = certs.bare_key};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(cases); i++) {
+        char answer[64] = "";
+        assert_int_equal(ask_text(&tls, "/test.Test/Has", cases[i].uri, answer), LW_OK);
+        assert_string_equal(answer, cases[i].answer);
+        assert_int_equal(ask_text(&bare, "/test.Test/Has", cases[i].uri, answer), LW_OK);
+        assert_string_equal(answer, "no");
+    }
+}
+
 int main(void)
 {
     if (!test_certs_make(&certs)) {
@@ -119,6 +147,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_mtls_refuses_a_client_without_a_certificate, serve_mtls, stop),
         cmocka_unit_test_setup_teardown(test_mtls_refuses_a_stranger, serve_mtls, stop),
         cmocka_unit_test_setup_teardown(test_mtls_works_and_tells_the_clients_name, serve_mtls, stop),
+        cmocka_unit_test_setup_teardown(test_mtls_tells_exactly_the_uris_of_the_certificate, serve_mtls, stop),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     test_certs_free(&certs);

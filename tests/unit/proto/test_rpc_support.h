@@ -46,6 +46,16 @@ static inline void test_serve_peer(void *arg, lw_rpc_call_t *call, const void *r
     lw_rpc_reply(call, LW_OK, NULL, peer, strlen(peer));
 }
 
+/* "yes" when the client's certificate carries the URI that the request is. */
+static inline void test_serve_has(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes)
+{
+    char uri[128] = "";
+    if (bytes < sizeof(uri))
+        memcpy(uri, request, bytes);
+    const char *answer = lw_rpc_peer_has(call, uri) ? "yes" : "no";
+    lw_rpc_reply(call, LW_OK, NULL, answer, strlen(answer));
+}
+
 static inline void test_serve_keep(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes)
 {
     test_kept_t *kept = arg;
@@ -85,6 +95,7 @@ static inline lw_rpc_server_t *test_server(const lw_rpc_tls_t *tls, test_kept_t 
         {.path = "/test.Test/Echo", .serve = test_serve_echo},
         {.path = "/test.Test/Fail", .serve = test_serve_fail},
         {.path = "/test.Test/Peer", .serve = test_serve_peer},
+        {.path = "/test.Test/Has", .serve = test_serve_has},
         {.path = "/test.Test/Keep", .serve = test_serve_keep, .arg = kept},
         {.path = "/test.Test/KeepStream", .streaming = true, .serve = test_serve_keep, .arg = kept},
         {.path = "/test.Test/Count", .streaming = true, .serve = test_serve_count},

@@ -30,9 +30,10 @@ except ImportError:
 CERTS = """
 set -e; EC='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
 openssl req -x509 $EC -days 2 -subj /CN=ca -keyout ca.key -out ca.pem
-for n in server client; do
+for n in all tenant; do
   openssl req $EC -subj /CN=$n -keyout $n.key -out $n.csr
-  printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\n' > san.ext
+  u=,URI:longwave://; test $n = all && u=${u}node${u}admin$u
+  printf "subjectAltName=DNS:localhost,IP:127.0.0.1${u}tenant/python\\n" > san.ext
   openssl x509 -req -in $n.csr -CA ca.pem -CAkey ca.key -set_serial 1$RANDOM -days 2 -extfile san.ext -out $n.pem
 done
 """
@@ -130,6 +131,25 @@ def exercise(channel, modules):
     assert status.ready and status.holds_catalogue and "storaged_ctl_calls " in status.metrics
 
 
+def tenant_only(channel, modules):
+    """What the certificate of one tenant's client opens, and what it does not."""
+    session, session_grpc, fleet, fleet_grpc, admin, admin_grpc, _, _ = modules
+    sessions, fleets = session_grpc.SessionStub(channel), fleet_grpc.FleetStub(channel)
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    for tenant in ("ruby", "", "pythonic", "pytho", "Python"):
+        client = session.Client(tenant=tenant, client_id=1, incarnation=1)
+        assert tenant in refused(denied, sessions.List, session.ListRequest(client=client, capacity=10))
+    refused(denied, sessions.Check, session.CheckRequest(session_id=1, token=b"x" * 16))
+    refused(denied, fleets.Sync, fleet.SyncRequest())
+    refused(denied, fleets.Orphans, fleet.OrphansRequest())
+    refused(denied, fleets.Expire, fleet.ExpireRequest(bytes=1))
+    refused(denied, admin_grpc.AdminStub(channel).Status, admin.StatusRequest())
+    refused(denied, admin_grpc.AdminStub(channel).SetLogLevel, admin.SetLogLevelRequest(level="debug"))
+    refused(grpc.StatusCode.INVALID_ARGUMENT, sessions.List, session.ListRequest(capacity=10))
+    sessions.List(session.ListRequest(client=session.Client(tenant="python"), capacity=10), timeout=20)
+    fleets.Get(fleet.GetViewRequest(), timeout=20)
+
+
 def main():
     program, protos = sys.argv[1:3]
     folder = tempfile.mkdtemp(prefix="lw-python-")
@@ -142,12 +162,15 @@ def main():
             return
         subprocess.run(["bash", "-c", CERTS], cwd=folder, check=True, stderr=subprocess.DEVNULL)
         pem = {n: open(os.path.join(folder, n), "rb").read()
-               for n in ("ca.pem", "client.pem", "client.key")}
-        paths = [os.path.join(folder, n) for n in ("ca.pem", "server.pem", "server.key")]
+               for n in ("ca.pem", "all.pem", "all.key", "tenant.pem", "tenant.key")}
+        paths = [os.path.join(folder, n) for n in ("ca.pem", "all.pem", "all.key")]
         with Node(program, paths) as node:
-            mutual = grpc.ssl_channel_credentials(pem["ca.pem"], pem["client.key"], pem["client.pem"])
+            mutual = grpc.ssl_channel_credentials(pem["ca.pem"], pem["all.key"], pem["all.pem"])
             with grpc.secure_channel(node.address, mutual) as channel:
                 exercise(channel, modules)
+            tenant = grpc.ssl_channel_credentials(pem["ca.pem"], pem["tenant.key"], pem["tenant.pem"])
+            with grpc.secure_channel(node.address, tenant) as channel:
+                tenant_only(channel, modules)
             nameless = grpc.ssl_channel_credentials(pem["ca.pem"])
             with grpc.secure_channel(node.address, nameless) as channel:
                 refused(grpc.StatusCode.UNAVAILABLE,

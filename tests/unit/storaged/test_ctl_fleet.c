@@ -1,9 +1,10 @@
 /* test_ctl_fleet.c - nodes that forward to the one with the catalogue: when it is away, when it comes back, when one falls
- * silent; plain and with mTLS. */
+ * silent; plain and with mTLS, where certificates say who may do what. */
 #include "test_ctl_support.h"
 
 #include "base/log.h"
 #include "client/control/control.h"
+#include "rpc/rpc.h"
 #include "unit/proto/test_tls_certs.h"
 
 #define LEASE (60 * SECOND)
@@ -251,6 +252,129 @@ static void test_a_fleet_with_mtls_lets_only_its_own_in(void **state)
     test_certs_free(&certs);
 }
 
+/* ---- what certificates allow ---- */
+
+typedef struct who {
+    const char *name, *cert, *key;
+    bool acme, other, node, admin; /* what it may: name these tenants, make nodes' calls, operators' */
+} who_t;
+
+static lw_status_t bare_call(const char *address, const test_certs_t *certs, const who_t *who, const char *path)
+{
+    const lw_rpc_tls_t tls = {.ca_pem = certs->ca, .cert_pem = who->cert, .key_pem = who->key};
+    lw_rpc_channel_t *channel = NULL;
+    lw_rpc_bytes_t reply = {0};
+    assert_int_equal(lw_rpc_connect(address, &tls, &channel, &error), LW_OK);
+    lw_status_t status = lw_rpc_call(channel, path, "", 0, 10 * SECOND, &reply, &error);
+    lw_rpc_bytes_free(&reply);
+    lw_rpc_disconnect(channel);
+    return status;
+}
+
+static void may_name(const char *address, const test_certs_t *certs, const who_t *who, const char *tenant, bool may)
+{
+    lwc_control_params_t params = {.size = sizeof(params), .seeds = address, .tenant = tenant, .timeout_us = 10 * SECOND,
+                                   .ca_pem = certs->ca, .cert_pem = who->cert, .key_pem = who->key};
+    lwc_control_t *control = NULL;
+    lwc_session_info_t info, rows[8];
+    lw_view_t view;
+    uint32_t count;
+    const lw_status_t allowed = may ? LW_OK : LW_ERR_PERMISSION;
+    assert_int_equal(lwc_control_open(&params, &control, &error), LW_OK);
+    assert_int_equal(create(control, &info), allowed);
+    if (!may && (strstr(error.text, tenant) == NULL || strstr(error.text, who->name) == NULL))
+        fail_msg("\"%s\" names not both %s and %s", error.text, who->name, tenant);
+    assert_int_equal(lwc_control_list(control, 0, 8, rows, &count, &error), allowed);
+    assert_int_equal(lwc_control_renew(control, LEASE, &count, &error), allowed);
+    assert_int_equal(lwc_control_drop(control, may ? info.session_id : 1, &error), allowed);
+    assert_int_equal(lwc_control_fleet_get(control, &view, &error), LW_OK); /* anybody of the authority may see that */
+    lwc_view_free(&view);
+    lwc_control_close(control);
+}
+
+static void test_a_certificate_says_for_which_tenants_and_in_which_role(void **state)
+{
+    test_certs_t certs;
+    if (!test_certs_make(&certs))
+        skip();
+    const who_t whos[] = {
+        {"client", certs.client_cert, certs.client_key, true, false, false, false},
+        {"bare", certs.bare_cert, certs.bare_key, false, false, false, false},
+        {"server", certs.server_cert, certs.server_key, true, true, true, false},
+        {"admin", certs.admin_cert, certs.admin_key, true, true, false, true},
+    };
+    static const char *const for_nodes[] = {"/longwave.v1.Fleet/Sync", "/longwave.v1.Fleet/Orphans",
+                                            "/longwave.v1.Fleet/Expire", "/longwave.v1.Session/Check"};
+    static const char *const for_admins[] = {"/longwave.v1.Admin/Status", "/longwave.v1.Admin/SetLogLevel"};
+    for (unsigned i = 0; i < 2; i++) {
+        nodes[i].params.ca_pem = certs.ca;
+        nodes[i].params.cert_pem = certs.server_cert;
+        nodes[i].params.key_pem = certs.server_key;
+        nodes[i].ctl = node_start(&nodes[i].params);
+    }
+    WAIT_FOR(view_is(&nodes[1], "UUD") && view_is(&nodes[0], "UUD"));
+    for (unsigned n = 0; n < 2; n++) { /* the holder, and a node that sends calls on as itself */
+        for (size_t w = 0; w < LW_ARRAY_SIZE(whos); w++) {
+            const who_t *who = &whos[w];
+            may_name(nodes[n].address, &certs, who, "acme", who->acme);
+            may_name(nodes[n].address, &certs, who, "other", who->other);
+            may_name(nodes[n].address, &certs, who, "acme2", who->other);
+            may_name(nodes[n].address, &certs, who, "acm", who->other);
+            for (size_t i = 0; i < LW_ARRAY_SIZE(for_nodes); i++)
+                assert_int_equal(
+                    bare_call(nodes[n].address, &certs, who, for_nodes[i]) != LW_ERR_PERMISSION, who->node);
+            for (size_t i = 0; i < LW_ARRAY_SIZE(for_admins); i++)
+                assert_int_equal(
+                    bare_call(nodes[n].address, &certs, who, for_admins[i]) != LW_ERR_PERMISSION, who->admin);
+        }
+    }
+    test_certs_free(&certs);
+}
+
+static bool heartbeats_failed(const test_certs_t *certs, const node_t *node)
+{
+    lwc_control_params_t params = {.size = sizeof(params), .seeds = node->address, .timeout_us = 5 * SECOND,
+                                   .ca_pem = certs->ca, .cert_pem = certs->admin_cert, .key_pem = certs->admin_key};
+    lwc_control_t *control = NULL;
+    lwc_node_status_t status;
+    assert_int_equal(lwc_control_open(&params, &control, &error), LW_OK);
+    if (lwc_control_admin_status(control, NULL, &status, &error) != LW_OK)
+        fail_msg("%s", error.text);
+    const char *count = strstr(status.metrics, "\nstoraged_ctl_syncs_failed ");
+    count = count ? strchr(count, ' ') + 1 : "0";
+    bool failed = strtoull(count, NULL, 10) >= 2;
+    lwc_node_status_free(&status);
+    lwc_control_close(control);
+    return failed;
+}
+
+/* Nodes whose certificate does not say so are no nodes. */
+static void test_a_node_with_a_clients_certificate_stays_outside(void **state)
+{
+    test_certs_t certs;
+    if (!test_certs_make(&certs))
+        skip();
+    for (unsigned i = 0; i < 2; i++) {
+        nodes[i].params.ca_pem = certs.ca;
+        nodes[i].params.cert_pem = i == 0 ? certs.server_cert : certs.client_cert;
+        nodes[i].params.key_pem = i == 0 ? certs.server_key : certs.client_key;
+        nodes[i].ctl = node_start(&nodes[i].params);
+    }
+    WAIT_FOR(view_is(&nodes[0], "UDD"));
+    WAIT_FOR(heartbeats_failed(&certs, &nodes[1]));
+    assert_true(view_is(&nodes[0], "UDD"));
+    lwc_control_params_t params = {.size = sizeof(params), .seeds = nodes[1].address, .timeout_us = 5 * SECOND,
+                                   .ca_pem = certs.ca, .cert_pem = certs.client_cert, .key_pem = certs.client_key};
+    lwc_control_t *control = NULL;
+    lwc_session_info_t info;
+    assert_int_equal(lwc_control_open(&params, &control, &error), LW_OK);
+    assert_int_equal(create(control, &info), LW_OK); /* sent on under a certificate of the same tenant */
+    lwc_control_close(control);
+    assert_int_equal(lwd_ctl_epoch(nodes[1].ctl), 0); /* no heartbeat of it was ever answered */
+    assert_false(lwd_ctl_writable(nodes[1].ctl));
+    test_certs_free(&certs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +385,8 @@ int main(void)
         CASE(test_when_the_holder_goes_nodes_keep_their_view_and_stop_writing),
         CASE(test_every_node_answers_for_the_fleet),
         CASE(test_a_fleet_with_mtls_lets_only_its_own_in),
+        CASE(test_a_certificate_says_for_which_tenants_and_in_which_role),
+        CASE(test_a_node_with_a_clients_certificate_stays_outside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
