@@ -15,6 +15,7 @@
     XX(COMMIT_ACK_EARLY, "planted bug: a commit is acknowledged before it is verified")       \
     XX(CHECKSUM_SKIP, "planted bug: the reader accepts records without comparing checksums")  \
     XX(GENERATION_REUSE, "planted bug: a freed handle's generation is used again")            \
+    XX(MOVE_EARLY, "planted bug: a manifest is changed before the copy has landed")           \
     XX(REPLY_DROP, "a data-plane reply is not sent")                                          \
     XX(REPLY_CORRUPT, "one byte of a fetch reply is flipped")                                 \
     XX(RESERVE_FULL, "a reservation is refused as if the arena were full")                    \

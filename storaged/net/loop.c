@@ -2,6 +2,7 @@
  * then sleep on the fabric's descriptor and the worker's own. How long it spins adapts: work that comes soon
  * after falling asleep lengthens it, long sleeps shorten it. */
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <time.h>
 
@@ -9,6 +10,7 @@
 
 #define SLEEP_US 20000u /* the reaper and the questions run at least this often */
 #define CPU_SAMPLE_US 200000u
+#define YIELD_AFTER_US 16u /* of spinning: answers that are on their way come sooner */
 
 static uint64_t thread_cpu_us(void)
 {
@@ -21,7 +23,8 @@ static uint64_t thread_cpu_us(void)
 static bool nothing_waits(const lwd_worker_t *worker)
 {
     return lwd_ring_empty(&worker->answers) && lwd_ring_empty(&worker->endings) &&
-           lwd_ring_empty(&worker->changes) && lwd_ring_empty(&worker->returned);
+           lwd_ring_empty(&worker->changes) && lwd_ring_empty(&worker->returned) &&
+           lwd_ring_empty(&worker->tasks);
 }
 
 /* Returns when there may be work, or after SLEEP_US. */
@@ -61,8 +64,11 @@ void lwd_loop_run(lwd_worker_t *worker, const lw_clock_t *clock, const _Atomic u
             continue;
         }
         uint64_t most = atomic_load_explicit(spin_us, memory_order_relaxed);
-        if (now - worked < spin)
+        if (now - worked < spin) {
+            if (now - worked >= YIELD_AFTER_US)
+                (void)sched_yield(); /* whoever shares the core may be the one that is waited for */
             continue;
+        }
         worker_sleep(worker);
         uint64_t slept = lw_now_us(clock) - now;
         now += slept;

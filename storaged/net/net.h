@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "fabric/fabric.h"
 #include "storaged/shard/shard.h"
+#include "storaged/shard/task.h"
 #include "wire/msg.h"
 
 #define LWD_ORIGINS_MAX 64u /* sessions that one session may read from: itself and its line of forks */
@@ -19,6 +20,7 @@
 #define LWD_REQUESTS_PER_PEER_MAX 256u
 #define LWD_HELLO_US 10000000u     /* from accept to HELLO; then the connection is closed */
 #define LWD_HELLO_LOOK_US 250000u  /* between two looks for those that are late */
+#define LWD_TASKS_MAX 256u      /* tasks of other threads waiting for the owner */
 #define LWD_ROUND_NEWS_MAX 64u  /* news and changes handled in one round */
 #define LWD_SPACE_ASK_US 50000u /* between two requests for room */
 #define LWD_REPLY_UNIT_BYTES 4096u
@@ -33,6 +35,7 @@ typedef struct lwd_node {
     uint64_t node_id, incarnation;
     _Atomic uint64_t fleet_id, epoch; /* 0: the catalogue was not reached yet */
     _Atomic bool writable, draining;
+    _Atomic uint64_t node_token[2]; /* what other nodes show to read any segment; zeros: not known yet */
 } lwd_node_t;
 
 /* ---- questions ---- */
@@ -116,6 +119,9 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us);
 /* Any thread. An answer always finds room. An ending goes to worker 0; ERR_BUSY: too many wait; tell again
  * later. */
 LW_CHECK lw_status_t lwd_worker_tell(lwd_worker_t *worker, const lwd_news_t *news);
+/* Any thread: runs a task on the owner's thread (worker 0). OK: it will run, unless the worker is destroyed first;
+ * ERR_BUSY: too many wait. */
+LW_CHECK lw_status_t lwd_worker_submit(lwd_worker_t *owner, lwd_task_t *task);
 /* Any thread: stop once nothing is in flight, at the latest at the deadline; round() goes on until stopped().
  */
 void lwd_worker_stop(lwd_worker_t *worker, uint64_t deadline_us);

@@ -95,7 +95,7 @@ struct lwd_worker {
     uint32_t fetch_count;
     lwd_slice_t *slices;
     uint32_t slice_count;
-    lwd_ring_t answers, endings, changes, returned;
+    lwd_ring_t answers, endings, changes, returned, tasks;
     uint64_t next_space_ask_us, next_show_us, next_stranger_us;
     bool orphans_asked;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];

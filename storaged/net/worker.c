@@ -51,6 +51,7 @@ static lw_status_t allocate(lwd_worker_t *worker)
         lwd_ring_init(&worker->answers, params->request_max + 1, sizeof(lwd_news_t)) != LW_OK ||
         lwd_ring_init(&worker->endings, LWD_NEWS_MAX, sizeof(lwd_news_t)) != LW_OK ||
         lwd_ring_init(&worker->changes, params->change_max + 1, sizeof(lwd_request_t *)) != LW_OK ||
+        lwd_ring_init(&worker->tasks, LWD_TASKS_MAX, sizeof(lwd_task_t *)) != LW_OK ||
         lwd_ring_init(&worker->returned, params->request_max, sizeof(lwd_request_t *)) != LW_OK)
         return LW_ERR_NO_MEMORY;
     worker->reply_mapped = lw_align_up(params->reply_bytes, 2u << 20);
@@ -135,6 +136,7 @@ void lwd_worker_destroy(lwd_worker_t *worker)
     lwd_ring_fini(&worker->endings);
     lwd_ring_fini(&worker->changes);
     lwd_ring_fini(&worker->returned);
+    lwd_ring_fini(&worker->tasks);
     if (worker->reply != NULL)
         (void)munmap(worker->reply, worker->reply_mapped);
     if (worker->wake_fd >= 0)
@@ -171,6 +173,27 @@ lw_status_t lwd_worker_tell(lwd_worker_t *worker, const lwd_news_t *news)
     LW_ASSERT(pushed); /* one answer for each question, and a request asks one at a time */
     lwd_worker_wake(worker);
     return LW_OK;
+}
+
+lw_status_t lwd_worker_submit(lwd_worker_t *owner, lwd_task_t *task)
+{
+    LW_ASSERT(lwd_is_owner(owner));
+    atomic_store_explicit(&task->done, false, memory_order_relaxed);
+    if (!lwd_ring_push(&owner->tasks, &task))
+        return LW_ERR_BUSY;
+    lwd_worker_wake(owner);
+    return LW_OK;
+}
+
+static unsigned run_tasks(lwd_worker_t *worker)
+{
+    lwd_task_t *task;
+    unsigned ran = 0;
+    for (; ran < LWD_ROUND_NEWS_MAX && lwd_ring_pop(&worker->tasks, &task); ran++) {
+        task->run(task, worker->params.shard, worker->now_us);
+        atomic_store_explicit(&task->done, true, memory_order_release);
+    }
+    return ran;
 }
 
 static void hear_one(lwd_worker_t *worker, const lwd_news_t *news)
@@ -259,7 +282,7 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us)
     worker->now_us = now_us;
     unsigned events = hear(worker);
     if (lwd_is_owner(worker))
-        events += lwd_changes_run(worker);
+        events += lwd_changes_run(worker) + run_tasks(worker);
     events += lwd_changes_returned(worker);
     events += worker->params.fabric->progress(worker->fabric);
     if (worker->byes > 0)

@@ -92,6 +92,7 @@ lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t 
     }
     lwd_slot_list_remove(shard, &shard->reserved, ref.slot);
     shard->written++;
+    segment->written_us = now_us;
     segment->ask_us = now_us + atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
     lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
     lw_count(&shard->params.stats->commits, 1);

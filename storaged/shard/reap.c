@@ -26,6 +26,19 @@ uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin_id, uint16_t rank, ui
     return freed;
 }
 
+/* The catalogue calls a written copy dead. One that a manifest had placed here serves on for a lease after that was
+ * noticed, for readers whose directory is older. */
+static bool may_go(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
+{
+    uint64_t lease_us = atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+    if (segment->seen == 0)
+        return true;
+    if (segment->unplaced_us == 0)
+        segment->unplaced_us = now_us;
+    segment->ask_us = segment->unplaced_us + lease_us;
+    return now_us >= segment->ask_us;
+}
+
 void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const bool *dead, uint32_t count,
                        uint64_t now_us)
 {
@@ -33,14 +46,16 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
         uint32_t slot = lwd_index_find(shard, &names[i], lw_segment_name_hash(&names[i]));
         if (slot == LWD_SLOT_NONE)
             continue;
-        if (dead[i]) {
-            bool was_written = lwd_segment_state(&shard->slots[slot]) == LWD_SEGMENT_WRITTEN;
+        lwd_segment_t *segment = &shard->slots[slot];
+        bool written = lwd_segment_state(segment) == LWD_SEGMENT_WRITTEN;
+        if (!segment->asked || segment->held) /* a move has taken it up since it was asked about */
+            continue;
+        segment->asked = false;
+        if (!dead[i]) {
+            segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
+        } else if (!written || may_go(shard, segment, now_us)) {
             lwd_segment_kill(shard, slot);
-            lw_count(was_written ? &shard->params.stats->orphans_freed
-                                 : &shard->params.stats->reserves_reclaimed,
-                     1);
-        } else {
-            shard->slots[slot].ask_us = now_us + LWD_ORPHAN_ASK_US;
+            lw_count(written ? &shard->params.stats->orphans_freed : &shard->params.stats->reserves_reclaimed, 1);
         }
     }
 }
@@ -48,6 +63,7 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
 static void suspect(lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
 {
     segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
+    segment->asked = true;
     shard->suspects[shard->suspect_count++] = segment->name;
 }
 
@@ -61,11 +77,12 @@ static void reap_reserved(lwd_shard_t *shard, uint64_t now_us)
         lwd_segment_t *segment = &shard->slots[slot];
         if (segment->ask_us == 0)
             segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
-        if (lwd_writer_gone(shard, segment->client_id, segment->incarnation, now_us)) {
+        bool held = segment->held; /* by a move, which gives it back itself */
+        if (!held && lwd_writer_gone(shard, segment->client_id, segment->incarnation, now_us)) {
             lwd_segment_kill(shard, slot);
             lw_count(&shard->params.stats->reserves_reclaimed, 1);
         } else {
-            if (now_us >= segment->ask_us && shard->suspect_count < LWD_SUSPECTS_MAX)
+            if (!held && now_us >= segment->ask_us && shard->suspect_count < LWD_SUSPECTS_MAX)
                 suspect(shard, segment, now_us);
             lwd_slot_list_remove(shard, &shard->reserved, slot);
             lwd_slot_list_push(shard, &shard->reserved, slot);
@@ -73,13 +90,28 @@ static void reap_reserved(lwd_shard_t *shard, uint64_t now_us)
     }
 }
 
-/* A written segment whose writer can no longer commit it, and which the catalogue was not asked about lately.
- */
-static bool suspicious(const lwd_shard_t *shard, const lwd_segment_t *segment, uint64_t now_us)
+/* Has the last scan gone by without finding this copy in a manifest, and that a lease ago? */
+static bool unplaced(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
 {
-    if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || now_us < segment->ask_us)
+    if (segment->seen >= shard->scan || segment->written_us >= shard->scan_began_us) {
+        segment->unplaced_us = 0;
         return false;
-    return shard->origins.rows[segment->origin].term > segment->name.generation ||
+    }
+    if (segment->unplaced_us == 0)
+        segment->unplaced_us = now_us;
+    return now_us - segment->unplaced_us >= atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+}
+
+/* A written segment that no manifest has here, or whose writer can no longer commit it, and which the catalogue was
+ * not asked about lately. */
+static bool suspicious(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
+{
+    if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || segment->held)
+        return false;
+    bool nowhere = unplaced(shard, segment, now_us);
+    if (now_us < segment->ask_us)
+        return false;
+    return nowhere || shard->origins.rows[segment->origin].term > segment->name.generation ||
            lwd_writer_gone(shard, segment->client_id, segment->incarnation, now_us);
 }
 

@@ -17,13 +17,43 @@ lw_status_t lwd_shard_grant(lwd_shard_t *shard, uint64_t origin_id, uint32_t ter
     while (slot != LWD_SLOT_NONE) {
         lwd_segment_t *segment = &shard->slots[slot];
         uint32_t next = segment->origin_next;
-        if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN && segment->name.generation < term) {
+        if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN && segment->name.generation < term && !segment->held) {
             lwd_segment_kill(shard, slot);
             lw_count(&shard->params.stats->reserves_reclaimed, 1);
         }
         slot = next;
     }
     return LW_OK;
+}
+
+uint32_t lwd_segment_make(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segment_name_t *name, uint64_t hash,
+                          uint64_t bytes)
+{
+    lwd_shard_recycle(shard, LWD_TICK_SLOTS);
+    if (LW_FAULT(RESERVE_FULL) || shard->free.count == 0)
+        return LWD_SLOT_NONE;
+    uint64_t offset = lwd_extents_alloc(shard->params.extents, bytes);
+    if (offset == LWD_EXTENT_NONE)
+        return LWD_SLOT_NONE;
+    uint32_t slot = shard->free.first;
+    lwd_slot_list_remove(shard, &shard->free, slot);
+    lwd_segment_t *segment = &shard->slots[slot];
+    LW_ASSERT(atomic_load(&segment->borrows) == 0);
+    segment->extent = shard->params.arena + offset;
+    segment->bytes = bytes;
+    segment->head_count = 0;
+    segment->name = *name;
+    segment->name_hash = hash;
+    segment->extent_offset = offset;
+    segment->book_offset = LWD_EXTENT_NONE;
+    segment->client_id = segment->incarnation = 0;
+    segment->ask_us = segment->written_us = segment->seen = segment->unplaced_us = 0;
+    segment->held = segment->asked = false;
+    lwd_origin_link(shard, origin, slot);
+    lwd_index_insert(shard, slot);
+    lwd_slot_list_push(shard, &shard->reserved, slot);
+    lwd_segment_move(segment, LWD_SEGMENT_RESERVED);
+    return slot;
 }
 
 /* RESERVE for a name that is here already. */
@@ -74,32 +104,13 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
     uint32_t slot = lwd_index_find(shard, name, hash);
     if (slot != LWD_SLOT_NONE)
         return reserve_again(shard, slot, reserve, reserved_out);
-    lwd_shard_recycle(shard, LWD_TICK_SLOTS);
-    if (LW_FAULT(RESERVE_FULL) || shard->free.count == 0)
+    slot = lwd_segment_make(shard, origin, name, hash, reserve->bytes);
+    if (slot == LWD_SLOT_NONE)
         return no_room(shard, reserve->bytes, reserved_out);
-    uint64_t offset = lwd_extents_alloc(shard->params.extents, reserve->bytes);
-    if (offset == LWD_EXTENT_NONE)
-        return no_room(shard, reserve->bytes, reserved_out);
-
-    slot = shard->free.first;
-    lwd_slot_list_remove(shard, &shard->free, slot);
     lwd_segment_t *segment = &shard->slots[slot];
-    LW_ASSERT(atomic_load(&segment->borrows) == 0);
-    segment->extent = shard->params.arena + offset;
-    segment->bytes = reserve->bytes;
-    segment->head_count = 0;
-    segment->name = *name;
-    segment->name_hash = hash;
-    segment->extent_offset = offset;
-    segment->book_offset = LWD_EXTENT_NONE;
     segment->client_id = reserve->client_id;
     segment->incarnation = reserve->incarnation;
-    segment->ask_us = 0;
     origin->term = name->generation;
-    lwd_origin_link(shard, origin, slot);
-    lwd_index_insert(shard, slot);
-    lwd_slot_list_push(shard, &shard->reserved, slot);
-    lwd_segment_move(segment, LWD_SEGMENT_RESERVED);
     lw_count(&shard->params.stats->reserves, 1);
     reserved_out->ref = (lwd_ref_t){slot, lwd_segment_generation(segment)};
     return LW_OK;

@@ -46,9 +46,14 @@ typedef struct lwd_segment {
     uint64_t client_id, incarnation;     /* the writer */
     uint64_t ask_us;                     /* when the catalogue may be asked about it next; 0: not set yet */
     uint64_t retired;                    /* dying: epoch of the guards */
+    uint64_t written_us;                 /* when it became readable */
+    uint64_t seen;        /* the last scan of the manifests that found this copy placed here; 0: none */
+    uint64_t unplaced_us; /* when a scan was first over without finding it; 0: not so */
     uint32_t origin;                     /* in the table of origins */
     uint32_t origin_next, origin_prev;   /* segments of one origin */
     uint32_t list_next, list_prev;       /* free, reserved or dying slots */
+    bool held;  /* a move works on it: no lease, term or verdict takes it away, an ending does */
+    bool asked; /* the catalogue's verdict is awaited */
 } lwd_segment_t;
 
 static inline uint64_t lwd_segment_word(uint32_t generation, lwd_segment_state_t state)

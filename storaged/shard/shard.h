@@ -111,6 +111,25 @@ uint32_t lwd_shard_end(lwd_shard_t *shard, uint64_t origin, uint16_t rank, uint3
 void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const bool *dead, uint32_t count,
                        uint64_t now_us);
 
+/* ---- copies from other nodes ---- */
+/* Room for a copy of a segment that a manifest has, held: no term is asked for or raised, and until pulled() neither a
+ * new term nor a lease nor a verdict takes it away; an ending does. It lands and is verified as a writer's does.
+ * ERR_EXISTS: it is written here already, *ref_out and the hold are as with OK. ERR_BUSY (a writer or another move is at
+ * it), ERR_STALE (its session has ended), ERR_INVALID (can never fit), ERR_EXHAUSTED. */
+LW_CHECK lw_status_t lwd_shard_pull(lwd_shard_t *shard, const lw_segment_name_t *name, uint64_t bytes,
+                                    lwd_ref_t *ref_out);
+/* The move is over: frees what was not written. placed: a manifest has the copy here; otherwise the catalogue is asked
+ * about it soon. Fine for a copy that is gone. */
+void lwd_shard_pulled(lwd_shard_t *shard, lwd_ref_t ref, bool placed, uint64_t now_us);
+/* A written copy that turned out to be wrong is unpublished; false when there is none or a move holds it. */
+bool lwd_shard_distrust(lwd_shard_t *shard, lwd_ref_t ref);
+/* Scan number `scan` (ascending, from 1) found these names placed on this node. have_out[i]: there is a copy, perhaps
+ * unfinished. */
+void lwd_shard_placed(lwd_shard_t *shard, const lw_segment_name_t *names, uint32_t count, uint64_t scan, bool *have_out);
+/* Scan `scan`, begun at began_us, is over: copies written before it that it did not find are asked about a lease after
+ * that was noticed. */
+void lwd_shard_scanned(lwd_shard_t *shard, uint64_t scan, uint64_t began_us);
+
 /* ---- time ---- */
 /* Recycles freed extents, reclaims dead writers' reservations, looks for suspects, refreshes gauges. Bounded;
  * call it once a round. */

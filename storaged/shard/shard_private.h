@@ -49,6 +49,7 @@ struct lwd_shard {
     uint32_t written_cursor;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
     uint32_t suspect_count;
+    uint64_t scan, scan_began_us; /* the last scan of the manifests that is over; 0: none yet */
     uint32_t *scratch; /* record offsets of one head while a table is built */
 };
 
@@ -60,6 +61,10 @@ uint32_t lwd_index_find(const lwd_shard_t *shard, const lw_segment_name_t *name,
 void lwd_index_insert(lwd_shard_t *shard, uint32_t slot);
 /* RESERVED, VERIFYING or WRITTEN -> DYING: out of the index at once, memory later. */
 void lwd_segment_kill(lwd_shard_t *shard, uint32_t slot);
+/* Takes a free slot and an extent for a name that is not here, RESERVED; LWD_SLOT_NONE: no room. The caller says who
+ * writes it. */
+uint32_t lwd_segment_make(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segment_name_t *name, uint64_t hash,
+                          uint64_t bytes);
 /* Recycles what nobody holds any more; looks at no more than `most` slots. */
 void lwd_shard_recycle(lwd_shard_t *shard, uint32_t most);
 /* The owner's view of a live segment of that generation; NULL: freed. */

@@ -64,6 +64,8 @@ ALLOWED = {
     "storaged/tier/": ["proto/base/", "proto/wire/", "storaged/io/", "storaged/mem/"] + DAEMON,
     "storaged/net/": ["proto/base/", "proto/wire/", "proto/fabric/", "storaged/shard/", "storaged/io/",
                       "storaged/mem/"] + DAEMON,
+    "storaged/move/": ["proto/base/", "proto/wire/", "proto/fabric/", "storaged/shard/", "storaged/mem/",
+                       "storaged/catalogue/catalogue.h"] + DAEMON,
     "storaged/etcd/": ["proto/base/", "proto/rpc/", "proto/pb/"],
     "storaged/catalogue/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/etcd/"] + DAEMON,
     "storaged/member/": ["proto/base/", "proto/wire/", "proto/rpc/", "proto/pb/", "storaged/catalogue/"] + DAEMON,
