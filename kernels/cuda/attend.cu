@@ -1,27 +1,29 @@
-/* attend.cu - the fourth launch of a layer: what needs no fetch. The estimate of every tile, and cached items in place in
+/* attend.cu - the fourth launch of a layer: what needs no fetch. The estimate of every part of a tile, and cached items in place in
  * their pages, each into a partial slot of its own.
  *
  * Grid: `hit_blocks` blocks for each (session, KV head), which share its item tiles, and behind them persistent blocks over
- * the list of (session, range, KV head). Bytes: the value half of the index (not of clusters that nothing weighs on), logits
- * once or twice, pages of the hits. Floor at 1M tokens of Llama-3-8B, 32 query heads: 68 MB of values and 25 MB of logits a
+ * the list of (session, range, KV head, part). 16-bit rows of head_dim 64, 128 or 256 go through the matrix units (exact.cuh,
+ * estimate.cuh) in small blocks; the others, which are for tests, take the plain way. Bytes: the value half of the index, logits
+ * once, pages of the hits. Floor at 1M tokens of Llama-3-8B, 32 query heads: 68 MB of values and 25 MB of logits a
  * layer, 31 us at 3.03 TB/s, and 45 us of pages at 3.2% retrieved; at 128K 3.8 us and 5.7 us. */
 #include "kernels/cuda/estimate.cuh"
 #include "kernels/cuda/items.cuh"
 
-template <uint32_t KIND, uint32_t LANES, uint32_t QC> union attend_work {
-    items_shared<KIND, LANES, QC> items;
-    estimate_shared<LANES, QC> estimate;
-};
+#define ATTEND_THREADS 128u
+#define ATTEND_WARPS (ATTEND_THREADS / 32u)
+#define ATTEND_BLOCKS 5u /* of a processor */
 
-template <uint32_t KIND, uint32_t LANES, uint32_t QC> struct attend_block {
-    step_items_t ranges;
-    attend_work<KIND, LANES, QC> work;
+template <typename ITEMS, typename ESTIMATE> struct attend_block {
+    step_items_t parts;
+    union {
+        ITEMS items;
+        ESTIMATE estimate;
+    };
 };
 
 /* Item tiles number `first`, `first` + `stride` and so on of one (session, KV head). */
-template <uint32_t KIND, uint32_t LANES, uint32_t QC>
-LWK_DEVICE void attend_hits(items_shared<KIND, LANES, QC> *sh, const lwk_step_t *step, uint32_t s, uint32_t head,
-                            uint32_t first, uint32_t stride)
+template <typename ITEMS>
+LWK_DEVICE void attend_hits(ITEMS *sh, const lwk_step_t *step, uint32_t s, uint32_t head, uint32_t first, uint32_t stride)
 {
     const lwk_session_t *session = lwk_step_session(step, s);
     if (session == NULL)
@@ -35,58 +37,107 @@ LWK_DEVICE void attend_hits(items_shared<KIND, LANES, QC> *sh, const lwk_step_t 
         if (lwk_warp() == 0)
             lwk_items_cached(&sh->list, step, session, head, items + begin, min(count - begin, LWK_ITEM_TILE));
         __syncthreads();
-        lwk_items_attend<KIND, LANES, QC>(sh, step, s, head, lwk_slot_hits(&step->scratch, tile));
+        lwk_items_attend(sh, step, s, head, lwk_slot_hits(&step->scratch, tile), (float)sh->list.pending);
     }
 }
 
-template <uint32_t KIND, uint32_t LANES, uint32_t QC>
-LWK_KERNEL(STEP_THREADS, 2)
-void attend_kernel(LWK_ARGS(lwk_step_t) step, uint32_t hit_blocks)
+/* Parts of the batch's sessions, counted through. Ends with a barrier. */
+LWK_DEVICE void attend_list(step_items_t *parts, const lwk_step_t *step)
 {
-    typedef attend_block<KIND, LANES, QC> block_t;
-    LWK_SHARED(block_t, sh);
-    uint32_t heads = step.shape.kv_head_count, hits = step.session_count * heads * hit_blocks;
-    if (blockIdx.x < hits) {
-        uint32_t pair = blockIdx.x / hit_blocks;
-        attend_hits<KIND, LANES, QC>(&sh->work.items, &step, pair / heads, pair % heads, blockIdx.x % hit_blocks,
-                                     hit_blocks);
-        return;
-    }
-    if (threadIdx.x < step.session_count) {
-        const lwk_session_t *session = lwk_step_session(&step, threadIdx.x);
-        sh->ranges.first[threadIdx.x] = session != NULL ? heads * session->range_count : 0;
+    if (threadIdx.x < step->session_count) {
+        const lwk_session_t *session = lwk_step_session(step, threadIdx.x);
+        parts->first[threadIdx.x] = session != NULL ? step->shape.kv_head_count * session->range_count *
+                                                          lwk_session_parts(&step->shape, session)
+                                                    : 0;
     }
     __syncthreads();
     if (threadIdx.x == 0)
-        lwk_items_sum(&sh->ranges, step.session_count);
+        lwk_items_sum(parts, step->session_count);
     __syncthreads();
-    uint32_t total = sh->ranges.first[step.session_count];
-    for (uint32_t item = blockIdx.x - hits; item < total; item += gridDim.x - hits) {
-        uint32_t s = lwk_items_session(&sh->ranges, step.session_count, item);
-        uint32_t number = item - sh->ranges.first[s];
-        lwk_estimate_tile<LANES, QC>(&sh->work.estimate, &step, lwk_step_session(&step, s), s, number % heads,
-                                     number / heads);
+}
+
+template <uint32_t D, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void attend_parts(step_items_t *list, estimate_shared<D, QC, THREADS> *sh, const lwk_step_t *step, uint32_t first,
+                             uint32_t stride)
+{
+    uint32_t heads = step->shape.kv_head_count;
+    attend_list(list, step);
+    uint32_t total = list->first[step->session_count];
+    for (uint32_t item = first; item < total; item += stride) {
+        uint32_t s = lwk_items_session(list, step->session_count, item), number = item - list->first[s];
+        const lwk_session_t *session = lwk_step_session(step, s);
+        uint32_t parts = lwk_session_parts(&step->shape, session);
+        lwk_estimate_part<D, QC, THREADS>(sh, step, session, s, number / parts % heads, number / parts / heads, number % parts,
+                                          parts);
     }
 }
 
-template <uint32_t KIND, uint32_t LANES, uint32_t QC>
-static lw_status_t run(const lwk_dev_t *dev, const lwk_step_t *step, cudaStream_t stream)
+template <uint32_t D, uint32_t DTYPE, uint32_t QC>
+LWK_KERNEL(ATTEND_THREADS, ATTEND_BLOCKS)
+void attend_exact_kernel(LWK_ARGS(lwk_step_t) step, uint32_t hit_blocks)
 {
-    size_t shared = sizeof(attend_block<KIND, LANES, QC>);
+    typedef attend_block<items_exact<D, DTYPE, ATTEND_WARPS>, estimate_shared<D, QC, ATTEND_THREADS>> block_t;
+    LWK_SHARED(block_t, sh);
+    uint32_t heads = step.shape.kv_head_count, hits = step.session_count * heads * hit_blocks, pair = blockIdx.x / hit_blocks;
+    if (blockIdx.x < hits)
+        attend_hits(&sh->items, &step, pair / heads, pair % heads, blockIdx.x % hit_blocks, hit_blocks);
+    else
+        attend_parts<D, QC, ATTEND_THREADS>(&sh->parts, &sh->estimate, &step, blockIdx.x - hits, gridDim.x - hits);
+}
+
+template <uint32_t KIND, uint32_t LANES>
+LWK_KERNEL(STEP_THREADS, 1)
+void attend_plain_kernel(LWK_ARGS(lwk_step_t) step, uint32_t hit_blocks)
+{
+    typedef attend_block<items_shared<KIND, LANES, 4>, estimate_shared<0, 4, STEP_THREADS>> block_t;
+    LWK_SHARED(block_t, sh);
+    uint32_t heads = step.shape.kv_head_count, hits = step.session_count * heads * hit_blocks, pair = blockIdx.x / hit_blocks;
+    if (blockIdx.x < hits)
+        attend_hits(&sh->items, &step, pair / heads, pair % heads, blockIdx.x % hit_blocks, hit_blocks);
+    else
+        attend_parts<0, 4, STEP_THREADS>(&sh->parts, &sh->estimate, &step, blockIdx.x - hits, gridDim.x - hits);
+}
+
+/* ---- host ---- */
+
+typedef void (*attend_kernel_t)(lwk_step_t step, uint32_t hit_blocks);
+
+static lw_status_t launch(const lwk_dev_t *dev, attend_kernel_t kernel, unsigned threads, uint32_t blocks_each, size_t shared,
+                          const lwk_step_t *step, cudaStream_t stream)
+{
     if (step == NULL)
-        return lwk_kernel_load(attend_kernel<KIND, LANES, QC>, STEP_THREADS, shared);
-    uint32_t pairs = step->session_count * step->shape.kv_head_count;
+        return lwk_kernel_load(kernel, threads, shared);
+    uint32_t pairs = step->session_count * step->shape.kv_head_count, fill = blocks_each * dev->processors;
     uint32_t hit_blocks = lwk_blocks_each(dev, pairs, step->scratch.item_capacity / LWK_ITEM_TILE + 1);
-    uint64_t most = (uint64_t)pairs * step->scratch.range_list_capacity;
-    unsigned ranges = (unsigned)lw_min_u64(most, 2 * dev->processors);
-    return lwk_launch("attend", attend_kernel<KIND, LANES, QC>, dim3(pairs * hit_blocks + ranges), STEP_THREADS, shared,
-                      stream, *step, hit_blocks);
+    uint64_t most = (uint64_t)step->session_count * step->shape.kv_head_count * step->scratch.part_capacity;
+    uint32_t hits = pairs * hit_blocks, rest = fill > hits + dev->processors ? fill - hits : dev->processors;
+    unsigned parts = (unsigned)lw_min_u64(most, rest);
+    return lwk_launch("attend", kernel, dim3(hits + parts), threads, shared, stream, *step, hit_blocks);
+}
+
+template <uint32_t D, uint32_t DTYPE>
+static lw_status_t run_exact(const lwk_dev_t *dev, uint32_t queries, const lwk_step_t *step, cudaStream_t stream)
+{
+    typedef items_exact<D, DTYPE, ATTEND_WARPS> items_t;
+    typedef attend_block<items_t, estimate_shared<D, 4, ATTEND_THREADS>> few_t;
+    typedef attend_block<items_t, estimate_shared<D, 8, ATTEND_THREADS>> many_t;
+    return queries <= 4 ? launch(dev, attend_exact_kernel<D, DTYPE, 4>, ATTEND_THREADS, ATTEND_BLOCKS, sizeof(few_t), step, stream)
+                        : launch(dev, attend_exact_kernel<D, DTYPE, 8>, ATTEND_THREADS, ATTEND_BLOCKS, sizeof(many_t), step, stream);
+}
+
+template <uint32_t KIND, uint32_t LANES, uint32_t>
+static lw_status_t run_plain(const lwk_dev_t *dev, const lwk_step_t *step, cudaStream_t stream)
+{
+    typedef attend_block<items_shared<KIND, LANES, 4>, estimate_shared<0, 4, STEP_THREADS>> block_t;
+    return launch(dev, attend_plain_kernel<KIND, LANES>, STEP_THREADS, 1, sizeof(block_t), step, stream);
 }
 
 static lw_status_t dispatch(const lwk_dev_t *dev, const lwk_shape_t *shape, uint32_t queries, const lwk_step_t *step,
                             cudaStream_t stream)
 {
-    LWK_STEP_DISPATCH(shape, queries, run, dev, step, stream);
+    if (lwk_exact_serves(shape))
+        LWK_EXACT_DISPATCH(shape, run_exact, dev, queries, step, stream);
+    LWK_STEP_DISPATCH(shape, 4, run_plain, dev, step, stream);
 }
 
 lw_status_t lwk_cuda_attend_load(const lwk_shape_t *shape)

@@ -170,10 +170,10 @@ LWK_DEVICE void lwk_rows_reduce(float (*scratch)[LANES * LWK_ROW_PART], const fl
     }
 }
 
-/* Writes the sums to partial slot `slot` of the block's queries. */
+/* Writes the sums to partial slot `slot` of the block's queries, and `note` to its reserved field. */
 template <uint32_t KIND, uint32_t LANES, uint32_t QC>
 LWK_DEVICE void lwk_rows_end(rows_shared<KIND, LANES, QC> *sh, const rows_sum<QC> *sum, const lwk_step_t *step,
-                             uint32_t s, uint32_t head, uint32_t first, uint32_t slot)
+                             uint32_t s, uint32_t head, uint32_t first, uint32_t slot, float note)
 {
     const lwk_scratch_t *scratch = &step->scratch;
     uint32_t d = step->shape.head_dim, count = lwk_query_count(step);
@@ -184,7 +184,7 @@ LWK_DEVICE void lwk_rows_end(rows_shared<KIND, LANES, QC> *sh, const rows_sum<QC
         size_t at = lwk_group_row(step, s, head, first + q) * scratch->partial_capacity + slot;
         lwk_rows_reduce<LANES>(sh->sum, sum->o[q], d, NULL, NULL, 0.0f, scratch->partial_out + at * d);
         if (threadIdx.x == 0) {
-            lwk_partial_t partial = {sh->largest[q], sh->z[q], 0.0f, 0.0f};
+            lwk_partial_t partial = {sh->largest[q], sh->z[q], 0.0f, note};
             scratch->partial[at] = partial;
         }
     }
