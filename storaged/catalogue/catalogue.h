@@ -1,7 +1,7 @@
 /* catalogue.h - the fleet's memory of sessions: who exists, who may write, where the ranges are.
  *
- * A table with two implementations here: SQLite (held by the first node of a static fleet) and a simulated one; a third on
- * etcd comes with the fleet. One conformance test runs over all. Calls are synchronous and may touch the disk: they run on
+ * A table with three implementations: SQLite (held by the first node of a static fleet), etcd (used by all nodes at once) and
+ * a simulated one. One conformance test runs over all. Calls are synchronous and may touch the disk: they run on
  * the control thread, never on a data thread. Outputs are written only on success. Times are unix microseconds, passed in.
  * A handle belongs to one thread at a time.
  *
@@ -90,7 +90,7 @@ typedef struct lwd_create {
 
 typedef struct lwd_catalogue_ops {
     const char *name;
-    /* `where`: a file path for SQLite (":memory:" allowed), ignored by sim. */
+    /* `where`: a file path for SQLite (":memory:" allowed), "etcd://..." for etcd, ignored by sim. */
     LW_CHECK lw_status_t (*open)(const char *where, lwd_catalogue_t **out, lw_error_t *error);
     void (*close)(lwd_catalogue_t *);
 
@@ -178,5 +178,8 @@ typedef struct lwd_catalogue_ops {
 
 const lwd_catalogue_ops_t *lwd_catalogue_sqlite(void);
 const lwd_catalogue_ops_t *lwd_catalogue_sim(void);
+/* On etcd; where: as lwd_etcd_open_where takes it. Any number of handles and nodes at once. Calls end within about 1.5 s:
+ * ERR_FLEET when etcd does not answer (what was to be written may be so all the same: ask again). */
+const lwd_catalogue_ops_t *lwd_catalogue_etcd(void);
 
 #endif /* LWD_CATALOGUE_H */

@@ -33,6 +33,10 @@ typedef struct lwd_etcd_params {
 
 /* Checks the parameters and connects to nobody yet. */
 LW_CHECK lw_status_t lwd_etcd_open(const lwd_etcd_params_t *params, lwd_etcd_t **etcd_out, lw_error_t *error);
+/* The same from one text: "etcd://host:port,host:port/prefix?ca=FILE&cert=FILE&key=FILE", the files' part left out for
+ * plaintext. prefix_out gets LWD_ETCD_PREFIX_MAX bytes: the text before all keys of this fleet. */
+#define LWD_ETCD_PREFIX_MAX 64u
+LW_CHECK lw_status_t lwd_etcd_open_where(const char *where, lwd_etcd_t **etcd_out, char *prefix_out, lw_error_t *error);
 /* Its watches must be closed. NULL is fine. */
 void lwd_etcd_close(lwd_etcd_t *etcd);
 /* The endpoint in use, "host:port"; lives as long as the handle. */

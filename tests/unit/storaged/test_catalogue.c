@@ -1,13 +1,32 @@
-/* test_catalogue.c - the conformance test of every catalogue: `test_catalogue sim`, `test_catalogue sqlite`. */
+/* test_catalogue.c - the conformance test of every catalogue: `test_catalogue sim`, `... sqlite`, `... etcd`. */
 #include "test_catalogue_support.h"
+
+#ifdef LW_HAVE_ETCD
+#include "etcd_process.h"
+
+static etcd_process_t etcd;
+#endif
 
 static const lwd_catalogue_ops_t *ops;
 static lwd_catalogue_t *cat;
 static lw_error_t error;
 
+static const char *where(void)
+{
+#ifdef LW_HAVE_ETCD
+    static char text[96];
+    static unsigned number; /* a fleet of its own for each test */
+    if (etcd.pid) {
+        snprintf(text, sizeof(text), "etcd://%s/test-%u", etcd.endpoint, number++);
+        return text;
+    }
+#endif
+    return ":memory:";
+}
+
 static int setup(void **state)
 {
-    return ops->open(":memory:", &cat, &error) == LW_OK ? 0 : -1;
+    return ops->open(where(), &cat, &error) == LW_OK ? 0 : -1;
 }
 
 static int teardown(void **state)
@@ -735,6 +754,12 @@ int main(int argc, char **argv)
     if (strcmp(which, "sqlite") == 0)
         ops = lwd_catalogue_sqlite();
 #endif
+#ifdef LW_HAVE_ETCD
+    if (strcmp(which, "etcd") == 0 && etcd_process_found()) {
+        ops = lwd_catalogue_etcd();
+        etcd_process_start(&etcd);
+    }
+#endif
     if (!ops) {
         printf("skipped: no catalogue '%s' in this build\n", which);
         return 77;
@@ -772,5 +797,9 @@ int main(int argc, char **argv)
         CASE(test_a_list_goes_on_from_the_last_id),
         CASE(test_the_fleet_has_an_id_an_epoch_that_grows_and_members_that_stay),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+#ifdef LW_HAVE_ETCD
+    etcd_process_remove(&etcd);
+#endif
+    return failed;
 }
