@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "storaged/mem/arena_private.h"
 #include "storaged/mem/numa.h"
 
 #ifndef MAP_HUGE_SHIFT
@@ -106,8 +107,8 @@ typedef struct touch {
 static void *touch_run(void *arg)
 {
     const touch_t *part = arg;
-    for (uint64_t at = 0; at < part->bytes; at += 4096)
-        *(volatile uint8_t *)(part->base + at) = 0;
+    for (uint64_t at = 0; at < part->bytes; at += 4096) /* or: a file's bytes stay what they are */
+        (void)__atomic_fetch_or(part->base + at, 0, __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -139,6 +140,26 @@ static void prefault(uint8_t *base, uint64_t bytes, uint32_t threads)
         (void)pthread_join(thread[i], NULL);
 }
 
+lw_status_t lwd_arena_finish(const lwd_arena_params_t *params, lwd_arena_t *arena, lw_error_t *error)
+{
+    arena->book_bytes = lw_align_up(arena->bytes / LWD_ARENA_BOOK_SHARE, 1ull << HUGE_2M_SHIFT);
+    lwd_pages_t book_pages;
+    arena->book = map_best(arena->book_bytes, LWD_PAGES_THP, &arena->book_mapped_bytes, &book_pages);
+    if (arena->book == NULL)
+        return lw_fail(error, LW_ERR_NO_MEMORY, "cannot map %llu bytes of bookkeeping: %s",
+                       (unsigned long long)arena->book_bytes, strerror(errno));
+    lwd_numa_place(arena->base, arena->mapped_bytes, params->numa_node);
+    lwd_numa_place(arena->book, arena->book_mapped_bytes, params->numa_node);
+    if (params->prefault) {
+        prefault(arena->base, arena->bytes, params->threads);
+        prefault(arena->book, arena->book_bytes, params->threads);
+    }
+    LW_INFO("mem", "arena of %llu MiB (+ %llu MiB bookkeeping), pages %s (asked %s), NUMA %s",
+            (unsigned long long)(arena->bytes >> 20), (unsigned long long)(arena->book_bytes >> 20),
+            lwd_pages_text(arena->pages), lwd_pages_text(params->pages), lwd_numa_text(params->numa_node));
+    return LW_OK;
+}
+
 lw_status_t lwd_arena_init(const lwd_arena_params_t *params, lwd_arena_t *arena_out, lw_error_t *error)
 {
     if (params->bytes < LWD_ARENA_BYTES_MIN)
@@ -149,23 +170,11 @@ lw_status_t lwd_arena_init(const lwd_arena_params_t *params, lwd_arena_t *arena_
     if (arena.base == NULL)
         return lw_fail(error, LW_ERR_NO_MEMORY, "cannot map an arena of %llu bytes: %s",
                        (unsigned long long)arena.bytes, strerror(errno));
-    arena.book_bytes = lw_align_up(arena.bytes / LWD_ARENA_BOOK_SHARE, 1ull << HUGE_2M_SHIFT);
-    lwd_pages_t book_pages;
-    arena.book = map_best(arena.book_bytes, LWD_PAGES_THP, &arena.book_mapped_bytes, &book_pages);
-    if (arena.book == NULL) {
+    lw_status_t status = lwd_arena_finish(params, &arena, error);
+    if (status != LW_OK) {
         (void)munmap(arena.base, arena.mapped_bytes);
-        return lw_fail(error, LW_ERR_NO_MEMORY, "cannot map %llu bytes of bookkeeping: %s",
-                       (unsigned long long)arena.book_bytes, strerror(errno));
+        return status;
     }
-    lwd_numa_place(arena.base, arena.mapped_bytes, params->numa_node);
-    lwd_numa_place(arena.book, arena.book_mapped_bytes, params->numa_node);
-    if (params->prefault) {
-        prefault(arena.base, arena.bytes, params->threads);
-        prefault(arena.book, arena.book_bytes, params->threads);
-    }
-    LW_INFO("mem", "arena of %llu MiB (+ %llu MiB bookkeeping), pages %s (asked %s), NUMA %s",
-            (unsigned long long)(arena.bytes >> 20), (unsigned long long)(arena.book_bytes >> 20),
-            lwd_pages_text(arena.pages), lwd_pages_text(params->pages), lwd_numa_text(params->numa_node));
     *arena_out = arena;
     return LW_OK;
 }

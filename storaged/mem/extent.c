@@ -18,6 +18,7 @@
 struct lwd_extents {
     uint32_t unit_shift, units;
     uint32_t used_units, extent_count, free_runs;
+    uint32_t take_at; /* first unit of a run, not after the last one taken; 0 after alloc or free */
     uint32_t coarse_map;
     uint32_t fine_map[COARSE];
     uint32_t head[COARSE][FINE];
@@ -160,6 +161,7 @@ uint64_t lwd_extents_alloc(lwd_extents_t *extents, uint64_t bytes)
         return LWD_EXTENT_NONE;
     uint32_t run = extents->length[first];
     LW_ASSERT((run & LIVE) == 0 && run >= units);
+    extents->take_at = 0;
     list_remove(extents, first);
     if (run > units)
         list_insert(extents, first + units, run - units);
@@ -167,6 +169,31 @@ uint64_t lwd_extents_alloc(lwd_extents_t *extents, uint64_t bytes)
     extents->used_units += units;
     extents->extent_count++;
     return (uint64_t)first << extents->unit_shift;
+}
+
+lw_status_t lwd_extents_take(lwd_extents_t *extents, uint64_t offset, uint64_t bytes)
+{
+    uint64_t unit_bytes = 1ull << extents->unit_shift, at = offset >> extents->unit_shift;
+    if (bytes == 0 || bytes > (uint64_t)extents->units << extents->unit_shift || at << extents->unit_shift != offset ||
+        at >= extents->units || (bytes + unit_bytes - 1) >> extents->unit_shift > extents->units - at)
+        return LW_ERR_INVALID;
+    uint32_t first = (uint32_t)at, units = (uint32_t)((bytes + unit_bytes - 1) >> extents->unit_shift);
+    uint32_t run = first >= extents->take_at ? extents->take_at : 0;
+    while (run + (extents->length[run] & ~LIVE) <= first)
+        run += extents->length[run] & ~LIVE;
+    uint32_t run_units = extents->length[run];
+    if ((run_units & LIVE) != 0 || run_units - (first - run) < units)
+        return LW_ERR_EXISTS;
+    list_remove(extents, run);
+    if (first > run)
+        list_insert(extents, run, first - run);
+    if (run + run_units > first + units)
+        list_insert(extents, first + units, run + run_units - first - units);
+    tag(extents, first, units, LIVE);
+    extents->used_units += units;
+    extents->extent_count++;
+    extents->take_at = first;
+    return LW_OK;
 }
 
 void lwd_extents_free(lwd_extents_t *extents, uint64_t offset)
@@ -178,6 +205,7 @@ void lwd_extents_free(lwd_extents_t *extents, uint64_t offset)
     uint32_t units = extents->length[first] & ~LIVE;
     LW_ASSERT(units > 0 && first + units <= extents->units &&
               extents->length[first + units - 1] == (units | LIVE));
+    extents->take_at = 0;
     extents->used_units -= units;
     extents->extent_count--;
     extents->length[first] = extents->length[first + units - 1] =

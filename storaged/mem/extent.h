@@ -32,6 +32,10 @@ void lwd_extents_destroy(lwd_extents_t *extents);
 /* Offset of an extent of at least `bytes` > 0, unit-aligned; LWD_EXTENT_NONE when no free run is large
  * enough. */
 uint64_t lwd_extents_alloc(lwd_extents_t *extents, uint64_t bytes);
+/* Makes the extent at `offset` (a unit's first byte) live, as alloc would have given it. For extents of an earlier
+ * life: in ascending order, and before the first alloc or free, this takes constant time. ERR_EXISTS: not all of it
+ * is free; ERR_INVALID: it does not lie in the range. */
+LW_CHECK lw_status_t lwd_extents_take(lwd_extents_t *extents, uint64_t offset, uint64_t bytes);
 /* Gives an extent back; `offset` must come from alloc and be live (asserted). */
 void lwd_extents_free(lwd_extents_t *extents, uint64_t offset);
 /* Bytes that the live extent at `offset` occupies (whole units). */

@@ -43,6 +43,7 @@ static lw_status_t allocate(lwd_worker_t *worker)
     lwd_attach_params_t attach = {
         .shard = params->shard,
         .capacity = params->attachment_max,
+        .life = (uint16_t)(params->node->incarnation >> 16), /* 65 ms, where incarnations are times */
         .per_connection_max = params->attachments_per_connection_max,
         .connection_max = params->connection_max,
     };

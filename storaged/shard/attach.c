@@ -12,7 +12,7 @@ typedef enum attach_kind { ATTACH_SEGMENT = 1, ATTACH_PROOF = 2 } attach_kind_t;
 /* As many as data.attachments. */
 typedef struct entry {
     uint32_t connection; /* NOBODY: free */
-    uint32_t generation; /* part of the handle; never 0 */
+    uint32_t generation; /* part of the handle: life << 16 | turn; the turn is never 0 */
     lwd_ref_t ref;       /* ATTACH_SEGMENT */
     uint64_t session;    /* ATTACH_PROOF */
     uint32_t term;
@@ -53,7 +53,7 @@ lw_status_t lwd_attach_create(const lwd_attach_params_t *params, lwd_attach_t **
     memset(attach->own_first, 0xff, params->connection_max * sizeof(*attach->own_first));
     for (uint32_t i = 0; i < params->capacity; i++)
         attach->entry[i] = (entry_t){
-            .connection = NOBODY, .generation = 1, .own_next = i + 1 < params->capacity ? i + 1 : NIL};
+            .connection = NOBODY, .generation = (uint32_t)params->life << 16 | 1, .own_next = i + 1 < params->capacity ? i + 1 : NIL};
     *attach_out = attach;
     return LW_OK;
 }
@@ -110,7 +110,8 @@ static void drop(lwd_attach_t *attach, uint32_t at)
     attach->own_count[connection]--;
     attach->count--;
     entry->connection = NOBODY;
-    entry->generation = entry->generation == UINT32_MAX ? 1 : entry->generation + 1;
+    uint32_t turn = (entry->generation + 1) & 0xffff;
+    entry->generation = (entry->generation & 0xffff0000u) | (turn != 0 ? turn : 1);
     entry->own_next = attach->free_first;
     attach->free_first = at;
 }
@@ -183,6 +184,8 @@ lw_status_t lwd_attach_resolve(const lwd_attach_t *attach, uint32_t connection, 
                                lwd_ref_t *ref_out, bool *writer_out)
 {
     uint32_t at = (uint32_t)handle;
+    if (handle >> 48 != attach->params.life)
+        return LW_ERR_STALE;
     if (at >= attach->params.capacity)
         return LW_ERR_NOT_FOUND;
     const entry_t *entry = &attach->entry[at];

@@ -12,7 +12,7 @@ lw_status_t lwd_shard_commit_begin(lwd_shard_t *shard, lwd_ref_t ref, uint64_t b
         lw_count(&shard->params.stats->commits_refused, 1);
         return LW_ERR_INVALID;
     }
-    *done_out = lwd_segment_state(segment) == LWD_SEGMENT_WRITTEN;
+    *done_out = lwd_segment_is_committed(lwd_segment_state(segment));
     if (*done_out)
         return LW_OK;
     if (lwd_segment_state(segment) == LWD_SEGMENT_VERIFYING)
@@ -45,7 +45,7 @@ lw_status_t lwd_shard_commit_verify(lwd_shard_t *shard, lwd_ref_t ref, lw_error_
 }
 
 /* Builds the record tables of a verified segment: one allocation, heads first. */
-static lw_status_t build_table(lwd_shard_t *shard, lwd_segment_t *segment)
+lw_status_t lwd_segment_build_table(lwd_shard_t *shard, lwd_segment_t *segment)
 {
     const lw_segment_head_t *head = lw_segment_heads(segment->extent);
     uint32_t head_count = lw_segment_header(segment->extent)->head_count;
@@ -76,6 +76,22 @@ static lw_status_t build_table(lwd_shard_t *shard, lwd_segment_t *segment)
     return LW_OK;
 }
 
+void lwd_segment_journal(lwd_shard_t *shard, const lwd_segment_t *segment)
+{
+    if (shard->params.journal == NULL)
+        return;
+    const lw_segment_header_t *header = lw_segment_header(segment->extent);
+    lwd_journal_row_t row = {
+        .name = segment->name,
+        .offset = segment->extent_offset,
+        .bytes = segment->bytes,
+        .fleet_id = atomic_load_explicit(&shard->fleet_id, memory_order_relaxed),
+        .header_check = header->header_check,
+        .table_check = header->table_check,
+    };
+    lwd_journal_put(shard->params.journal, &row);
+}
+
 lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t verdict, uint64_t now_us)
 {
     lwd_segment_release(&shard->slots[ref.slot]);
@@ -84,7 +100,7 @@ lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t 
         return LW_ERR_STALE;
     LW_ASSERT(lwd_segment_state(segment) == LWD_SEGMENT_VERIFYING);
     if (verdict == LW_OK)
-        verdict = build_table(shard, segment);
+        verdict = lwd_segment_build_table(shard, segment);
     if (verdict != LW_OK) {
         lwd_segment_move(segment, LWD_SEGMENT_RESERVED);
         lw_count(&shard->params.stats->commits_refused, 1);
@@ -94,6 +110,8 @@ lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t 
     shard->written++;
     segment->written_us = now_us;
     segment->ask_us = now_us + atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+    lwd_segment_touch(segment, now_us);
+    lwd_segment_journal(shard, segment);
     lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
     lw_count(&shard->params.stats->commits, 1);
     return LW_OK;

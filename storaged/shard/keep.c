@@ -17,7 +17,7 @@ lw_status_t lwd_shard_pull(lwd_shard_t *shard, const lw_segment_name_t *name, ui
     uint64_t hash = lw_segment_name_hash(name);
     uint32_t slot = lwd_index_find(shard, name, hash);
     bool here = slot != LWD_SLOT_NONE;
-    if (here && (shard->slots[slot].held || lwd_segment_state(&shard->slots[slot]) != LWD_SEGMENT_WRITTEN))
+    if (here && (shard->slots[slot].held || !lwd_segment_is_committed(lwd_segment_state(&shard->slots[slot]))))
         return LW_ERR_BUSY;
     if (!here)
         slot = lwd_segment_make(shard, origin, name, hash, bytes);
@@ -35,7 +35,7 @@ void lwd_shard_pulled(lwd_shard_t *shard, lwd_ref_t ref, bool placed, uint64_t n
         return;
     segment->held = false;
     segment->asked = false; /* a verdict that is on its way is older than what has just happened */
-    if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN) {
+    if (!lwd_segment_is_committed(lwd_segment_state(segment))) {
         lwd_segment_kill(shard, ref.slot);
         return;
     }
@@ -50,7 +50,7 @@ void lwd_shard_pulled(lwd_shard_t *shard, lwd_ref_t ref, bool placed, uint64_t n
 bool lwd_shard_distrust(lwd_shard_t *shard, lwd_ref_t ref)
 {
     lwd_segment_t *segment = lwd_segment_live(shard, ref);
-    if (segment == NULL || segment->held || lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN)
+    if (segment == NULL || segment->held || !lwd_segment_is_committed(lwd_segment_state(segment)))
         return false;
     lwd_segment_kill(shard, ref.slot);
     return true;

@@ -47,15 +47,20 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
         if (slot == LWD_SLOT_NONE)
             continue;
         lwd_segment_t *segment = &shard->slots[slot];
-        bool written = lwd_segment_state(segment) == LWD_SEGMENT_WRITTEN;
+        lwd_segment_state_t state = lwd_segment_state(segment);
+        bool committed = lwd_segment_is_committed(state);
         if (!segment->asked || segment->held) /* a move has taken it up since it was asked about */
             continue;
         segment->asked = false;
         if (!dead[i]) {
             segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
-        } else if (!written || may_go(shard, segment, now_us)) {
+            if (state == LWD_SEGMENT_RESTORED)
+                lwd_segment_confirm(shard, slot);
+        } else if (!committed || may_go(shard, segment, now_us)) {
             lwd_segment_kill(shard, slot);
-            lw_count(written ? &shard->params.stats->orphans_freed : &shard->params.stats->reserves_reclaimed, 1);
+            lw_count(committed || state == LWD_SEGMENT_RESTORED ? &shard->params.stats->orphans_freed
+                                                                : &shard->params.stats->reserves_reclaimed,
+                     1);
         }
     }
 }
@@ -106,7 +111,7 @@ static bool unplaced(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t 
  * not asked about lately. */
 static bool suspicious(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
 {
-    if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || segment->held)
+    if (!lwd_segment_is_committed(lwd_segment_state(segment)) || segment->held)
         return false;
     bool nowhere = unplaced(shard, segment, now_us);
     if (now_us < segment->ask_us)
@@ -138,16 +143,21 @@ static void show(lwd_shard_t *shard)
     lw_gauge(&stats->segments, usage.segments);
     lw_gauge(&stats->reservations, usage.reservations);
     lw_gauge(&stats->segments_dying, usage.dying);
+    lw_gauge(&stats->segments_spilled, usage.spilled);
+    lw_gauge(&stats->segments_restored, usage.restored);
 }
 
 void lwd_shard_tick(lwd_shard_t *shard, uint64_t now_us)
 {
     if (shard->dying.count > 0)
         lwd_shard_recycle(shard, LWD_TICK_SLOTS);
+    if (shard->leaving.count > 0)
+        lwd_leaving_run(shard, LWD_TICK_SLOTS);
     if (now_us < shard->next_tick_us)
         return;
     shard->next_tick_us = now_us + LWD_TICK_US;
     reap_reserved(shard, now_us);
+    lwd_restored_suspects(shard, now_us);
     find_suspects(shard, now_us);
     show(shard);
 }

@@ -17,7 +17,9 @@ lw_status_t lwd_shard_grant(lwd_shard_t *shard, uint64_t origin_id, uint32_t ter
     while (slot != LWD_SLOT_NONE) {
         lwd_segment_t *segment = &shard->slots[slot];
         uint32_t next = segment->origin_next;
-        if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN && segment->name.generation < term && !segment->held) {
+        lwd_segment_state_t state = lwd_segment_state(segment);
+        bool writes = (state == LWD_SEGMENT_RESERVED || state == LWD_SEGMENT_VERIFYING) && !segment->held;
+        if (writes && segment->name.generation < term) {
             lwd_segment_kill(shard, slot);
             lw_count(&shard->params.stats->reserves_reclaimed, 1);
         }
@@ -35,24 +37,9 @@ uint32_t lwd_segment_make(lwd_shard_t *shard, lwd_origin_t *origin, const lw_seg
     uint64_t offset = lwd_extents_alloc(shard->params.extents, bytes);
     if (offset == LWD_EXTENT_NONE)
         return LWD_SLOT_NONE;
-    uint32_t slot = shard->free.first;
-    lwd_slot_list_remove(shard, &shard->free, slot);
-    lwd_segment_t *segment = &shard->slots[slot];
-    LW_ASSERT(atomic_load(&segment->borrows) == 0);
-    segment->extent = shard->params.arena + offset;
-    segment->bytes = bytes;
-    segment->head_count = 0;
-    segment->name = *name;
-    segment->name_hash = hash;
-    segment->extent_offset = offset;
-    segment->book_offset = LWD_EXTENT_NONE;
-    segment->client_id = segment->incarnation = 0;
-    segment->ask_us = segment->written_us = segment->seen = segment->unplaced_us = 0;
-    segment->held = segment->asked = false;
-    lwd_origin_link(shard, origin, slot);
-    lwd_index_insert(shard, slot);
+    uint32_t slot = lwd_slot_fill(shard, origin, name, hash, bytes, offset);
     lwd_slot_list_push(shard, &shard->reserved, slot);
-    lwd_segment_move(segment, LWD_SEGMENT_RESERVED);
+    lwd_segment_move(&shard->slots[slot], LWD_SEGMENT_RESERVED);
     return slot;
 }
 
@@ -61,6 +48,8 @@ static lw_status_t reserve_again(lwd_shard_t *shard, uint32_t slot, const lwd_re
                                  lwd_reserved_t *reserved_out)
 {
     lwd_segment_t *segment = &shard->slots[slot];
+    if (lwd_segment_state(segment) == LWD_SEGMENT_RESTORED)
+        return LW_ERR_BUSY; /* the catalogue is being asked whether it lives */
     if (segment->bytes != reserve->bytes) {
         lw_count(&shard->params.stats->reserves_refused_exists, 1);
         return LW_ERR_EXISTS;
@@ -70,7 +59,7 @@ static lw_status_t reserve_again(lwd_shard_t *shard, uint32_t slot, const lwd_re
     segment->incarnation = reserve->incarnation;
     *reserved_out = (lwd_reserved_t){
         .ref = {slot, lwd_segment_generation(segment)},
-        .committed = lwd_segment_state(segment) == LWD_SEGMENT_WRITTEN,
+        .committed = lwd_segment_is_committed(lwd_segment_state(segment)),
     };
     return LW_OK;
 }
@@ -78,8 +67,9 @@ static lw_status_t reserve_again(lwd_shard_t *shard, uint32_t slot, const lwd_re
 static lw_status_t no_room(lwd_shard_t *shard, uint64_t bytes, lwd_reserved_t *reserved_out)
 {
     lw_count(&shard->params.stats->reserves_refused_full, 1);
-    shard->want_bytes += bytes;
-    reserved_out->retry_after_ms = shard->dying.count > 0 ? LWD_RETRY_DYING_MS : LWD_RETRY_FULL_MS;
+    lwd_shard_note_want(shard, bytes);
+    bool soon = shard->dying.count > 0 || shard->leaving.count > 0 || shard->writing_bytes > 0;
+    reserved_out->retry_after_ms = soon ? LWD_RETRY_DYING_MS : LWD_RETRY_FULL_MS;
     return LW_ERR_EXHAUSTED;
 }
 
@@ -146,7 +136,7 @@ lw_status_t lwd_shard_abort(lwd_shard_t *shard, lwd_ref_t ref)
     lwd_segment_t *segment = lwd_segment_live(shard, ref);
     if (segment == NULL)
         return LW_ERR_STALE;
-    if (lwd_segment_state(segment) == LWD_SEGMENT_WRITTEN)
+    if (lwd_segment_state(segment) != LWD_SEGMENT_RESERVED && lwd_segment_state(segment) != LWD_SEGMENT_VERIFYING)
         return LW_ERR_EXISTS;
     lwd_segment_kill(shard, ref.slot);
     lw_count(&shard->params.stats->aborts, 1);

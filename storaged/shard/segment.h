@@ -8,11 +8,14 @@
 
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "storaged/shard/segment_state.h"
 #include "wire/segment_name.h"
 
 #define LWD_SLOT_NONE UINT32_MAX
+#define LWD_LOG_NONE UINT32_MAX   /* no record in the log */
+#define LWD_HEAT_SHIFT 17u        /* heat counts 131 ms */
 
 typedef struct lwd_ref {
     uint32_t slot, generation;
@@ -39,10 +42,11 @@ typedef struct lwd_segment {
     uint64_t bytes;          /* of the segment; the extent is rounded up */
     const lwd_head_t *heads; /* [head_count], in the bookkeeping area */
     const lwd_record_t *records;
+    _Atomic uint32_t heat; /* when it was last fetched, LWD_HEAT_SHIFT */
     /* owner only */
     alignas(64) lw_segment_name_t name;
     uint64_t name_hash;
-    uint64_t extent_offset, book_offset; /* book_offset: LWD_EXTENT_NONE before it is written */
+    uint64_t extent_offset, book_offset; /* LWD_EXTENT_NONE: not in memory; no tables */
     uint64_t client_id, incarnation;     /* the writer */
     uint64_t ask_us;                     /* when the catalogue may be asked about it next; 0: not set yet */
     uint64_t retired;                    /* dying: epoch of the guards */
@@ -51,9 +55,13 @@ typedef struct lwd_segment {
     uint64_t unplaced_us; /* when a scan was first over without finding it; 0: not so */
     uint32_t origin;                     /* in the table of origins */
     uint32_t origin_next, origin_prev;   /* segments of one origin */
-    uint32_t list_next, list_prev;       /* free, reserved or dying slots */
+    uint32_t list_next, list_prev;       /* of the list that its state is in */
     bool held;  /* a move works on it: no lease, term or verdict takes it away, an ending does */
     bool asked; /* the catalogue's verdict is awaited */
+    bool writing;        /* written: on its way to the log */
+    bool wanted;         /* spilled: somebody waits for it */
+    uint32_t log_record; /* LWD_LOG_NONE: not in the log */
+    uint64_t fleet_id;   /* restored: the fleet whose sessions it knew */
 } lwd_segment_t;
 
 static inline uint64_t lwd_segment_word(uint32_t generation, lwd_segment_state_t state)
@@ -67,6 +75,13 @@ static inline lwd_segment_state_t lwd_segment_state(const lwd_segment_t *segment
 static inline uint32_t lwd_segment_generation(const lwd_segment_t *segment)
 {
     return (uint32_t)(atomic_load_explicit(&segment->word, memory_order_acquire) >> 8);
+}
+/* Any thread that serves from it. */
+static inline void lwd_segment_touch(lwd_segment_t *segment, uint64_t now_us)
+{
+    uint32_t heat = (uint32_t)(now_us >> LWD_HEAT_SHIFT);
+    if (atomic_load_explicit(&segment->heat, memory_order_relaxed) != heat)
+        atomic_store_explicit(&segment->heat, heat, memory_order_relaxed);
 }
 /* Any thread, while it may use the segment. The memory stays until as many releases. */
 static inline void lwd_segment_borrow(lwd_segment_t *segment)

@@ -99,7 +99,8 @@ lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **sha
         return LW_ERR_NO_MEMORY;
     }
     memset(shard->slots, 0, params->segment_max * sizeof(*shard->slots));
-    shard->free = shard->reserved = shard->dying = (lwd_slot_list_t){LWD_SLOT_NONE, LWD_SLOT_NONE, 0};
+    shard->free = (lwd_slot_list_t){LWD_SLOT_NONE, LWD_SLOT_NONE, 0};
+    shard->reserved = shard->dying = shard->restored = shard->leaving = shard->wanted = shard->free;
     for (uint32_t slot = 0; slot < params->segment_max; slot++) {
         atomic_init(&shard->slots[slot].word, lwd_segment_word(1, LWD_SEGMENT_FREE));
         lwd_slot_list_push(shard, &shard->free, slot);
@@ -132,17 +133,47 @@ void lwd_segment_move(lwd_segment_t *segment, lwd_segment_state_t to)
     atomic_store_explicit(&segment->word, word, memory_order_seq_cst);
 }
 
+/* Out of the list and the count that its state stands for. */
+static void leave_list(lwd_shard_t *shard, uint32_t slot, lwd_segment_state_t state)
+{
+    lwd_segment_t *segment = &shard->slots[slot];
+    switch (state) {
+    case LWD_SEGMENT_WRITTEN: shard->written--; break;
+    case LWD_SEGMENT_RESERVED:
+    case LWD_SEGMENT_VERIFYING: lwd_slot_list_remove(shard, &shard->reserved, slot); break;
+    case LWD_SEGMENT_RESTORED:
+        lwd_slot_list_remove(shard, &shard->restored, slot);
+        atomic_store_explicit(&shard->restoring, shard->restored.count, memory_order_release);
+        break;
+    case LWD_SEGMENT_LEAVING:
+        lwd_slot_list_remove(shard, &shard->leaving, slot);
+        shard->leaving_bytes -= segment->bytes;
+        break;
+    case LWD_SEGMENT_SPILLED:
+        if (segment->wanted)
+            lwd_slot_list_remove(shard, &shard->wanted, slot);
+        segment->wanted = false;
+        shard->spilled--;
+        break;
+    case LWD_SEGMENT_LOADING: shard->loading--; break;
+    default: break;
+    }
+}
+
 void lwd_segment_kill(lwd_shard_t *shard, uint32_t slot)
 {
     lwd_segment_t *segment = &shard->slots[slot];
     lwd_segment_state_t state = lwd_segment_state(segment);
     LW_ASSERT(lwd_segment_may_move(state, LWD_SEGMENT_DYING));
-    if (state == LWD_SEGMENT_WRITTEN)
-        shard->written--;
-    else
-        lwd_slot_list_remove(shard, &shard->reserved, slot);
+    leave_list(shard, slot, state);
     index_remove(shard, slot);
     lwd_origin_unlink(shard, slot);
+    if (shard->params.journal != NULL && segment->extent != NULL)
+        lwd_journal_clear(shard->params.journal, segment->extent_offset);
+    if (segment->log_record != LWD_LOG_NONE && shard->log_forget != NULL)
+        shard->log_forget(shard->log_arg, segment->log_record);
+    segment->log_record = LWD_LOG_NONE;
+    shard->settled++;
     /* Every handle to it is stale from here on. */
     uint32_t generation = lwd_segment_generation(segment) + (LW_FAULT(GENERATION_REUSE) ? 0 : 1);
     atomic_store_explicit(&segment->word, lwd_segment_word(generation, LWD_SEGMENT_DYING),
@@ -154,12 +185,7 @@ void lwd_segment_kill(lwd_shard_t *shard, uint32_t slot)
 static void recycle_one(lwd_shard_t *shard, uint32_t slot)
 {
     lwd_segment_t *segment = &shard->slots[slot];
-    lwd_extents_free(shard->params.extents, segment->extent_offset);
-    if (segment->book_offset != LWD_EXTENT_NONE)
-        lwd_extents_free(shard->params.book_extents, segment->book_offset);
-    segment->extent = NULL;
-    segment->heads = NULL;
-    segment->records = NULL;
+    lwd_segment_unload(shard, segment);
     lwd_slot_list_remove(shard, &shard->dying, slot);
     lwd_segment_move(segment, LWD_SEGMENT_FREE);
     lwd_slot_list_push(shard, &shard->free, slot);
@@ -184,6 +210,32 @@ void lwd_shard_recycle(lwd_shard_t *shard, uint32_t most)
     }
 }
 
+uint32_t lwd_slot_fill(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segment_name_t *name, uint64_t hash,
+                       uint64_t bytes, uint64_t offset)
+{
+    uint32_t slot = shard->free.first;
+    lwd_slot_list_remove(shard, &shard->free, slot);
+    lwd_segment_t *segment = &shard->slots[slot];
+    LW_ASSERT(atomic_load(&segment->borrows) == 0);
+    segment->extent = offset != LWD_EXTENT_NONE ? shard->params.arena + offset : NULL;
+    segment->bytes = bytes;
+    segment->head_count = 0;
+    segment->name = *name;
+    segment->name_hash = hash;
+    segment->extent_offset = offset;
+    segment->book_offset = LWD_EXTENT_NONE;
+    segment->client_id = segment->incarnation = 0;
+    segment->ask_us = segment->written_us = segment->seen = segment->unplaced_us = 0;
+    segment->held = segment->asked = false;
+    segment->log_record = LWD_LOG_NONE;
+    segment->writing = segment->wanted = false;
+    segment->fleet_id = 0;
+    atomic_store_explicit(&segment->heat, 0, memory_order_relaxed);
+    lwd_origin_link(shard, origin, slot);
+    lwd_index_insert(shard, slot);
+    return slot;
+}
+
 lwd_segment_t *lwd_segment_live(const lwd_shard_t *shard, lwd_ref_t ref)
 {
     if (ref.slot >= shard->params.segment_max)
@@ -200,7 +252,7 @@ lwd_segment_t *lwd_segment_live(const lwd_shard_t *shard, lwd_ref_t ref)
 lw_status_t lwd_shard_find(const lwd_shard_t *shard, const lw_segment_name_t *name, lwd_ref_t *ref_out)
 {
     uint32_t slot = lwd_index_find(shard, name, lw_segment_name_hash(name));
-    if (slot == LWD_SLOT_NONE || lwd_segment_state(&shard->slots[slot]) != LWD_SEGMENT_WRITTEN)
+    if (slot == LWD_SLOT_NONE || !lwd_segment_is_committed(lwd_segment_state(&shard->slots[slot])))
         return LW_ERR_NOT_FOUND;
     *ref_out = (lwd_ref_t){slot, lwd_segment_generation(&shard->slots[slot])};
     return LW_OK;
@@ -234,6 +286,8 @@ void lwd_shard_usage(const lwd_shard_t *shard, lwd_shard_usage_t *usage_out)
         .reservations = shard->reserved.count,
         .dying = shard->dying.count,
         .segment_max = shard->params.segment_max,
+        .spilled = shard->spilled + shard->loading,
+        .restored = shard->restored.count,
     };
 }
 
@@ -247,14 +301,22 @@ static bool slot_check(const lwd_shard_t *shard, uint32_t slot, uint32_t *count,
     count[state]++;
     if (state == LWD_SEGMENT_FREE)
         return segment->extent == NULL && atomic_load(&segment->borrows) == 0;
-    (*extent_count)++;
-    if (segment->extent != shard->params.arena + segment->extent_offset ||
-        lwd_extents_bytes(shard->params.extents, segment->extent_offset) < segment->bytes)
+    bool in_memory = segment->extent_offset != LWD_EXTENT_NONE;
+    *extent_count += in_memory ? 1 : 0;
+    if (in_memory != (segment->extent != NULL) ||
+        (in_memory && (segment->extent != shard->params.arena + segment->extent_offset ||
+                       lwd_extents_bytes(shard->params.extents, segment->extent_offset) < segment->bytes)))
         return false;
     bool indexed = lwd_index_find(shard, &segment->name, segment->name_hash) == slot;
     if (state == LWD_SEGMENT_DYING)
         return !indexed;
-    if ((state == LWD_SEGMENT_WRITTEN) != (segment->heads != NULL))
+    if (state == LWD_SEGMENT_SPILLED ? in_memory : !in_memory && state != LWD_SEGMENT_RESTORED)
+        return false;
+    if (!in_memory && segment->log_record == LWD_LOG_NONE)
+        return false;
+    bool tables = state == LWD_SEGMENT_WRITTEN || state == LWD_SEGMENT_LEAVING ||
+                  (state == LWD_SEGMENT_RESTORED && in_memory);
+    if (tables != (segment->heads != NULL))
         return false;
     return indexed && shard->origins.known.links[segment->origin].id == segment->name.origin;
 }
@@ -274,6 +336,10 @@ bool lwd_shard_check(const lwd_shard_t *shard)
     uint32_t held = count[LWD_SEGMENT_RESERVED] + count[LWD_SEGMENT_VERIFYING];
     return count[LWD_SEGMENT_FREE] == shard->free.count && held == shard->reserved.count &&
            count[LWD_SEGMENT_DYING] == shard->dying.count && count[LWD_SEGMENT_WRITTEN] == shard->written &&
-           linked == (uint64_t)held + shard->written && usage.extent_count == extent_count &&
+           count[LWD_SEGMENT_RESTORED] == shard->restored.count &&
+           count[LWD_SEGMENT_LEAVING] == shard->leaving.count && count[LWD_SEGMENT_SPILLED] == shard->spilled &&
+           count[LWD_SEGMENT_LOADING] == shard->loading &&
+           linked == (uint64_t)held + shard->written + shard->restored.count + shard->leaving.count +
+                         shard->spilled + shard->loading && usage.extent_count == extent_count &&
            lwd_extents_check(shard->params.extents) && lwd_extents_check(shard->params.book_extents);
 }

@@ -15,6 +15,7 @@
 #include "base/limits.h"
 #include "storaged/mem/extent.h"
 #include "storaged/shard/guard.h"
+#include "storaged/shard/journal.h"
 #include "storaged/shard/segment.h"
 #include "storaged/stats.h"
 
@@ -24,6 +25,9 @@
 #define LWD_TICK_SLOTS 64u            /* slots that a pass looks at */
 #define LWD_ORPHAN_ASK_US 60000000ull /* between two questions about one segment or reservation */
 #define LWD_SUSPECTS_MAX 64u          /* names of one question */
+#define LWD_RESTORE_ASK_US 1000000ull /* between two questions about one restored segment */
+#define LWD_HEAT_SCAN 512u            /* slots among which the coldest is chosen */
+#define LWD_FREE_SHARE 16u            /* with a log: this share of the arena is kept free */
 #define LWD_TERM_ENDED UINT32_MAX     /* fence of a session that has ended */
 
 typedef struct lwd_shard lwd_shard_t;
@@ -35,6 +39,7 @@ typedef struct lwd_shard_params {
     uint64_t lease_us; /* a writer without a connection for this long is dead */
     lwd_guards_t *guards;
     lwd_stats_t *stats; /* of the owner's thread */
+    lwd_journal_t *journal; /* of the arena; NULL: it dies with the process */
 } lwd_shard_params_t;
 
 LW_CHECK lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **shard_out);
@@ -90,8 +95,61 @@ LW_CHECK lw_status_t lwd_shard_commit(lwd_shard_t *shard, lwd_ref_t ref, uint64_
 /* Frees a reservation; ERR_STALE when it is gone, ERR_EXISTS when it was written. */
 LW_CHECK lw_status_t lwd_shard_abort(lwd_shard_t *shard, lwd_ref_t ref);
 
+/* ---- what an earlier life left (restore.c) ---- */
+typedef struct lwd_restore {
+    lw_segment_name_t name;
+    uint64_t bytes, fleet_id;
+    uint64_t offset;     /* in the arena, verified; LWD_EXTENT_NONE: not there */
+    uint32_t log_record; /* LWD_LOG_NONE: not there */
+} lwd_restore_t;
+/* Before the first round, extents of the arena in ascending order. Takes the extent and holds the segment until the
+ * catalogue has said that it lives; nobody finds it before. A name that is here already only learns its place in
+ * the log. ERR_EXISTS: the extent overlaps another, or the log's record is not needed; ERR_EXHAUSTED: no slot, or
+ * no room for its tables. */
+LW_CHECK lw_status_t lwd_shard_restore(lwd_shard_t *shard, const lwd_restore_t *restore);
+/* [any] The fleet that the catalogue belongs to. Restored segments are asked about from then on; those of another
+ * fleet are freed. */
+void lwd_shard_set_fleet(lwd_shard_t *shard, uint64_t fleet_id);
+/* [any] Restored segments that the catalogue was not asked about yet. */
+uint32_t lwd_shard_restoring(const lwd_shard_t *shard);
+
+/* ---- the log on disk (spill.c) ---- */
+/* Cold segments may leave memory from now on. `forget` is told of records that are needed no more, on the owner's
+ * thread. Before the first round. */
+void lwd_shard_set_log(lwd_shard_t *shard, void (*forget)(void *arg, uint32_t record), void *arg);
+typedef struct lwd_spill {
+    lwd_ref_t ref;
+    lw_segment_name_t name;
+    const uint8_t *data; /* stays until spill_end */
+    uint64_t bytes;
+} lwd_spill_t;
+/* The coldest segment to be written to the log now; false: enough memory is free, or on its way. */
+bool lwd_shard_spill_take(lwd_shard_t *shard, lwd_spill_t *spill_out);
+/* How it went: OK with the log's record. False: the segment was freed meanwhile, the record is not needed.
+ * ERR_EXHAUSTED: the log is full, evictions follow until lwd_shard_log_room. */
+bool lwd_shard_spill_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, uint32_t record);
+void lwd_shard_log_room(lwd_shard_t *shard); /* the log has room again */
+/* [any] Committed here, and not in memory. */
+bool lwd_shard_absent(const lwd_shard_t *shard, lwd_ref_t ref);
+/* Wants an absent segment back. True: nothing to wait for, it can be read or was freed. */
+bool lwd_shard_want(lwd_shard_t *shard, lwd_ref_t ref, uint64_t now_us);
+typedef struct lwd_load {
+    lwd_ref_t ref;
+    uint32_t record;
+    uint8_t *into; /* room for bytes, up to the next arena unit; stays until load_end */
+    uint64_t bytes;
+} lwd_load_t;
+/* The next wanted segment for which there is room. */
+bool lwd_shard_load_take(lwd_shard_t *shard, lwd_load_t *load_out);
+/* The bytes have landed and were read without an error (`status`); they are verified here. A copy that is not what
+ * it was is freed; ERR_STALE: it was freed meanwhile. */
+LW_CHECK lw_status_t lwd_shard_load_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, uint64_t now_us,
+                                        lw_error_t *error);
+/* Grows whenever something that somebody may wait for has changed. */
+uint64_t lwd_shard_settled(const lwd_shard_t *shard);
+
 /* ---- reading ---- */
-/* A written segment by name. ERR_NOT_FOUND. */
+/* A committed segment by name, wherever its bytes are. ERR_NOT_FOUND. */
 LW_CHECK lw_status_t lwd_shard_find(const lwd_shard_t *shard, const lw_segment_name_t *name,
                                     lwd_ref_t *ref_out);
 /* [any] The slot number's segment, or NULL for a number out of range; check it with lwd_shard_readable. */
@@ -143,6 +201,7 @@ uint32_t lwd_shard_take_suspects(lwd_shard_t *shard, lw_segment_name_t *names, u
 typedef struct lwd_shard_usage {
     uint64_t arena_bytes, arena_used_bytes, book_used_bytes;
     uint32_t segments, reservations, dying, segment_max;
+    uint32_t spilled, restored; /* committed and not in memory; not confirmed yet */
 } lwd_shard_usage_t;
 void lwd_shard_usage(const lwd_shard_t *shard, lwd_shard_usage_t *usage_out);
 /* Name index, lists, counts, states and both allocators agree. Linear time; for tests and the simulator. */

@@ -40,7 +40,17 @@ struct lwd_shard {
     uint32_t *index; /* open addressing by name: slot + 1, 0 empty */
     uint32_t index_mask;
     lwd_slot_list_t free, reserved, dying;
-    uint32_t written;
+    lwd_slot_list_t restored, leaving, wanted; /* wanted: spilled slots that somebody waits for */
+    uint32_t written, spilled, loading;
+    _Atomic uint32_t restoring; /* restored.count, for other threads */
+    _Atomic uint64_t fleet_id;  /* 0: the catalogue was not reached yet */
+    void (*log_forget)(void *arg, uint32_t record); /* NULL: no log */
+    void *log_arg;
+    bool log_full;
+    uint32_t cold_cursor;
+    uint64_t need_bytes;                   /* the largest extent that could not be had lately */
+    uint64_t leaving_bytes, writing_bytes; /* arena bytes that will be free soon */
+    uint64_t settled;
     lwd_origin_table_t origins;
     lwd_client_table_t clients;
     _Atomic uint64_t lease_us; /* the control side may change it */
@@ -67,8 +77,26 @@ uint32_t lwd_segment_make(lwd_shard_t *shard, lwd_origin_t *origin, const lw_seg
                           uint64_t bytes);
 /* Recycles what nobody holds any more; looks at no more than `most` slots. */
 void lwd_shard_recycle(lwd_shard_t *shard, uint32_t most);
+/* Fills a free slot: name, extent, index, origin; its state stays FREE. `offset` LWD_EXTENT_NONE: no extent. */
+uint32_t lwd_slot_fill(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segment_name_t *name, uint64_t hash,
+                       uint64_t bytes, uint64_t offset);
+/* Notes a refusal: room is wanted, from the log or from the catalogue. */
+void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes);
 /* The owner's view of a live segment of that generation; NULL: freed. */
 lwd_segment_t *lwd_segment_live(const lwd_shard_t *shard, lwd_ref_t ref);
+
+/* commit.c: record tables of a verified segment; ERR_EXHAUSTED. */
+LW_CHECK lw_status_t lwd_segment_build_table(lwd_shard_t *shard, lwd_segment_t *segment);
+void lwd_segment_journal(lwd_shard_t *shard, const lwd_segment_t *segment);
+
+/* restore.c */
+void lwd_restored_suspects(lwd_shard_t *shard, uint64_t now_us);
+void lwd_segment_confirm(lwd_shard_t *shard, uint32_t slot); /* RESTORED: the catalogue knows it */
+
+/* spill.c */
+void lwd_leaving_run(lwd_shard_t *shard, uint32_t most);
+/* Gives memory and tables of a segment back; the readers have passed. */
+void lwd_segment_unload(lwd_shard_t *shard, lwd_segment_t *segment);
 
 /* origin.c */
 LW_CHECK lw_status_t lwd_origins_init(lwd_origin_table_t *table, uint32_t capacity);

@@ -143,7 +143,7 @@ static void test_after_kill_9_clients_are_told_and_a_restart_serves_on_the_same_
     const uint16_t entry = 0;
     assert_int_equal(data_fetch(&client, &run, 1, &entry, 0), LW_OK);
     assert_int_equal(client.reply.run_status[0],
-                     LW_ERR_NOT_FOUND); /* the memory is gone, and so are its handles */
+                     LW_ERR_STALE); /* the memory is gone, and so are its handles */
     uint8_t *segment = put(&client, 0, &handle);
     lw_prng_t prng;
     lw_prng_seed(&prng, seed);

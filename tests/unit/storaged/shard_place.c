@@ -8,6 +8,38 @@ static uint64_t or_else(uint64_t value, uint64_t other)
     return value != 0 ? value : other;
 }
 
+/* A process's start. */
+static void begin(place_t *place)
+{
+    lwd_guards_init(&place->guards, place->threads);
+    memset(place->book, 0, place->book_bytes);
+    memset(&place->stats, 0, sizeof(place->stats));
+    lw_status_t status = lwd_extents_create(place->arena_bytes, LWD_ARENA_UNIT_BYTES, &place->extents);
+    LW_ASSERT(status == LW_OK);
+    status = lwd_extents_create(place->book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &place->book_extents);
+    LW_ASSERT(status == LW_OK);
+    place->params.extents = place->extents;
+    place->params.book_extents = place->book_extents;
+    if (place->head != NULL) {
+        status = lwd_journal_open(place->head, lwd_journal_bytes(place->arena_bytes, LWD_ARENA_UNIT_BYTES),
+                                  place->arena_bytes, 1 << 21, LWD_ARENA_UNIT_BYTES, &place->journal, NULL);
+        LW_ASSERT(status == LW_OK);
+    }
+    status = lwd_shard_create(&place->params, &place->shard);
+    LW_ASSERT(status == LW_OK);
+    status = lwd_shard_client_up(place->shard, 1, 1);
+    LW_ASSERT(status == LW_OK);
+    lwd_guard_quiet(&place->guards, 0);
+}
+
+void place_restart(place_t *place)
+{
+    lwd_shard_destroy(place->shard);
+    lwd_extents_destroy(place->extents);
+    lwd_extents_destroy(place->book_extents);
+    begin(place);
+}
+
 void place_init(place_t *place, const place_params_t *params)
 {
     memset(place, 0, sizeof(*place));
@@ -18,28 +50,27 @@ void place_init(place_t *place, const place_params_t *params)
     place->book = aligned_alloc(1 << 12, book_bytes);
     LW_ASSERT(place->arena != NULL && place->book != NULL);
     memset(place->arena, 0, arena_bytes);
-    lwd_guards_init(&place->guards, (uint32_t)or_else(params->threads, 1));
-    lw_status_t status = lwd_extents_create(arena_bytes, LWD_ARENA_UNIT_BYTES, &place->extents);
-    LW_ASSERT(status == LW_OK);
-    status = lwd_extents_create(book_bytes, LWD_ARENA_BOOK_UNIT_BYTES, &place->book_extents);
-    LW_ASSERT(status == LW_OK);
-    lwd_shard_params_t shard = {
+    if (params->journal) {
+        uint64_t head_bytes = lwd_journal_bytes(arena_bytes, LWD_ARENA_UNIT_BYTES);
+        place->head = aligned_alloc(4096, lw_align_up(head_bytes, 4096));
+        LW_ASSERT(place->head != NULL);
+        lwd_journal_format(place->head, arena_bytes, 1 << 21, LWD_ARENA_UNIT_BYTES, 77);
+    }
+    place->params = (lwd_shard_params_t){
         .arena = place->arena,
         .book = place->book,
-        .extents = place->extents,
-        .book_extents = place->book_extents,
         .segment_max = (uint32_t)or_else(params->segment_max, 64),
         .origin_max = (uint32_t)or_else(params->origin_max, 16),
         .client_max = (uint32_t)or_else(params->client_max, 8),
         .lease_us = PLACE_LEASE_US,
         .guards = &place->guards,
         .stats = &place->stats,
+        .journal = params->journal ? &place->journal : NULL,
     };
-    status = lwd_shard_create(&shard, &place->shard);
-    LW_ASSERT(status == LW_OK);
-    status = lwd_shard_client_up(place->shard, 1, 1);
-    LW_ASSERT(status == LW_OK);
-    lwd_guard_quiet(&place->guards, 0);
+    place->arena_bytes = arena_bytes;
+    place->book_bytes = book_bytes;
+    place->threads = (uint32_t)or_else(params->threads, 1);
+    begin(place);
 }
 
 void place_fini(place_t *place)
@@ -50,6 +81,7 @@ void place_fini(place_t *place)
     lwd_extents_destroy(place->book_extents);
     free(place->arena);
     free(place->book);
+    free(place->head);
 }
 
 void place_round(place_t *place, uint64_t us)

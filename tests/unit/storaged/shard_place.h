@@ -15,15 +15,23 @@ typedef struct place {
     lwd_stats_t stats;
     lwd_shard_t *shard;
     uint64_t now_us;
+    uint8_t *head; /* of the journal; NULL: none */
+    lwd_journal_t journal;
+    lwd_shard_params_t params;
+    uint64_t arena_bytes, book_bytes;
+    uint32_t threads;
 } place_t;
 
 typedef struct place_params {
     uint64_t arena_bytes, book_bytes;                      /* 0: 16 MiB, 1 MiB */
     uint32_t segment_max, origin_max, client_max, threads; /* 0: 64, 16, 8, 1 */
+    bool journal;
 } place_params_t;
 
 void place_init(place_t *place, const place_params_t *params);
 void place_fini(place_t *place);
+/* The process dies and another one finds the same arena and journal: nothing else is left. */
+void place_restart(place_t *place);
 /* The first thread passes a quiet point, and the reaper runs, as once a round. */
 void place_round(place_t *place, uint64_t us);
 lw_segment_name_t place_name(uint64_t origin, uint16_t layer, uint32_t first, uint32_t generation);

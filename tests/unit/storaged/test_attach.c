@@ -42,7 +42,7 @@ static void test_foreign_and_unknown_handles_look_alike(void **state)
     ref = place_put(&fixture.place, &name);
     assert_int_equal(lwd_attach_open(fixture.attach, 0, ref, false, &handle), LW_OK);
     assert_true(handle != 0);
-    const uint64_t unknown[] = {0, 1, handle + 1, handle + (1ull << 32), UINT64_MAX, handle ^ (1ull << 63)};
+    const uint64_t unknown[] = {0, 1, handle + 1, handle + (1ull << 32), UINT64_MAX >> 16, handle ^ (1ull << 47)};
     assert_int_equal(lwd_attach_resolve(fixture.attach, 1, handle, &found, &writer), LW_ERR_NOT_FOUND);
     for (size_t i = 0; i < LW_ARRAY_SIZE(unknown); i++)
         assert_int_equal(lwd_attach_resolve(fixture.attach, 0, unknown[i], &found, &writer),
@@ -50,6 +50,23 @@ static void test_foreign_and_unknown_handles_look_alike(void **state)
     assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle, &found, &writer), LW_OK);
     assert_int_equal(found.slot, ref.slot);
     assert_false(writer);
+    stop(&fixture);
+}
+
+static void test_a_handle_of_another_life_of_the_node_is_stale(void **state)
+{
+    fixture_t fixture;
+    lwd_ref_t found;
+    bool writer;
+    uint64_t handle;
+    (void)state;
+    start(&fixture, 16, 16);
+    lw_segment_name_t name = place_name(1, 0, 0, 1);
+    lwd_ref_t ref = place_put(&fixture.place, &name);
+    assert_int_equal(lwd_attach_open(fixture.attach, 0, ref, false, &handle), LW_OK);
+    assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle ^ (1ull << 48), &found, &writer), LW_ERR_STALE);
+    assert_int_equal(lwd_attach_resolve(fixture.attach, 0, handle ^ (1ull << 63), &found, &writer), LW_ERR_STALE);
+    assert_int_equal(lwd_attach_resolve(fixture.attach, 0, UINT64_MAX, &found, &writer), LW_ERR_STALE);
     stop(&fixture);
 }
 
@@ -186,6 +203,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_foreign_and_unknown_handles_look_alike),
+        cmocka_unit_test(test_a_handle_of_another_life_of_the_node_is_stale),
         cmocka_unit_test(test_a_proof_is_no_handle),
         cmocka_unit_test(test_attaching_twice_gives_the_same_handle_and_keeps_the_right_to_write),
         cmocka_unit_test(test_a_connections_share_is_bounded_and_handles_of_freed_segments_make_room),

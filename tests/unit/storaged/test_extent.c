@@ -149,6 +149,76 @@ static void test_random_use_agrees_with_a_model(void **state)
     lwd_extents_destroy(extents);
 }
 
+static void test_extents_of_an_earlier_life_are_taken_where_they_were(void **state)
+{
+    lwd_extents_t *extents;
+    (void)state;
+    assert_int_equal(lwd_extents_create(64 * 1024, 1024, &extents), LW_OK);
+    assert_int_equal(lwd_extents_take(extents, 2048, 3000), LW_OK); /* units 2, 3, 4 */
+    assert_int_equal(lwd_extents_take(extents, 4096, 1), LW_ERR_EXISTS);
+    assert_int_equal(lwd_extents_take(extents, 1024, 1025), LW_ERR_EXISTS);
+    assert_int_equal(lwd_extents_take(extents, 5120, 1), LW_OK);
+    assert_int_equal(lwd_extents_take(extents, 63 * 1024, 1024), LW_OK);
+    assert_int_equal(lwd_extents_take(extents, 0, 2048), LW_OK); /* out of order is slower, and right */
+    assert_int_equal(lwd_extents_take(extents, 63 * 1024, 1025), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_take(extents, 64 * 1024, 1), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_take(extents, 6 * 1024 + 1, 1), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_take(extents, 6 * 1024, 0), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_take(extents, UINT64_MAX - 1023, 1024), LW_ERR_INVALID);
+    assert_int_equal(lwd_extents_bytes(extents, 2048), 3072);
+    assert_true(lwd_extents_check(extents));
+    lwd_extents_usage_t usage;
+    lwd_extents_usage(extents, &usage);
+    assert_int_equal(usage.used_bytes, 7 * 1024);
+    assert_int_equal(usage.extent_count, 4);
+    lwd_extents_free(extents, 2048);
+    lwd_extents_free(extents, 0);
+    assert_true(lwd_extents_check(extents));
+    assert_int_equal(lwd_extents_take(extents, 1024, 2048), LW_OK);
+    assert_int_equal(lwd_extents_alloc(extents, 57 * 1024), 6 * 1024);
+    assert_true(lwd_extents_check(extents));
+    lwd_extents_destroy(extents);
+}
+
+/* Takes what a random history left live, in ascending order, into a fresh allocator. */
+static void test_a_random_history_is_taken_over_whole(void **state)
+{
+    lwd_extents_t *before, *after;
+    uint64_t live[400];
+    uint32_t count = 0;
+    lw_prng_t prng;
+    (void)state;
+    lw_prng_seed(&prng, seed);
+    assert_int_equal(lwd_extents_create(4096 * 64, 64, &before), LW_OK);
+    assert_int_equal(lwd_extents_create(4096 * 64, 64, &after), LW_OK);
+    for (int step = 0; step < 3000; step++) {
+        uint64_t at = count < 400 ? lwd_extents_alloc(before, 1 + lw_prng_below(&prng, 3000)) : LWD_EXTENT_NONE;
+        if (at != LWD_EXTENT_NONE && lw_prng_below(&prng, 2) == 0) {
+            live[count++] = at;
+        } else if (at != LWD_EXTENT_NONE) {
+            lwd_extents_free(before, at);
+        } else {
+            uint32_t victim = (uint32_t)lw_prng_below(&prng, count);
+            lwd_extents_free(before, live[victim]);
+            live[victim] = live[--count];
+        }
+    }
+    for (uint64_t at = 0; at < 4096 * 64; at += 64) {
+        for (uint32_t i = 0; i < count; i++) {
+            if (live[i] == at)
+                assert_int_equal(lwd_extents_take(after, at, lwd_extents_bytes(before, at)), LW_OK);
+        }
+    }
+    lwd_extents_usage_t old, new;
+    lwd_extents_usage(before, &old);
+    lwd_extents_usage(after, &new);
+    assert_int_equal(old.used_bytes, new.used_bytes);
+    assert_int_equal(old.free_run_count, new.free_run_count);
+    assert_true(lwd_extents_check(after));
+    lwd_extents_destroy(before);
+    lwd_extents_destroy(after);
+}
+
 int main(int argc, char **argv)
 {
     seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
@@ -158,6 +228,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_more_than_there_is_has_no_place),
         cmocka_unit_test(test_the_last_fitting_run_is_found_in_a_full_range),
         cmocka_unit_test(test_freed_neighbours_become_one_run),
+        cmocka_unit_test(test_extents_of_an_earlier_life_are_taken_where_they_were),
+        cmocka_unit_test(test_a_random_history_is_taken_over_whole),
         cmocka_unit_test(test_random_use_agrees_with_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,264 @@
+/* spill.c - which segments leave memory for the log, and how they come back. Owner thread.
+ *
+ * A segment is written to the log while it is read from (it is immutable), then unpublished, and its memory is free
+ * once every reader has passed a quiet point. One that is in the log already leaves without being written again. */
+#include "storaged/shard/shard_private.h"
+
+#include "wire/segment_fmt.h"
+
+void lwd_shard_set_log(lwd_shard_t *shard, void (*forget)(void *arg, uint32_t record), void *arg)
+{
+    shard->log_forget = forget;
+    shard->log_arg = arg;
+}
+
+void lwd_shard_log_room(lwd_shard_t *shard)
+{
+    shard->log_full = false;
+}
+
+uint64_t lwd_shard_settled(const lwd_shard_t *shard)
+{
+    return shard->settled;
+}
+
+void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes)
+{
+    if (shard->log_forget != NULL)
+        shard->need_bytes = lw_max_u64(shard->need_bytes, bytes);
+    /* The catalogue is asked to evict only when nothing more can be spilled. */
+    if (shard->log_forget == NULL || shard->log_full || shard->free.count == 0 || shard->written == 0)
+        shard->want_bytes += bytes;
+}
+
+/* ---- out ---- */
+static void leave(lwd_shard_t *shard, uint32_t slot)
+{
+    lwd_segment_t *segment = &shard->slots[slot];
+    shard->written--;
+    shard->leaving_bytes += segment->bytes;
+    lwd_segment_move(segment, LWD_SEGMENT_LEAVING);
+    segment->retired = lwd_guard_retire(shard->params.guards);
+    lwd_slot_list_push(shard, &shard->leaving, slot);
+}
+
+void lwd_segment_unload(lwd_shard_t *shard, lwd_segment_t *segment)
+{
+    if (segment->extent_offset != LWD_EXTENT_NONE)
+        lwd_extents_free(shard->params.extents, segment->extent_offset);
+    if (segment->book_offset != LWD_EXTENT_NONE)
+        lwd_extents_free(shard->params.book_extents, segment->book_offset);
+    segment->extent_offset = segment->book_offset = LWD_EXTENT_NONE;
+    segment->extent = NULL;
+    segment->heads = NULL;
+    segment->records = NULL;
+}
+
+void lwd_leaving_run(lwd_shard_t *shard, uint32_t most)
+{
+    uint32_t slot = shard->leaving.first;
+    for (uint32_t i = 0; i < most && slot != LWD_SLOT_NONE; i++) {
+        lwd_segment_t *segment = &shard->slots[slot];
+        uint32_t next = segment->list_next;
+        if (!lwd_guard_passed(shard->params.guards, segment->retired))
+            return; /* the others were retired later */
+        lwd_slot_list_remove(shard, &shard->leaving, slot);
+        if (atomic_load_explicit(&segment->borrows, memory_order_seq_cst) == 0) {
+            shard->leaving_bytes -= segment->bytes;
+            if (shard->params.journal != NULL)
+                lwd_journal_clear(shard->params.journal, segment->extent_offset);
+            lwd_segment_unload(shard, segment);
+            shard->spilled++;
+            lwd_segment_move(segment, LWD_SEGMENT_SPILLED);
+        } else { /* a slow transfer must not hide the ones behind it */
+            segment->retired = lwd_guard_retire(shard->params.guards);
+            lwd_slot_list_push(shard, &shard->leaving, slot);
+        }
+        slot = next;
+    }
+}
+
+/* The coldest of the next slots; LWD_SLOT_NONE: none of them can leave. */
+static uint32_t coldest(lwd_shard_t *shard)
+{
+    uint32_t best = LWD_SLOT_NONE, best_heat = 0;
+    uint32_t most = shard->params.segment_max < LWD_HEAT_SCAN ? shard->params.segment_max : LWD_HEAT_SCAN;
+    for (uint32_t i = 0; i < most; i++) {
+        uint32_t slot = shard->cold_cursor;
+        shard->cold_cursor = (slot + 1) % shard->params.segment_max;
+        const lwd_segment_t *segment = &shard->slots[slot];
+        if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || segment->writing)
+            continue;
+        uint32_t heat = atomic_load_explicit(&segment->heat, memory_order_relaxed);
+        if (best == LWD_SLOT_NONE || heat < best_heat) {
+            best = slot;
+            best_heat = heat;
+        }
+    }
+    return best;
+}
+
+/* Is more memory wanted than is free or soon will be? */
+static bool pressed(lwd_shard_t *shard)
+{
+    lwd_extents_usage_t usage;
+    lwd_extents_usage(shard->params.extents, &usage);
+    lwd_extents_usage_t book;
+    lwd_extents_usage(shard->params.book_extents, &book);
+    uint64_t coming = shard->leaving_bytes + shard->writing_bytes, unused = usage.bytes - usage.used_bytes;
+    if (usage.largest_free_bytes >= shard->need_bytes)
+        shard->need_bytes = 0;
+    else if (coming == 0)
+        return true; /* enough may be free, but not in one piece */
+    if (coming == 0 && book.bytes - book.used_bytes < book.bytes / LWD_FREE_SHARE)
+        return true;
+    return unused + coming < lw_max_u64(usage.bytes / LWD_FREE_SHARE, shard->need_bytes);
+}
+
+bool lwd_shard_spill_take(lwd_shard_t *shard, lwd_spill_t *spill_out)
+{
+    while (!shard->log_full && pressed(shard)) {
+        uint32_t slot = coldest(shard);
+        if (slot == LWD_SLOT_NONE)
+            return false;
+        lwd_segment_t *segment = &shard->slots[slot];
+        if (segment->log_record != LWD_LOG_NONE) {
+            leave(shard, slot);
+            continue;
+        }
+        segment->writing = true;
+        shard->writing_bytes += segment->bytes;
+        lwd_segment_borrow(segment);
+        *spill_out = (lwd_spill_t){
+            .ref = {slot, lwd_segment_generation(segment)},
+            .name = segment->name,
+            .data = segment->extent,
+            .bytes = segment->bytes,
+        };
+        return true;
+    }
+    return false;
+}
+
+bool lwd_shard_spill_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, uint32_t record)
+{
+    lwd_segment_t *segment = &shard->slots[ref.slot];
+    lwd_segment_release(segment); /* it kept the slot from being recycled: bytes are still its own */
+    shard->writing_bytes -= segment->bytes;
+    segment->writing = false;
+    if (status == LW_ERR_EXHAUSTED)
+        shard->log_full = true;
+    if (lwd_segment_live(shard, ref) == NULL)
+        return false;
+    if (status != LW_OK)
+        return false;
+    segment->log_record = record;
+    lw_count(&shard->params.stats->spills, 1);
+    lw_count(&shard->params.stats->spill_bytes, segment->bytes);
+    leave(shard, ref.slot);
+    return true;
+}
+
+/* ---- back ---- */
+bool lwd_shard_absent(const lwd_shard_t *shard, lwd_ref_t ref)
+{
+    if (ref.slot >= shard->params.segment_max)
+        return false;
+    uint64_t word = atomic_load_explicit(&shard->slots[ref.slot].word, memory_order_acquire);
+    lwd_segment_state_t state = (lwd_segment_state_t)(word & 0xff);
+    return word >> 8 == ref.generation && lwd_segment_is_committed(state) && state != LWD_SEGMENT_WRITTEN;
+}
+
+bool lwd_shard_want(lwd_shard_t *shard, lwd_ref_t ref, uint64_t now_us)
+{
+    lwd_segment_t *segment = lwd_segment_live(shard, ref);
+    if (segment == NULL)
+        return true;
+    lwd_segment_touch(segment, now_us); /* what somebody waits for is not the coldest */
+    switch (lwd_segment_state(segment)) {
+    case LWD_SEGMENT_LEAVING:
+        lwd_slot_list_remove(shard, &shard->leaving, ref.slot);
+        shard->leaving_bytes -= segment->bytes;
+        shard->written++;
+        lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
+        return true;
+    case LWD_SEGMENT_SPILLED:
+        if (!segment->wanted) {
+            segment->wanted = true;
+            lwd_slot_list_push(shard, &shard->wanted, ref.slot);
+        }
+        return false;
+    case LWD_SEGMENT_LOADING: return false;
+    default: return true;
+    }
+}
+
+bool lwd_shard_load_take(lwd_shard_t *shard, lwd_load_t *load_out)
+{
+    uint32_t slot = shard->wanted.first;
+    if (slot == LWD_SLOT_NONE)
+        return false;
+    lwd_segment_t *segment = &shard->slots[slot];
+    uint64_t offset = lwd_extents_alloc(shard->params.extents, segment->bytes);
+    if (offset == LWD_EXTENT_NONE) {
+        lwd_shard_note_want(shard, segment->bytes);
+        return false;
+    }
+    lwd_slot_list_remove(shard, &shard->wanted, slot);
+    segment->wanted = false;
+    segment->extent = shard->params.arena + offset;
+    segment->extent_offset = offset;
+    shard->spilled--;
+    shard->loading++;
+    lwd_segment_move(segment, LWD_SEGMENT_LOADING);
+    lwd_segment_borrow(segment);
+    *load_out = (lwd_load_t){
+        .ref = {slot, lwd_segment_generation(segment)},
+        .record = segment->log_record,
+        .into = segment->extent,
+        .bytes = segment->bytes,
+    };
+    return true;
+}
+
+/* No room for the tables now: back to the log, and wanted again. */
+static lw_status_t load_again(lwd_shard_t *shard, uint32_t slot)
+{
+    lwd_segment_t *segment = &shard->slots[slot];
+    lwd_segment_unload(shard, segment);
+    shard->loading--;
+    shard->spilled++;
+    lwd_segment_move(segment, LWD_SEGMENT_SPILLED);
+    segment->wanted = true;
+    lwd_slot_list_push(shard, &shard->wanted, slot);
+    lwd_shard_note_want(shard, segment->bytes);
+    return LW_ERR_EXHAUSTED;
+}
+
+lw_status_t lwd_shard_load_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, uint64_t now_us,
+                               lw_error_t *error)
+{
+    lwd_segment_release(&shard->slots[ref.slot]);
+    lwd_segment_t *segment = lwd_segment_live(shard, ref);
+    if (segment == NULL)
+        return LW_ERR_STALE;
+    LW_ASSERT(lwd_segment_state(segment) == LWD_SEGMENT_LOADING);
+    if (status == LW_OK)
+        status = lwd_shard_commit_verify(shard, ref, error);
+    if (status != LW_OK) {
+        lwd_segment_kill(shard, ref.slot);
+        lw_count(&shard->params.stats->loads_failed, 1);
+        return status;
+    }
+    if (lwd_segment_build_table(shard, segment) != LW_OK)
+        return load_again(shard, ref.slot);
+    shard->loading--;
+    shard->written++;
+    shard->settled++;
+    lwd_segment_touch(segment, now_us);
+    lwd_segment_journal(shard, segment);
+    lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
+    lw_count(&shard->params.stats->loads, 1);
+    lw_count(&shard->params.stats->load_bytes, segment->bytes);
+    return LW_OK;
+}
