@@ -235,6 +235,8 @@ static lw_status_t courier_open(struct lw *kv, lw_error_t *error)
     return lwc_courier_start(&kv->courier, error);
 }
 
+static_assert(LWC_AUTO == LWC_HEDGE_AUTO, "client.hedge goes to the store as it is");
+
 static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
 {
     lw_view_t view;
@@ -250,7 +252,8 @@ static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
                                  .puts_max = STEP_STORE_READS,
                                  .landing = kv->tickets.landing,
                                  .landing_bytes = kv->tickets.landing_bytes,
-                                 .spin_us = kv->options.client_spin};
+                                 .spin_us = kv->options.client_spin,
+                                 .hedge_us = kv->options.client_hedge};
 
     if (!kv->env.fabric)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this library was built without a fabric (UCX)");

@@ -82,7 +82,8 @@ static lw_status_t store_init(lwc_keeper_t *keeper, lw_error_t *error)
                                  .wants_max = 64,
                                  .puts_max = keeper->parcel_count,
                                  .landing = keeper->landing,
-                                 .landing_bytes = KEEPER_LANDING_BYTES};
+                                 .landing_bytes = KEEPER_LANDING_BYTES,
+                                 .hedge_us = kv->options.client_hedge};
 
     return status == LW_OK ? lwc_store_create(&params, &keeper->store, error) : status;
 }

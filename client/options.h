@@ -21,7 +21,7 @@ typedef struct lwc_options {
 
 extern const lw_option_table_t lwc_option_table;
 
-#define LWC_AUTO UINT64_MAX /* a BYTES option left at "auto" */
+#define LWC_AUTO UINT64_MAX /* a BYTES or USEC option left at "auto" */
 
 /* Defaults, environment, then config ("group.name=value;group.name=value"; NULL: none). */
 LW_CHECK lw_status_t lwc_options_load(const char *config, lwc_options_t *options_out, lw_error_t *error);

@@ -1,7 +1,9 @@
 /* fetch.c - wants become one request for each node; replies land whole and every record is verified before anybody sees it.
  *
  * A want that fails on one replica goes to the next; with none left it ends with the last cause. A request whose
- * connection ended waits for the new one. What a want has been through is kept in its `reserved` word. */
+ * connection ended goes on with other replicas, or waits for the new connection. What a want has been through is kept in
+ * its `reserved` word. A hedge (hedge.c) is a request that asks for another one's wants: here it may only give records,
+ * everything that fails in it is left to its origin. */
 #include "base/fault.h"
 #include "base/log.h"
 #include "client/store/store_private.h"
@@ -10,40 +12,12 @@
 
 void (*lwc_store_watch)(lwc_store_event_t event, uint32_t records);
 
-/* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last failure */
-static uint32_t want_replica(const lwc_want_t *want) { return want->reserved & 7; }
-static bool want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
-static uint32_t want_attempts(const lwc_want_t *want) { return want->reserved >> 8 & 0xFF; }
 static lw_status_t want_cause(const lwc_want_t *want) { return (lw_status_t) - (int)(want->reserved >> 16 & 0xFF); }
 
 static void want_fails(lwc_want_t *want, lw_status_t cause)
 {
-    want->reserved |= 1u << (4 + want_replica(want));
+    want->reserved |= 1u << (4 + lwc_want_replica(want));
     want->reserved = (want->reserved & 0xFF00FFFFu) | ((uint32_t)-cause & 0xFF) << 16;
-}
-
-static uint64_t want_bytes(const lwc_store_t *store, const lwc_want_t *want)
-{
-    return (uint64_t)want->rows * store->segments[want->segment].row_pair_bytes;
-}
-
-/* The replica to ask: one whose node is connected, else any that has not failed; LW_REPLICAS_MAX: none is left. */
-static uint32_t choose(lwc_store_t *store, const lwc_want_t *want)
-{
-    const lwc_segment_t *segment = lwc_segment(store, want->segment);
-    uint32_t best = LW_REPLICAS_MAX;
-    if (!segment)
-        return best;
-    for (uint32_t r = 0; r < segment->replica_count; r++) {
-        lwc_peer_t *peer = lwc_peer(store, segment->replica[r].node_index);
-        if (want_failed(want, r) || !peer || !peer->in_view)
-            continue;
-        if (peer->state == LWC_PEER_READY)
-            return r;
-        if (best == LW_REPLICAS_MAX)
-            best = r;
-    }
-    return best;
 }
 
 static void end_want(lwc_request_t *request, const lwc_want_t *want, lw_status_t status, const uint8_t *record)
@@ -78,11 +52,20 @@ static void set_waiting(lwc_request_t *request)
 static bool is_for(const lwc_request_t *request, const lwc_request_t *like)
 {
     return request->arrived == like->arrived && request->arg == like->arg && request->deadline_us == like->deadline_us &&
-           request->contiguous == like->contiguous;
+           request->contiguous == like->contiguous && !request->origin;
 }
 
-/* Adds a want to the request that is being built for its node; false when the tables are full or no replica is left. */
-static bool build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const lwc_request_t *like)
+void lwc_request_add(lwc_request_t *request, const lwc_want_t *want, uint32_t r)
+{
+    uint64_t bytes = lwc_want_bytes(request->store, want);
+    lwc_want_t *copy = &request->batch->wants[request->batch->count++];
+    *copy = *want;
+    copy->reserved = (want->reserved & ~7u) | r;
+    request->load_bytes += bytes;
+    request->peer->load_bytes += bytes;
+}
+
+bool lwc_fetch_build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const lwc_request_t *like)
 {
     lwc_peer_t *peer = lwc_peer(store, store->segments[want->segment].replica[r].node_index);
     lwc_request_t *request = peer->building;
@@ -99,13 +82,11 @@ static bool build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const 
         request->retry_at_us = like->retry_at_us;
         peer->building = request;
     }
-    lwc_want_t *copy = &request->batch->wants[request->batch->count++];
-    *copy = *want;
-    copy->reserved = (want->reserved & ~7u) | r;
+    lwc_request_add(request, want, r);
     return true;
 }
 
-static void build_done(lwc_store_t *store)
+void lwc_fetch_build_done(lwc_store_t *store)
 {
     for (uint32_t i = 0; i < store->peer_count; i++)
         if (store->peer[i])
@@ -134,15 +115,15 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
     for (uint32_t i = 0; i < count; i++) {
         lwc_want_t want = wants[i];
         want.reserved = 0;
-        uint32_t r = choose(store, &want);
+        uint32_t r = lwc_choose(store, &want, LW_REPLICAS_MAX);
         if (r != LW_REPLICAS_MAX)
-            LW_ASSERT(build(store, &want, r, &like));
+            LW_ASSERT(lwc_fetch_build(store, &want, r, &like));
     }
-    build_done(store);
+    lwc_fetch_build_done(store);
     for (uint32_t i = 0; i < count; i++) { /* last: callbacks may fetch, and that would take the batches counted above */
         lwc_want_t want = wants[i];
         want.reserved = 0;
-        if (choose(store, &want) == LW_REPLICAS_MAX) /* no node of the view has it */
+        if (lwc_choose(store, &want, LW_REPLICAS_MAX) == LW_REPLICAS_MAX) /* no node of the view has it */
             end_want(&like, &want, LW_ERR_UNREACHABLE, NULL);
     }
     lwc_fetches_kick(store);
@@ -154,8 +135,8 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
 static void again(lwc_request_t *request, lwc_want_t *want)
 {
     lwc_store_t *store = request->store;
-    uint32_t r = choose(store, want);
-    uint32_t attempts = want_attempts(want) + 1;
+    uint32_t r = lwc_choose(store, want, LW_REPLICAS_MAX);
+    uint32_t attempts = lwc_want_attempts(want) + 1;
     want->reserved = (want->reserved & 0xFFFF00FFu) | (attempts & 0xFF) << 8;
     if (r == LW_REPLICAS_MAX || attempts > LW_RETRIES_MAX) {
         lwc_store_fail(store, final_status(want), "segment %u head %u entry %u: %s after %u attempts", want->segment,
@@ -164,7 +145,7 @@ static void again(lwc_request_t *request, lwc_want_t *want)
         return;
     }
     store->stats.fetch_retries++;
-    if (!build(store, want, r, request))
+    if (!lwc_fetch_build(store, want, r, request))
         end_want(request, want, LW_ERR_BUSY, NULL);
 }
 
@@ -179,17 +160,18 @@ static bool handles_ready(lwc_request_t *request)
         lwc_want_t want = batch->wants[i];
         uint64_t handle;
         bool absent = lwc_segment(store, want.segment) == NULL;
-        if (!absent && !lwc_segment_handle(store, want.segment, want_replica(&want), &handle, &absent))
+        if (!absent && !lwc_segment_handle(store, want.segment, lwc_want_replica(&want), &handle, &absent))
             ready = ready && absent;
-        if (absent) {
+        if (!absent) {
+            batch->versions[kept] = batch->versions[i];
+            batch->wants[kept++] = want;
+        } else if (!request->origin) {
             want_fails(&want, LW_ERR_NOT_FOUND);
             again(request, &want);
-        } else {
-            batch->wants[kept++] = want;
         }
     }
     batch->count = kept;
-    build_done(store);
+    lwc_fetch_build_done(store);
     return ready;
 }
 
@@ -206,11 +188,11 @@ static uint32_t lay_out(lwc_request_t *request, uint32_t *run_count_out, uint64_
         const lwc_want_t *want = &batch->wants[i];
         bool same = last && last->segment == want->segment && last->head == want->head && runs[run_count - 1].count < 65535;
         if (!same) {
-            const lwc_replica_t *replica = &store->segments[want->segment].replica[want_replica(want)];
+            const lwc_replica_t *replica = &store->segments[want->segment].replica[lwc_want_replica(want)];
             runs[run_count++] = (lw_msg_fetch_run_t){.handle = replica->handle, .head = want->head};
         }
         runs[run_count - 1].count++;
-        bulk += want_bytes(store, want);
+        bulk += lwc_want_bytes(store, want);
         tag_max = lw_max_u64(tag_max, want->tag);
         last = want;
     }
@@ -225,18 +207,54 @@ static uint32_t lay_out(lwc_request_t *request, uint32_t *run_count_out, uint64_
 
 static void fail_all(lwc_request_t *request, lw_status_t status)
 {
+    lwc_wants_drop_ended(request);
     for (uint32_t i = 0; i < request->batch->count; i++)
         end_want(request, &request->batch->wants[i], status, NULL);
     request->batch->count = 0;
 }
 
+/* Is the request's node connected, and has it given handles for all wants? What waits for that too long goes elsewhere. */
+static bool node_ready(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    if (!lwc_peer_ready(request->peer)) {
+        if (request->origin)
+            lwc_hedge_over(request);
+        else
+            lwc_fetch_leave(request);
+        return false;
+    }
+    if (handles_ready(request))
+        return true;
+    if (!request->origin && store->now_us - request->made_us >= lwc_late_after_us(request->peer))
+        lwc_fetch_leave(request);
+    return false;
+}
+
+/* A reply that can never be landed. */
+static void too_large(lwc_request_t *request, uint64_t reply_bytes)
+{
+    lwc_store_t *store = request->store;
+    if (request->origin) {
+        lwc_hedge_over(request);
+        return;
+    }
+    lwc_store_fail(store, LW_ERR_EXHAUSTED, "a fetch of %llu bytes does not fit landing memory of %llu",
+                   (unsigned long long)reply_bytes, (unsigned long long)store->landing.bytes);
+    fail_all(request, LW_ERR_EXHAUSTED);
+    lwc_request_end(request);
+}
+
 static void try_send(lwc_request_t *request)
 {
     lwc_store_t *store = request->store;
-    if (store->now_us < request->retry_at_us || !lwc_peer_ready(request->peer) || !handles_ready(request))
+    if (store->now_us < request->retry_at_us || !node_ready(request))
         return;
     if (request->batch->count == 0) {
-        lwc_request_end(request);
+        if (request->origin)
+            lwc_hedge_over(request);
+        else
+            lwc_request_end(request);
         return;
     }
     uint32_t run_count;
@@ -245,12 +263,8 @@ static void try_send(lwc_request_t *request)
     uint64_t reply_bytes = lw_wire_bulk_offset(4 * (run_count + request->batch->count)) + bulk;
     request->span = lwc_landing_take(&store->landing, reply_bytes, tag_max);
     if (request->span == LWC_NO_SLOT) {
-        if (reply_bytes > store->landing.bytes) {
-            lwc_store_fail(store, LW_ERR_EXHAUSTED, "a fetch of %llu bytes does not fit landing memory of %llu",
-                           (unsigned long long)reply_bytes, (unsigned long long)store->landing.bytes);
-            fail_all(request, LW_ERR_EXHAUSTED);
-            lwc_request_end(request);
-        }
+        if (reply_bytes > store->landing.bytes)
+            too_large(request, reply_bytes);
         return;
     }
     uint64_t left = request->deadline_us - store->now_us;
@@ -261,6 +275,8 @@ static void try_send(lwc_request_t *request)
                                    .flags = request->contiguous ? LW_MSG_FETCH_CONTIGUOUS : 0}};
     store->stats.fetch_requests++;
     request->peer->stats.fetches++;
+    if (!request->origin && store->hedge_credit < LWC_HEDGE_CREDIT_MAX)
+        store->hedge_credit++;
     lwc_request_send(request, &msg, request->batch->lists, list_bytes, NULL, 0);
 }
 
@@ -287,10 +303,11 @@ static void redo(lwc_request_t *request)
 {
     lwc_store_t *store = request->store;
     lwc_batch_t *batch = request->batch;
+    lwc_wants_drop_ended(request);
     for (uint32_t i = 0; i < batch->count; i++)
         again(request, &batch->wants[i]);
     batch->count = 0;
-    build_done(store);
+    lwc_fetch_build_done(store);
     lwc_request_end(request);
     lwc_fetches_kick(store);
 }
@@ -308,7 +325,7 @@ static void fetch_landing(void *arg, uint64_t landed_bytes)
     for (; request->hashed < batch->count; request->hashed++) {
         const lwc_want_t *want = &batch->wants[request->hashed];
         const lwc_segment_t *segment = lwc_segment(store, want->segment);
-        uint64_t bytes = segment ? want_bytes(store, want) : UINT64_MAX;
+        uint64_t bytes = segment ? lwc_want_bytes(store, want) : UINT64_MAX;
         if (bytes > landed_bytes || request->hashed_bytes > landed_bytes - bytes)
             return;
         uint64_t seed = lw_record_seed_hashed(segment->name_hash, want->head, want->entry);
@@ -322,12 +339,16 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
 {
     lwc_store_t *store = request->store;
     lwc_want_t *want = &request->batch->wants[i];
+    if (lwc_want_ended(request, i))
+        return;
     const lwc_segment_t *segment = lwc_segment(store, want->segment);
-    uint64_t bytes = segment ? want_bytes(store, want) : 0;
+    uint64_t bytes = segment ? lwc_want_bytes(store, want) : 0;
     uint64_t seed = segment ? lw_record_seed_hashed(segment->name_hash, want->head, want->entry) : 0;
     uint32_t found = hashed ? request->batch->keys[i] : lw_record_check(seed, record, bytes);
     /* A contiguous answer has other bytes than the records': perftest wants the work, not the comparison. */
     if (segment && (found == check || request->contiguous || LW_FAULT(CHECKSUM_SKIP))) {
+        if (!lwc_want_claim(request, i))
+            return;
         store->stats.bytes_fetched += bytes;
         store->stats.records_fetched++;
         request->peer->stats.bytes_fetched += bytes;
@@ -338,7 +359,9 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
     store->stats.checksum_failures++;
     lw_log_rated(&rate, LW_LOG_WARN, "store", "node %u: segment %u head %u entry %u has a wrong checksum",
                  request->peer->node.index, want->segment, want->head, want->entry);
-    if (want_attempts(want) >= TRANSIT_RETRIES) /* not the wire, then: this copy is bad */
+    if (request->origin || !lwc_want_claim(request, i))
+        return;
+    if (lwc_want_attempts(want) >= TRANSIT_RETRIES) /* not the wire, then: this copy is bad */
         want_fails(want, LW_ERR_CORRUPT);
     again(request, want);
 }
@@ -348,10 +371,42 @@ static void run_failed(lwc_request_t *request, uint32_t first, uint32_t count, l
     for (uint32_t i = first; i < first + count; i++) {
         lwc_want_t *want = &request->batch->wants[i];
         if (status == LW_ERR_STALE)
-            lwc_segment_stale(request->store, want->segment, want_replica(want)); /* attach again, then decide */
-        else if (status != LW_ERR_BUSY)
+            lwc_segment_stale(request->store, want->segment, lwc_want_replica(want)); /* attach again, then decide */
+        if (request->origin || !lwc_want_claim(request, i))
+            continue;
+        if (status != LW_ERR_STALE && status != LW_ERR_BUSY)
             want_fails(want, status);
         again(request, want);
+    }
+}
+
+/* Goes through the records of a reply whose lists have been decoded. */
+static void take_records(lwc_request_t *request, const uint8_t *payload)
+{
+    lwc_store_t *store = request->store;
+    const lw_msg_t *reply = &request->reply;
+    const lw_msg_fetch_run_t *runs = (const lw_msg_fetch_run_t *)request->batch->lists;
+    uint64_t at = lw_wire_bulk_offset(reply->header.list_bytes), end = request->payload_bytes;
+    uint32_t want = 0, record = 0, hashed = request->hashed;
+    for (uint32_t run = 0; run < reply->body.fetch_reply.run_count; run++)
+        hashed = reply->run_status[run] == LW_OK ? hashed : 0;
+    for (uint32_t run = 0; run < reply->body.fetch_reply.run_count; run++) {
+        uint32_t count = runs[run].count;
+        if (reply->run_status[run] != LW_OK) {
+            run_failed(request, want, count, (lw_status_t)reply->run_status[run]);
+            want += count;
+            continue;
+        }
+        for (uint32_t i = 0; i < count; i++, want++) {
+            uint64_t bytes = lwc_want_bytes(store, &request->batch->wants[want]);
+            bool there = record < reply->body.fetch_reply.record_count && bytes <= end - at;
+            if (!there) {
+                run_failed(request, want, 1, LW_ERR_CORRUPT);
+                continue;
+            }
+            record_arrived(request, want, reply->checksums[record++], payload + at, want < hashed);
+            at += bytes;
+        }
     }
 }
 
@@ -366,14 +421,13 @@ static void fetch_landed(void *arg, lw_status_t status)
         return;
     }
     store->events++;
+    lwc_latency_add(&request->peer->latency, lw_now_us(store->params.clock) - request->sent_us);
     if (request->state == LWC_ZOMBIE) {
         lwc_request_end(request);
         return;
     }
     const uint8_t *payload = lwc_landing_at(&store->landing, request->span);
-    lw_msg_t *reply = &request->reply;
-    status = lw_msg_decode_lists(reply, payload, request->payload_bytes, &error);
-    const lw_msg_fetch_run_t *runs = (const lw_msg_fetch_run_t *)request->batch->lists;
+    status = lw_msg_decode_lists(&request->reply, payload, request->payload_bytes, &error);
     if (status != LW_OK) {
         lwc_store_fail(store, status, "node %u: FETCH_REPLY: %s", request->peer->node.index, error.text);
         store->stats.checksum_failures++;
@@ -381,31 +435,18 @@ static void fetch_landed(void *arg, lw_status_t status)
         lwc_peer_disconnect(request->peer, "malformed FETCH_REPLY");
         return;
     }
-    uint64_t at = lw_wire_bulk_offset(reply->header.list_bytes), end = request->payload_bytes;
-    uint32_t want = 0, record = 0, hashed = request->hashed;
-    for (uint32_t run = 0; run < reply->body.fetch_reply.run_count; run++)
-        hashed = reply->run_status[run] == LW_OK ? hashed : 0;
-    for (uint32_t run = 0; run < reply->body.fetch_reply.run_count; run++) {
-        uint32_t count = runs[run].count;
-        if (reply->run_status[run] != LW_OK) {
-            run_failed(request, want, count, (lw_status_t)reply->run_status[run]);
-            want += count;
-            continue;
-        }
-        for (uint32_t i = 0; i < count; i++, want++) {
-            uint64_t bytes = want_bytes(store, &request->batch->wants[want]);
-            bool there = record < reply->body.fetch_reply.record_count && bytes <= end - at;
-            if (!there) {
-                run_failed(request, want, 1, LW_ERR_CORRUPT);
-                continue;
-            }
-            record_arrived(request, want, reply->checksums[record++], payload + at, want < hashed);
-            at += bytes;
-        }
+    if (request->origin) {
+        uint32_t ended = request->origin->ended_count;
+        take_records(request, payload);
+        store->stats.hedges_won += request->origin->ended_count > ended;
+        lwc_hedge_over(request);
+    } else {
+        lwc_hedges_drop(request);
+        take_records(request, payload);
+        request->batch->count = 0;
+        lwc_fetch_build_done(store);
+        lwc_request_end(request);
     }
-    request->batch->count = 0;
-    build_done(store);
-    lwc_request_end(request);
     lwc_fetches_kick(store);
 }
 
@@ -413,7 +454,12 @@ void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_f
 {
     lwc_store_t *store = request->store;
     lw_status_t status = (lw_status_t)reply->body.fetch_reply.status;
+    if (status != LW_OK && request->origin) {
+        lwc_hedge_over(request);
+        return;
+    }
     if (status != LW_OK) {
+        lwc_hedges_drop(request);
         for (uint32_t i = 0; i < request->batch->count; i++)
             if (status != LW_ERR_BUSY)
                 want_fails(&request->batch->wants[i], status);
@@ -445,11 +491,17 @@ void lwc_fetch_lost(lwc_request_t *request)
     lwc_store_t *store = request->store;
     lwc_batch_t *batch = request->batch;
     bool same = true;
+    if (request->origin) {
+        lwc_hedge_over(request);
+        return;
+    }
+    lwc_hedges_drop(request);
+    lwc_wants_drop_ended(request);
     for (uint32_t i = 0; i < batch->count && same; i++) {
-        uint32_t r = choose(store, &batch->wants[i]);
+        uint32_t r = lwc_choose(store, &batch->wants[i], LW_REPLICAS_MAX);
         same = r < LW_REPLICAS_MAX &&
                lwc_peer(store, store->segments[batch->wants[i].segment].replica[r].node_index) == request->peer &&
-               r == want_replica(&batch->wants[i]);
+               r == lwc_want_replica(&batch->wants[i]);
     }
     if (!same) {
         redo(request);
@@ -466,16 +518,22 @@ void lwc_fetch_expire(lwc_request_t *request, lw_status_t status)
 {
     lwc_store_t *store = request->store;
     lwc_peer_t *peer = request->peer;
+    if (request->origin) { /* its wants end with their owner, which has the same deadline */
+        lwc_hedges_drop(request->origin);
+        return;
+    }
+    lwc_hedges_drop(request);
     if (request->state == LWC_WAITING && peer->state != LWC_PEER_READY)
         status = status == LW_ERR_TIMEOUT ? LW_ERR_UNREACHABLE : status;
     store->stats.timeouts += status == LW_ERR_TIMEOUT;
     lwc_store_fail(store, status, "node %u at %s: %u records not fetched in time: %s%s%s", peer->node.index,
-                   peer->node.data, request->batch->count, lw_status_text(status), peer->cause[0] ? ": " : "", peer->cause);
+                   peer->node.data, request->batch->count - request->ended_count, lw_status_text(status),
+                   peer->cause[0] ? ": " : "", peer->cause);
     fail_all(request, status);
     if (request->state == LWC_WAITING)
         lwc_request_end(request);
     else
-        request->state = LWC_ZOMBIE;
+        lwc_request_zombie(request);
 }
 
 void lwc_store_release(lwc_store_t *store, uint64_t until)

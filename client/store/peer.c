@@ -101,6 +101,7 @@ bool lwc_peer_ready(lwc_peer_t *peer)
 void lwc_peer_heard(lwc_peer_t *peer)
 {
     peer->heard_us = peer->store->now_us;
+    peer->late = false;
 }
 
 void lwc_peer_hello_reply(lwc_request_t *request, const lw_msg_t *msg)
@@ -115,6 +116,7 @@ void lwc_peer_hello_reply(lwc_request_t *request, const lw_msg_t *msg)
         return;
     }
     peer->state = LWC_PEER_READY;
+    peer->late = false;
     peer->retry_us = 0;
     peer->stats.connected = true;
     snprintf(peer->stats.transport, sizeof(peer->stats.transport), "%s", peer->store->ops->transport_text(peer->conn));

@@ -22,17 +22,36 @@ static void end(lwc_read_t *read, lwc_store_t *store, lw_status_t status)
     done(arg, read->status);
 }
 
+/* The replica to read from: the one in use or the next that has not failed, a connected one before others. All of them are
+ * connected to while none is. */
+static bool settle_replica(lwc_read_t *read, lwc_store_t *store, const lwc_segment_t *segment)
+{
+    uint32_t fallback = LW_REPLICAS_MAX;
+    for (uint32_t i = 0; i < segment->replica_count; i++) {
+        uint32_t r = (read->replica + i) % segment->replica_count;
+        lwc_peer_t *peer = lwc_peer(store, segment->replica[r].node_index);
+        if (read->failed >> r & 1)
+            continue;
+        if (peer && peer->in_view && lwc_peer_ready(peer)) {
+            read->replica = r;
+            return true;
+        }
+        fallback = fallback == LW_REPLICAS_MAX ? r : fallback;
+    }
+    read->replica = fallback != LW_REPLICAS_MAX ? fallback : read->replica;
+    return fallback != LW_REPLICAS_MAX;
+}
+
 /* This replica will not do: the next one, or the end. */
 static void next_replica(lwc_read_t *read, lwc_store_t *store, lw_status_t status)
 {
     const lwc_segment_t *segment = lwc_segment(store, read->key);
     read->got = 0;
-    if (!segment || ++read->tried >= segment->replica_count) {
-        status = status == LW_ERR_NOT_FOUND || status == LW_ERR_STALE ? LW_ERR_SESSION_LOST : status;
-        end(read, store, lwc_store_fail(store, status, "segment %u cannot be read: %s", read->key, lw_status_text(status)));
+    read->failed |= 1u << read->replica;
+    if (segment && settle_replica(read, store, segment))
         return;
-    }
-    read->replica = (read->replica + 1) % segment->replica_count;
+    status = status == LW_ERR_NOT_FOUND || status == LW_ERR_STALE ? LW_ERR_SESSION_LOST : status;
+    end(read, store, lwc_store_fail(store, status, "segment %u cannot be read: %s", read->key, lw_status_text(status)));
 }
 
 void lwc_read_advance(lwc_read_t *read, lwc_store_t *store)
@@ -41,10 +60,12 @@ void lwc_read_advance(lwc_read_t *read, lwc_store_t *store)
     bool absent;
     if (read->requests > 0 || read->ending)
         return;
-    if (!lwc_segment(store, read->key)) {
+    const lwc_segment_t *segment = lwc_segment(store, read->key);
+    if (!segment) {
         end(read, store, LW_ERR_CANCELED);
         return;
     }
+    (void)settle_replica(read, store, segment); /* a read whose replicas have all failed has ended */
     if (!lwc_segment_handle(store, read->key, read->replica, &handle, &absent)) {
         if (absent)
             next_replica(read, store, LW_ERR_NOT_FOUND);

@@ -53,7 +53,8 @@ lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_
             continue;
         uint32_t generation = request->generation + 1;
         *request = (lwc_request_t){.kind = kind, .state = LWC_WAITING, .slot = slot, .generation = generation,
-                                   .store = store, .peer = peer, .deadline_us = deadline_us, .span = LWC_NO_SLOT};
+                                   .store = store, .peer = peer, .deadline_us = deadline_us, .span = LWC_NO_SLOT,
+                                   .made_us = store->now_us};
         store->request_next = (slot + 1) % store->request_capacity;
         store->request_count++;
         list_append(request, kind == LWC_REQUEST_FETCH ? &store->waiting : &store->away);
@@ -69,19 +70,33 @@ lwc_batch_t *lwc_batch_new(lwc_store_t *store)
     lwc_batch_t *batch = store->batch_free[--store->batch_free_count];
     batch->used = true;
     batch->count = 0;
+    memset(batch->ended, 0, sizeof(batch->ended));
     return batch;
+}
+
+static void release_batch(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    if (!request->batch)
+        return;
+    request->batch->used = false;
+    store->batch_free[store->batch_free_count++] = request->batch;
+    request->batch = NULL;
+}
+
+static void release_span(lwc_request_t *request)
+{
+    if (request->span != LWC_NO_SLOT)
+        lwc_landing_settle(&request->store->landing, request->span);
+    request->span = LWC_NO_SLOT;
 }
 
 static void release(lwc_request_t *request)
 {
     lwc_store_t *store = request->store;
-    if (request->batch) {
-        request->batch->used = false;
-        store->batch_free[store->batch_free_count++] = request->batch;
-        request->batch = NULL;
-    }
-    if (request->span != LWC_NO_SLOT)
-        lwc_landing_settle(&store->landing, request->span);
+    release_batch(request);
+    release_span(request);
+    request->peer->load_bytes -= request->load_bytes;
     list_remove(request);
     request->kind = LWC_REQUEST_FREE;
     store->request_count--;
@@ -98,6 +113,16 @@ void lwc_request_end(lwc_request_t *request)
         release(request);
 }
 
+void lwc_request_zombie(lwc_request_t *request)
+{
+    if (request->state == LWC_SENT) {
+        release_span(request);
+        if (!request->send_pending)
+            release_batch(request);
+    }
+    request->state = LWC_ZOMBIE;
+}
+
 static void on_sent(void *arg, lw_status_t status)
 {
     lwc_request_t *request = arg;
@@ -107,6 +132,11 @@ static void on_sent(void *arg, lw_status_t status)
         release(request);
 }
 
+uint64_t lwc_request_id(const lwc_request_t *request)
+{
+    return (uint64_t)request->generation << 32 | request->slot;
+}
+
 void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, uint32_t list_bytes, const void *bulk,
                       uint64_t bulk_bytes)
 {
@@ -114,7 +144,7 @@ void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, 
     lwc_peer_t *peer = request->peer;
     uint8_t head[LW_MSG_HEAD_MAX];
     msg->header.fleet_id = store->view.fleet_id;
-    msg->header.request_id = (uint64_t)request->generation << 32 | request->slot;
+    msg->header.request_id = lwc_request_id(request);
     uint32_t head_bytes = lw_msg_encode(msg, lists, list_bytes, head);
     /* A request has lists or bulk, never both. */
     lw_iov_t piece = {.data = list_bytes ? lists : bulk, .bytes = list_bytes ? list_bytes : bulk_bytes};
@@ -165,6 +195,8 @@ static bool type_fits(const lwc_request_t *request, uint16_t type)
 static void dispatch(lwc_request_t *request, lw_msg_t *reply, const lw_fabric_msg_t *msg)
 {
     if (request->state == LWC_ZOMBIE) { /* too late: not received, so nothing is written */
+        if (request->kind == LWC_REQUEST_FETCH)
+            lwc_latency_add(&request->peer->latency, lw_now_us(request->store->params.clock) - request->sent_us);
         lwc_request_end(request);
         return;
     }
@@ -262,9 +294,16 @@ void lwc_requests_lost(lwc_peer_t *peer)
 void lwc_requests_scan(lwc_store_t *store)
 {
     lwc_request_list_t *away = &store->away;
+    uint64_t hedges = store->stats.hedges;
+    store->hedge_due_us = UINT64_MAX;
     for (lwc_request_t *request = lwc_requests_first(away); request; request = lwc_requests_next(away)) {
-        if (request->state == LWC_ZOMBIE || store->now_us < request->deadline_us)
+        if (request->state == LWC_ZOMBIE)
             continue;
+        if (store->now_us < request->deadline_us) {
+            if (request->kind == LWC_REQUEST_FETCH)
+                lwc_hedge_if_late(request);
+            continue;
+        }
         if (request->kind == LWC_REQUEST_FETCH)
             lwc_fetch_expire(request, LW_ERR_TIMEOUT);
         else if (request->kind == LWC_REQUEST_ATTACH && request->state == LWC_SENT)
@@ -272,6 +311,8 @@ void lwc_requests_scan(lwc_store_t *store)
         else if (request->kind == LWC_REQUEST_PING && request->state == LWC_SENT)
             request->state = LWC_ZOMBIE; /* the peer's silence is judged by peer.c */
     }
+    if (store->stats.hedges != hedges)
+        lwc_fetches_kick(store);
 }
 
 uint32_t lwc_requests_let_go(lwc_store_t *store, const void *owner)

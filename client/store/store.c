@@ -99,6 +99,8 @@ lw_status_t lwc_store_create(const lwc_store_params_t *params, lwc_store_t **sto
     if (status != LW_OK)
         goto err_release;
     store->now_us = lw_now_us(params->clock);
+    store->hedge_due_us = UINT64_MAX;
+    store->hedge_credit = LWC_HEDGE_CREDIT_FIRST;
     *store_out = store;
     return LW_OK;
 
@@ -190,9 +192,10 @@ unsigned lwc_store_wait(lwc_store_t *store, uint64_t wait_us)
     unsigned happened = lwc_store_round(store, lw_now_us(clock));
     if (happened > 0)
         return happened;
-    /* Waking for the scan keeps deadlines and reconnects alive whatever the fabric does. */
-    happened = lw_fabric_wait(store->ops, store->fabric, store->params.spin_us,
-                              lw_min_u64(wait_us, LWC_SCAN_EVERY_US * 5));
+    /* Waking for the scan keeps deadlines and reconnects alive whatever the fabric does; hedges are wanted in time. */
+    uint64_t due_us = store->hedge_due_us > store->now_us ? store->hedge_due_us - store->now_us : 0;
+    wait_us = lw_min_u64(wait_us, lw_min_u64(lw_max_u64(due_us, LWC_SCAN_EVERY_US), LWC_SCAN_EVERY_US * 5));
+    happened = lw_fabric_wait(store->ops, store->fabric, store->params.spin_us, wait_us);
     return happened + lwc_store_round(store, lw_now_us(clock));
 }
 

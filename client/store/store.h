@@ -24,6 +24,8 @@ typedef struct lwc_store lwc_store_t;
 
 typedef void (*lwc_done_t)(void *arg, lw_status_t status);
 
+#define LWC_HEDGE_AUTO UINT64_MAX /* by what each node's last answers took */
+
 typedef struct lwc_store_params {
     const lw_fabric_ops_t *fabric;
     const char *transports; /* lw_fabric_params_t.transports */
@@ -37,6 +39,7 @@ typedef struct lwc_store_params {
     uint8_t *landing;         /* where records land; 64-byte aligned; owned by the caller */
     uint64_t landing_bytes;
     uint64_t spin_us;         /* for lwc_store_wait */
+    uint64_t hedge_us;        /* a fetch older than this is asked of another replica, too; 0: never; LWC_HEDGE_AUTO */
 } lwc_store_params_t;
 
 LW_CHECK lw_status_t lwc_store_create(const lwc_store_params_t *params, lwc_store_t **store_out, lw_error_t *error);
@@ -101,6 +104,8 @@ LW_CHECK lw_status_t lwc_store_read(lwc_store_t *store, uint32_t key, uint64_t o
 typedef struct lwc_store_stats {
     uint64_t bytes_fetched, records_fetched, fetch_requests, fetch_retries, checksum_failures;
     uint64_t bytes_put, segments_put, bytes_read, reconnects, timeouts, pings;
+    uint64_t hedges, hedges_won, hedges_denied; /* requests asked twice; those of them that answered first; over budget */
+    uint64_t reroutes; /* records that went on to another replica because their node was not connected, or did not attach */
 } lwc_store_stats_t;
 void lwc_store_stats(const lwc_store_t *store, lwc_store_stats_t *stats_out);
 typedef struct lwc_node_stats {

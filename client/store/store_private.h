@@ -3,7 +3,9 @@
  *   peer.c     one connection for each node: hello, heartbeats, reconnecting, whose requests end when it does
  *   request.c  the table of requests in flight: ids, deadlines, replies, freeing
  *   segment.c  the directory: where segments are, attaching
+ *   choose.c   which replica a want asks: load, latency, how long to wait before a second one is asked
  *   fetch.c    wants -> one request for each node -> records, verified
+ *   hedge.c    late requests are asked elsewhere too; what waits for a node that does not answer goes on
  *   landing.c  the ring of landing memory that fetch replies fall into
  *   put.c read.c  moving whole segments
  */
@@ -27,6 +29,17 @@
 #define LWC_SILENT_US 1500000ull /* a peer with requests outstanding that says nothing for so long is disconnected */
 #define LWC_SCAN_EVERY_US 1000ull
 
+#define LWC_LOAD_SLACK_BYTES (256ull << 10) /* a node with so much more to answer is passed over for a replica */
+#define LWC_LATENCY_SAMPLES 128u            /* of a peer; its second longest is about the 99th percentile */
+#define LWC_LATENCY_FEW 16u                 /* with fewer nothing is known */
+#define LWC_HEDGE_FIRST_US 20000ull         /* until something is known */
+#define LWC_HEDGE_MIN_US 1000ull
+#define LWC_HEDGE_MAX_US 100000ull
+#define LWC_HEDGE_COST 20u                  /* a hedge is paid for by so many fetches: 5% more of them, at most */
+#define LWC_HEDGE_CREDIT_MAX (64u * LWC_HEDGE_COST)
+#define LWC_HEDGE_CREDIT_FIRST (8u * LWC_HEDGE_COST)
+#define LWC_HEDGE_BATCHES_LEFT 16u          /* stay for fetches */
+
 typedef enum lwc_peer_state {
     LWC_PEER_IDLE,       /* not connected, nobody asked */
     LWC_PEER_CONNECTING, /* HELLO sent */
@@ -34,6 +47,13 @@ typedef enum lwc_peer_state {
     LWC_PEER_CLOSING,    /* close_conn called, on_closed to come */
     LWC_PEER_WAITING,    /* to reconnect at retry_at_us */
 } lwc_peer_state_t;
+
+/* How long the last fetches of a peer took, from the question to the landed answer. */
+typedef struct lwc_latency {
+    uint32_t us[LWC_LATENCY_SAMPLES]; /* ring */
+    uint32_t count, next;
+    uint32_t late_us; /* the second longest of them */
+} lwc_latency_t;
 
 /* One for each node of the view. */
 typedef struct lwc_peer {
@@ -44,6 +64,9 @@ typedef struct lwc_peer {
     lw_conn_t *conn;
     uint32_t serial; /* of the connection; attached handles and rights belong to one */
     uint32_t requests; /* in flight on this peer */
+    uint64_t load_bytes; /* of records that were asked of it, or will be, and have not come */
+    lwc_latency_t latency;
+    bool late; /* a request is late, and nothing has been heard since that was noticed */
     uint64_t retry_at_us, retry_us, heard_us, pinged_us, connect_by_us;
     struct lwc_request *building; /* the request that wants are being added to, inside one call */
     uint32_t *session_serial; /* [session_capacity] serial of the connection that has the session's write right; 0: none */
@@ -76,7 +99,8 @@ typedef struct lwc_batch {
     uint32_t count;
     lwc_want_t wants[LWC_BATCH_WANTS]; /* FETCH */
     uint32_t keys[LWC_BATCH_WANTS];    /* ATTACH: key << 3 | replica; FETCH: checksums of records that have landed */
-    uint32_t versions[LWC_BATCH_WANTS]; /* ATTACH: of the segment, when it was asked */
+    uint32_t versions[LWC_BATCH_WANTS]; /* ATTACH: of the segment, when it was asked; hedge: the want's index in its origin */
+    uint64_t ended[LWC_BATCH_WANTS / 64]; /* FETCH: bits of wants that a hedge, or the request itself, has answered */
     uint64_t lists[(LWC_BATCH_WANTS * sizeof(lw_segment_name_t)) / 8]; /* ATTACH: names; FETCH: runs, then entries */
 } lwc_batch_t;
 
@@ -103,6 +127,11 @@ typedef struct lwc_request {
     uint32_t span;         /* FETCH: its landing span, LWC_NO_SLOT: none */
     lw_msg_t reply;        /* FETCH, READ: head of the reply while the payload lands */
     uint64_t payload_bytes;
+    uint64_t made_us, load_bytes; /* FETCH: its part of the peer's load */
+    struct lwc_request *origin;   /* of a hedge: the request whose wants it asks for as well; that one owns them */
+    uint32_t hedges;       /* of this request, in flight */
+    uint32_t ended_count;  /* bits in batch->ended */
+    bool hedged, hedge_denied;
     uint32_t hashed;       /* FETCH: wants whose record's checksum is in keys, if no run failed */
     uint64_t hashed_bytes; /* FETCH: of the payload */
     uint32_t session_slot; /* ATTACH */
@@ -205,7 +234,8 @@ typedef struct lwc_put {
 typedef struct lwc_read {
     bool used, ending;
     lw_status_t status;
-    uint32_t key, replica, tried, requests;
+    uint32_t key, replica, requests;
+    uint32_t failed; /* bits of replicas */
     uint64_t offset, bytes, got, capacity, deadline_us;
     uint8_t *into;
     uint64_t *bytes_out;
@@ -234,6 +264,8 @@ struct lwc_store {
     uint64_t *attach_queue; /* key << 8 | replica; ring of attach_capacity */
     uint32_t attach_capacity, attach_first, attach_count;
     uint32_t wants_in_flight;
+    uint32_t hedge_credit;  /* LWC_HEDGE_COST for each hedge; a fetch gives 1 */
+    uint64_t hedge_due_us;  /* when the next request will be late */
     bool kicking; /* inside lwc_fetches_kick: what a callback adds is tried by the kick that is running */
     lwc_landing_t landing;
     lwc_put_t *puts;
@@ -262,6 +294,10 @@ lwc_request_t *lwc_request_new(lwc_store_t *store, lwc_request_kind_t kind, lwc_
 /* Sends it; on failure the peer is disconnected and the request is left to lwc_request_lost. */
 void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, uint32_t list_bytes, const void *bulk,
                       uint64_t bulk_bytes);
+uint64_t lwc_request_id(const lwc_request_t *request); /* on the wire */
+/* Its user has been answered: the reply, when it comes, is only noted. Memory that no reply has begun to land in is free
+ * at once. */
+void lwc_request_zombie(lwc_request_t *request);
 /* Into another list, at its end. */
 void lwc_request_move(lwc_request_t *request, lwc_request_list_t *list);
 lwc_request_t *lwc_requests_first(lwc_request_list_t *list); /* begins the list's one walk */
@@ -288,11 +324,49 @@ void lwc_attach_reply(lwc_request_t *request, const lw_msg_t *msg);
 void lwc_attach_lost(lwc_request_t *request, lw_status_t status);
 void lwc_waiters_scan(lwc_store_t *store);
 
+/* ---- choose.c ---- */
+/* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last
+ * failure. */
+static inline uint32_t lwc_want_replica(const lwc_want_t *want) { return want->reserved & 7; }
+static inline bool lwc_want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
+static inline uint32_t lwc_want_attempts(const lwc_want_t *want) { return want->reserved >> 8 & 0xFF; }
+static inline uint64_t lwc_want_bytes(const lwc_store_t *store, const lwc_want_t *want)
+{
+    return (uint64_t)want->rows * store->segments[want->segment].row_pair_bytes;
+}
+/* The replica to ask, `except` apart: of those whose node is connected and owes no late answer the least loaded, the
+ * manifest's order where they are alike; else one that is connected, or whose node may be up. LW_REPLICAS_MAX: none is
+ * left. */
+uint32_t lwc_choose(const lwc_store_t *store, const lwc_want_t *want, uint32_t except);
+/* The same, connected ones only. */
+uint32_t lwc_choose_ready(const lwc_store_t *store, const lwc_want_t *want, uint32_t except);
+void lwc_latency_add(lwc_latency_t *latency, uint64_t us);
+/* After how long a request to this peer is late; UINT64_MAX: never, hedging is off. */
+uint64_t lwc_late_after_us(const lwc_peer_t *peer);
+
 /* ---- fetch.c ---- */
+/* Adds a want to the request that is being built for its replica's node; a new one is like `like`. False when the tables
+ * are full. */
+bool lwc_fetch_build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const lwc_request_t *like);
+void lwc_fetch_build_done(lwc_store_t *store);
+void lwc_request_add(lwc_request_t *request, const lwc_want_t *want, uint32_t r); /* a want, for this replica */
 void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg);
 void lwc_fetch_lost(lwc_request_t *request);
 void lwc_fetch_expire(lwc_request_t *request, lw_status_t status);
 void lwc_fetches_kick(lwc_store_t *store); /* tries what waits; ends what has waited too long */
+
+/* ---- hedge.c ---- */
+/* Whoever answers a want of a request with hedges claims it first: true once. */
+bool lwc_want_claim(lwc_request_t *request, uint32_t i);
+bool lwc_want_ended(const lwc_request_t *request, uint32_t i);
+/* Takes wants that hedges have answered out of the batch. */
+void lwc_wants_drop_ended(lwc_request_t *request);
+/* Asks for the wants of a late request elsewhere, within the budget. */
+void lwc_hedge_if_late(lwc_request_t *request);
+void lwc_hedges_drop(lwc_request_t *request); /* its hedges are needed no more */
+void lwc_hedge_over(lwc_request_t *hedge);    /* it has given what it could; its origin ends if nothing is left of it */
+/* The request's node is not connected, or has kept us waiting: wants go to replicas whose nodes are. */
+void lwc_fetch_leave(lwc_request_t *request);
 
 /* ---- landing.c ---- */
 LW_CHECK lw_status_t lwc_landing_init(lwc_landing_t *landing, uint8_t *memory, uint64_t bytes, uint32_t span_capacity);

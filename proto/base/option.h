@@ -16,7 +16,7 @@ typedef enum lw_option_kind {
     LW_OPTION_BOOL,   /* bool: true/false/yes/no/1/0 */
     LW_OPTION_UINT,   /* uint64_t */
     LW_OPTION_BYTES,  /* uint64_t, "auto" is UINT64_MAX where the default is "auto" */
-    LW_OPTION_USEC,   /* uint64_t microseconds */
+    LW_OPTION_USEC,   /* uint64_t microseconds, "auto" as for BYTES */
     LW_OPTION_STRING, /* char[256] */
 } lw_option_kind_t;
 

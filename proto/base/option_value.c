@@ -131,13 +131,17 @@ static lw_status_t refuse(const lw_option_t *row, const char *value, lw_error_t 
                    limits != NULL ? ")" : "", strcmp(row->default_text, "auto") == 0 ? " or auto" : "");
 }
 
+static bool takes_auto(lw_option_kind_t kind)
+{
+    return kind == LW_OPTION_BYTES || kind == LW_OPTION_USEC;
+}
+
 static lw_status_t store_number(const lw_option_t *row, const char *value, uint64_t *field, lw_error_t *error)
 {
     char bounds[OPTION_TEXT_MAX];
     uint64_t number;
 
-    if (row->kind == LW_OPTION_BYTES && strcmp(row->default_text, "auto") == 0 &&
-        strcmp(value, "auto") == 0) {
+    if (takes_auto(row->kind) && strcmp(row->default_text, "auto") == 0 && strcmp(value, "auto") == 0) {
         *field = UINT64_MAX;
         return LW_OK;
     }
@@ -236,7 +240,7 @@ const char *lw_option_show(const lw_option_t *row, const void *options, char *te
         show_string(field, text);
         break;
     default:
-        if (row->kind == LW_OPTION_BYTES && *(const uint64_t *)field == UINT64_MAX) {
+        if (takes_auto(row->kind) && *(const uint64_t *)field == UINT64_MAX) {
             snprintf(text, OPTION_TEXT_MAX, "auto");
         } else {
             show_number(row->kind, *(const uint64_t *)field, text);

@@ -1,7 +1,7 @@
 /* client.c - one simulated client: writes sessions range by range through the product's store, reads back what was acknowledged,
  * forgets and drops, dies and comes back. It keeps the true bytes of everything, and is the checker of what it reads:
  *   - a record or segment that arrives has the right bytes, always;
- *   - what was acknowledged can be read while its node was not restarted and its session has not ended;
+ *   - what was acknowledged can be read while one of its nodes was not restarted and its session has not ended;
  *   - an operation ends once, and not after its deadline (plus a tick). */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +11,8 @@
 
 #define LANDING_BYTES (256u << 10)
 #define GRACE_US 20000ull
+#define LONG_US 400000ull  /* a fetch with so much time gets its record while one copy is undisturbed */
+#define CALM_US 2500000ull /* what happened longer ago than this has no effect any more */
 
 lw_status_t sim_client_start(sim_client_t *client)
 {
@@ -33,13 +35,15 @@ lw_status_t sim_client_start(sim_client_t *client)
                                  .wants_max = 256,
                                  .puts_max = 8,
                                  .landing = client->landing,
-                                 .landing_bytes = LANDING_BYTES};
+                                 .landing_bytes = LANDING_BYTES,
+                                 .hedge_us = LWC_HEDGE_AUTO};
     lw_fabric_sim_use(world->net, host);
     lw_status_t status = lwc_store_create(&params, &client->store, &error);
     if (status == LW_OK)
         status = lwc_store_set_view(client->store, &world->view, &error);
     if (status != LW_OK)
         fprintf(stderr, "sim: client %u: %s\n", client->index, error.text);
+    client->started_us = world->now_us;
     client->up = status == LW_OK;
     return status;
 }
@@ -65,9 +69,12 @@ void sim_client_stop(sim_client_t *client)
 /* Must this segment be readable? Sessions of a live client have live leases, so nothing evicts them. */
 static bool lively(const sim_client_t *client, const sim_segment_t *segment)
 {
-    const sim_node_t *node = &client->world->nodes[segment->node];
-    return segment->acknowledged && node->up && node->incarnation == segment->node_incarnation &&
-           client->sessions[segment->session].state == SIM_OPEN;
+    bool held = false;
+    for (uint32_t r = 0; r < segment->replicas; r++) {
+        const sim_node_t *node = &client->world->nodes[segment->node[r]];
+        held = held || (node->up && node->incarnation == segment->node_incarnation[r]);
+    }
+    return held && segment->acknowledged && client->sessions[segment->session].state == SIM_OPEN;
 }
 
 /* Statuses that a read of a live segment may end with: only time, and only while the net or a node is disturbed. */
@@ -75,6 +82,21 @@ static bool excused(const sim_client_t *client, lw_status_t status)
 {
     return status == LW_ERR_TIMEOUT || status == LW_ERR_UNREACHABLE || status == LW_ERR_BUSY || status == LW_ERR_CANCELED ||
            (status == LW_ERR_CORRUPT && client->world->corrupts);
+}
+
+/* May a fetch end without its record? Not while one copy is where nothing has happened for long, and there was time to
+ * turn to it. */
+static bool patience_ends(const sim_client_t *client, const sim_segment_t *segment, const sim_fetch_t *fetch)
+{
+    const sim_world_t *world = client->world;
+    if (world->lossy || world->corrupts || fetch->deadline_us - fetch->asked_us < LONG_US || client->started_us + CALM_US > fetch->asked_us)
+        return true;
+    for (uint32_t r = 0; r < segment->replicas; r++) {
+        const sim_node_t *node = &world->nodes[segment->node[r]];
+        if (node->up && node->incarnation == segment->node_incarnation[r] && node->disturbed_us + CALM_US < fetch->asked_us)
+            return false;
+    }
+    return true;
 }
 
 /* ---- putting ---- */
@@ -152,29 +174,32 @@ static bool start_put(sim_client_t *client, uint32_t s, uint32_t layer)
 {
     sim_world_t *world = client->world;
     sim_session_t *session = &client->sessions[s];
-    uint32_t key = free_segment(client), position = 0;
+    uint32_t key = free_segment(client), position[SIM_REPLICAS], replicas = session->row.shape.replicas;
     if (key == SIM_SEGMENTS)
         return false;
     sim_segment_t *segment = &client->segments[key];
     lw_segment_name_t name = {.origin = session->row.session_id, .layer = (uint16_t)layer, .first_token = session->next_token,
                               .generation = session->row.term};
-    if (lw_place(&world->view, &name, 1, &position) == 0)
+    if (lw_place(&world->view, &name, replicas, position) < replicas)
         return false;
     memset(segment, 0, sizeof(*segment));
     segment->name = name;
     segment->session = s;
-    segment->node = world->view.nodes[position].index;
+    segment->replicas = replicas;
+    for (uint32_t r = 0; r < replicas; r++) {
+        segment->node[r] = world->view.nodes[position[r]].index;
+        segment->node_incarnation[r] = world->nodes[segment->node[r]].incarnation;
+    }
     segment->extent = sim_content_make(world, &name, &segment->bytes);
     segment->deadline_us = world->now_us + 500000 + sim_below(world, 3000000);
     uint64_t deadline = segment->deadline_us;
-    if (!segment->extent || lwc_store_put(client->store, s, segment->extent, segment->bytes, &segment->node, 1, deadline,
+    if (!segment->extent || lwc_store_put(client->store, s, segment->extent, segment->bytes, segment->node, replicas, deadline,
                                           put_done, arg_of(client, key)) != LW_OK) {
         free(segment->extent);
         segment->extent = NULL;
         return false;
     }
     segment->used = segment->putting = true;
-    segment->node_incarnation = world->nodes[segment->node].incarnation;
     session->segments_pending++;
     return true;
 }
@@ -194,7 +219,7 @@ static void end_range(sim_client_t *client, uint32_t s)
     sim_world_t *world = client->world;
     sim_session_t *session = &client->sessions[s];
     lwd_range_t range = {.first_token = session->next_token, .token_count = 1024, .generation = session->row.term,
-                         .replicas = 1};
+                         .replicas = session->row.shape.replicas};
     uint32_t keys[SIM_LAYERS], found = 0;
     bool good = true;
     for (uint32_t key = 0; key < SIM_SEGMENTS; key++) {
@@ -204,7 +229,8 @@ static void end_range(sim_client_t *client, uint32_t s)
             continue;
         good = good && segment->put_status == LW_OK && segment->name.generation == session->row.term;
         if (found < SIM_LAYERS) {
-            range.node_index[segment->name.layer] = segment->node;
+            memcpy(&range.node_index[segment->name.layer * range.replicas], segment->node,
+                   range.replicas * sizeof(*segment->node));
             keys[found] = key;
         }
         range.bytes += segment->bytes;
@@ -246,7 +272,7 @@ static void open_session(sim_client_t *client, uint32_t s)
     lwd_create_t create = {.tenant = "sim",
                            .shape = {.model_id = "sim", .layer_count = SIM_LAYERS, .kv_head_count = SIM_HEADS,
                                      .query_head_count = SIM_HEADS, .head_dim = SIM_DIM, .dtype = LW_DTYPE_BF16,
-                                     .rank_count = 1, .segment_tokens = 1024, .replicas = 1,
+                                     .rank_count = 1, .segment_tokens = 1024, .replicas = world->replicas,
                                      .cluster_encoding = LW_ENCODING_INT8, .outlier_encoding = LW_ENCODING_INT4,
                                      .cluster_tokens = 16},
                            .client_id = client->client_id,
@@ -295,7 +321,8 @@ static bool known(sim_client_t *client, uint32_t key)
     sim_segment_t *segment = &client->segments[key];
     if (!segment->known)
         segment->known = lwc_store_segment(client->store, key, segment->session, &segment->name,
-                                           (uint32_t)lw_row_pair_bytes(LW_DTYPE_BF16, SIM_DIM), &segment->node, 1) == LW_OK;
+                                           (uint32_t)lw_row_pair_bytes(LW_DTYPE_BF16, SIM_DIM), segment->node,
+                                           segment->replicas) == LW_OK;
     return segment->known;
 }
 
@@ -339,6 +366,11 @@ static void arrived(void *arg, uint64_t tag, lw_status_t status, const uint8_t *
     } else if (status != LW_OK && fetch->want[i].lively && lively(client, segment) && !excused(client, status)) {
         sim_violation(world, "client %u: acknowledged segment %u is lost: %s (%s)", client->index, key,
                       lw_status_text(status), lwc_store_last_error(client->store));
+    } else if (status != LW_OK && status != LW_ERR_CANCELED && fetch->want[i].lively && lively(client, segment) &&
+               !patience_ends(client, segment, fetch)) {
+        sim_violation(world, "client %u: segment %u not fetched in %llu us though a copy was undisturbed: %s (%s)",
+                      client->index, key, (unsigned long long)(world->now_us - fetch->asked_us), lw_status_text(status),
+                      lwc_store_last_error(client->store));
     }
     if (--fetch->left == 0)
         fetch->used = false;
@@ -376,6 +408,7 @@ static void start_fetch(sim_client_t *client)
     fetch->used = true;
     fetch->left = fetch->count;
     fetch->tag_first = client->tag;
+    fetch->asked_us = world->now_us;
     fetch->deadline_us = world->now_us + 100000 + sim_below(world, 2000000);
     client->tag += fetch->count;
     lw_status_t status = lwc_store_fetch(client->store, wants, fetch->count, fetch->deadline_us, false, arrived, client);

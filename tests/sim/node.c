@@ -146,6 +146,8 @@ lw_status_t sim_node_start(sim_node_t *node)
     snprintf(node->address, sizeof(node->address), "%s", lwd_worker_address(node->worker));
     node->up = true;
     node->sync_us = 0;
+    node->stalled_until_us = 0;
+    node->disturbed_us = world->now_us;
     return LW_OK;
 }
 

@@ -21,6 +21,7 @@
 #define SIM_SESSIONS 6u   /* of a client at once */
 #define SIM_LAYERS 2u
 #define SIM_HEADS 2u
+#define SIM_REPLICAS 2u   /* of a segment, at most: a run has 1 or 2 */
 #define SIM_DIM 16u
 #define SIM_LEASE_US 3000000ull
 #define SIM_TICK_US 200ull
@@ -41,6 +42,8 @@ typedef struct sim_node {
     uint16_t index;
     bool up;
     uint64_t incarnation, restart_us, sync_us, ended_serial;
+    uint64_t stalled_until_us; /* stopped, as by SIGSTOP: its connections stay */
+    uint64_t disturbed_us;     /* when it was last down, stopped or cut off */
     char host[16], address[LW_ADDRESS_MAX];
     uint8_t *arena, *book;
     lwd_extents_t *extents, *book_extents;
@@ -54,12 +57,13 @@ typedef struct sim_node {
 
 /* A segment that a client has put, or is putting. */
 typedef struct sim_segment {
-    bool used, acknowledged; /* in a manifest: must be readable while its node lives on and its session is not over */
+    bool used, acknowledged; /* in a manifest: must be readable while one of its nodes lives on and its session is not over */
     bool known;              /* to the store's directory */
     uint32_t session;        /* index in the client's sessions */
     lw_segment_name_t name;
-    uint16_t node;
-    uint64_t node_incarnation; /* when it was acknowledged */
+    uint32_t replicas;
+    uint16_t node[SIM_REPLICAS];
+    uint64_t node_incarnation[SIM_REPLICAS]; /* when it was put */
     void *extent;
     uint64_t bytes;
     bool putting, reading;
@@ -80,7 +84,7 @@ typedef struct sim_session {
 
 typedef struct sim_fetch {
     bool used;
-    uint64_t deadline_us, tag_first;
+    uint64_t asked_us, deadline_us, tag_first;
     uint32_t count, left;
     struct {
         uint32_t segment;
@@ -94,7 +98,7 @@ typedef struct sim_client {
     sim_world_t *world;
     uint32_t index;
     bool up;
-    uint64_t client_id, incarnation, restart_us, renew_us, tag, released;
+    uint64_t client_id, incarnation, started_us, restart_us, renew_us, tag, released;
     uint8_t *landing;
     lwc_store_t *store;
     sim_session_t sessions[SIM_SESSIONS];
@@ -103,13 +107,14 @@ typedef struct sim_client {
 } sim_client_t;
 
 typedef struct sim_stats {
-    uint64_t ticks, puts, puts_failed, commits, fetches, records, records_failed, reads, crashes, client_crashes, partitions,
-        drops, evictions, checksum_failures;
+    uint64_t ticks, puts, puts_failed, commits, fetches, records, records_failed, reads, crashes, client_crashes, partitions, stalls,
+        drops, evictions, checksum_failures, hedges, hedges_won, reroutes;
 } sim_stats_t;
 
 struct sim_world {
     uint64_t seed, now_us, end_us;
     bool trace, violated, corrupts, calm;
+    bool lossy; /* messages or replies get lost, so anything may come late */
     char violation[400];
     lw_prng_t prng;
     lw_clock_t clock;
@@ -121,6 +126,7 @@ struct sim_world {
     lw_node_t view_nodes[SIM_NODES];
     lw_view_t view;
     uint64_t arena_bytes, heal_us;
+    uint32_t replicas;
     sim_stats_t stats;
 };
 

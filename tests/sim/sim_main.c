@@ -49,12 +49,14 @@ static bool run_seed(uint64_t seed, const options_t *options, sim_stats_t *total
 static void print_total(const sim_stats_t *t)
 {
     printf("  %llu puts (%llu failed), %llu ranges committed, %llu fetches of %llu records (%llu failed, %llu checksum failures), "
-           "%llu reads,\n  %llu node and %llu client crashes, %llu partitions, %llu drops, %llu evictions\n",
+           "%llu reads,\n  %llu node and %llu client crashes, %llu partitions, %llu stops, %llu drops, %llu evictions,\n"
+           "  %llu hedges (%llu won), %llu records rerouted\n",
            (unsigned long long)t->puts, (unsigned long long)t->puts_failed, (unsigned long long)t->commits,
            (unsigned long long)t->fetches, (unsigned long long)t->records, (unsigned long long)t->records_failed,
            (unsigned long long)t->checksum_failures, (unsigned long long)t->reads, (unsigned long long)t->crashes,
-           (unsigned long long)t->client_crashes, (unsigned long long)t->partitions, (unsigned long long)t->drops,
-           (unsigned long long)t->evictions);
+           (unsigned long long)t->client_crashes, (unsigned long long)t->partitions, (unsigned long long)t->stalls,
+           (unsigned long long)t->drops, (unsigned long long)t->evictions, (unsigned long long)t->hedges,
+           (unsigned long long)t->hedges_won, (unsigned long long)t->reroutes);
 }
 
 static uint64_t value(int argc, char **argv, int *i)

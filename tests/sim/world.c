@@ -83,10 +83,14 @@ static void choose_faults(sim_world_t *world)
     }
     faults.close_after_us = 1000 + (uint32_t)sim_below(world, 20000);
     world->calm = sim_chance(world, 0.2);
+    world->replicas = sim_chance(world, 0.5) ? SIM_REPLICAS : 1;
     world->arena_bytes = (sim_chance(world, 0.3) ? 96u : 1024u) << 10;
     lw_sim_net_faults(world->net, &faults);
-    if (sim_chance(world, 0.3))
+    world->lossy = faults.drop > 0;
+    if (sim_chance(world, 0.3)) {
         lw_fault_enable(LW_FAULT_REPLY_DROP, 0.003);
+        world->lossy = true;
+    }
     if (sim_chance(world, 0.3))
         lw_fault_enable(LW_FAULT_RESERVE_FULL, 0.05);
     if (world->corrupts && sim_chance(world, 0.5))
@@ -194,8 +198,19 @@ static void partition(sim_world_t *world, bool cut)
                 lw_sim_net_partition(world->net, host, world->nodes[i].host, cut);
         }
     world->stats.partitions += cut;
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        world->nodes[i].disturbed_us = cut ? UINT64_MAX / 2 : world->now_us;
     world->heal_us = cut ? world->now_us + 10000 + sim_below(world, 1200000) : 0;
     sim_trace(world, cut ? "some are cut off" : "healed");
+}
+
+static void stall(sim_world_t *world, sim_node_t *node)
+{
+    node->stalled_until_us = world->now_us + 10000 + sim_below(world, 2500000);
+    node->disturbed_us = node->stalled_until_us;
+    world->stats.stalls++;
+    sim_trace(world, "node %u stops for %llu ms", node->index,
+              (unsigned long long)(node->stalled_until_us - world->now_us) / 1000);
 }
 
 static void inject(sim_world_t *world)
@@ -215,6 +230,11 @@ static void inject(sim_world_t *world)
         sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
         if (node->up)
             crash_node(world, node);
+    }
+    if (sim_chance(world, 0.00004)) {
+        sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
+        if (node->up && world->now_us >= node->stalled_until_us)
+            stall(world, node);
     }
     if (sim_chance(world, 0.00004)) {
         sim_client_t *client = &world->clients[sim_below(world, SIM_CLIENTS)];
@@ -245,7 +265,7 @@ static void tick(sim_world_t *world)
     inject(world);
     lw_sim_net_round(world->net, world->now_us);
     for (uint32_t i = 0; i < SIM_NODES; i++)
-        if (world->nodes[i].up)
+        if (world->nodes[i].up && world->now_us >= world->nodes[i].stalled_until_us)
             sim_node_round(&world->nodes[i]);
     for (uint32_t c = 0; c < SIM_CLIENTS; c++)
         if (world->clients[c].up)
@@ -310,6 +330,9 @@ bool sim_world_run(sim_world_t *world)
             continue;
         lwc_store_stats(world->clients[c].store, &stats);
         world->stats.checksum_failures += stats.checksum_failures;
+        world->stats.hedges += stats.hedges;
+        world->stats.hedges_won += stats.hedges_won;
+        world->stats.reroutes += stats.reroutes;
     }
     return !world->violated;
 }

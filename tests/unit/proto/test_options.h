@@ -8,6 +8,7 @@
     OPT(mem, arena_bytes, BYTES, "auto", "16m", "16t", RESTART, "Memory served to clients.")                        \
     OPT(mem, slice_bytes, BYTES, "1g", "4k", "3g", RESTART, "Largest registration.")                                \
     OPT(shard, lease_us, USEC, "30s", "1s", "1h", LIVE, "How long a client may be silent.")                         \
+    OPT(shard, late_us, USEC, "auto", "0us", "10s", LIVE, "When something is late.")                                \
     OPT(shard, threads, UINT, "2", "1", "64", RESTART, "Data threads.")                                             \
     OPT(shard, any, UINT, "0", "", NULL, LIVE, "A number without bounds.")                                          \
     OPT(shard, low, UINT, "9", "3", "", LIVE, "A number with one bound.")                                           \
