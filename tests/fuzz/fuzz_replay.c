@@ -3,6 +3,7 @@
  *
  *   fuzz_<parser>_replay [--mutations N] [--seed S] [--expect-failure] DIRECTORY|FILE...
  *
+ * LW_QUICK=1 (quick.h) takes a tenth of the mutations.
  * Without --seed the seed is fresh; it is printed first, and with the number of the mutation it repeats a
  * failure exactly. */
 #include <dirent.h>
@@ -17,6 +18,7 @@
 #include "base/clock.h"
 #include "base/prng.h"
 #include "fuzz.h"
+#include "quick.h"
 
 #define SEEDS_MAX 4096
 #define INPUT_MAX (256u << 10)
@@ -220,6 +222,7 @@ int main(int argc, char **argv)
             load_path(argv[i]);
         }
     }
+    mutations = quick_run() ? mutations / 10 : mutations;
     if (seed_count == 0) {
         fprintf(stderr, "fuzz: no inputs\n");
         return 2;

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "quick.h"
 #include "unit/client/harness.h"
 
 #include <math.h>
@@ -154,7 +155,8 @@ lw_status_t harness_ended(harness_t *h, lw_session_t *session)
 
 /* ---- exact attention ---- */
 
-void harness_exact(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
+/* Reads what no device writes: sanitizers of threads need not watch it, and it is most of what a test computes. */
+__attribute__((no_sanitize("thread"))) void harness_exact(const harness_t *h, const sequence_t *sequence, uint32_t layer, uint32_t query_head,
                    uint32_t visible, const float *query, double *out, double *lse_out)
 {
     size_t floats = token_floats(h);
@@ -206,6 +208,8 @@ double result_out_error(const result_t *result)
 {
     double most = 0;
     for (size_t i = 0; i < (size_t)result->rows * result->head_dim; i++) {
+        if (isnan(result->exact_lse[i / result->head_dim]))
+            continue; /* not compared */
         double error = fabs(result->out[i] - result->exact_out[i]);
         most = error > most || isnan(error) ? error : most;
         if (isnan(most))
@@ -219,6 +223,8 @@ double result_lse_error(const result_t *result)
     double most = 0;
     for (uint32_t i = 0; i < result->rows; i++) {
         double error = fabs(result->lse[i] - result->exact_lse[i]);
+        if (isnan(result->exact_lse[i]))
+            continue;
         if (isnan(error))
             return INFINITY;
         most = fmax(most, error);
@@ -245,9 +251,13 @@ static void draw_query(layer_run_t *run, bool zero)
 static void exact_layer(layer_run_t *run)
 {
     uint32_t heads = run->h->model.query_head_count, d = run->h->model.head_dim;
+    uint32_t stride = quick_count(1, 1 + run->tokens / 16);
     for (uint32_t t = 0; t < run->tokens; t++)
         for (uint32_t q = 0; q < heads; q++) {
             size_t row = ((size_t)run->layer * run->tokens + t) * heads + q;
+            run->result->exact_lse[row] = NAN;
+            if ((run->tokens - 1 - t) % stride != 0)
+                continue;
             harness_exact(run->h, run->sequence, run->layer, q, run->first + t + 1,
                           run->query + ((size_t)t * heads + q) * d, run->result->exact_out + row * d,
                           &run->result->exact_lse[row]);
@@ -272,6 +282,7 @@ static lw_status_t attend_layer(layer_run_t *run)
                       .layer = run->layer,
                       .sessions = sessions,
                       .session_count = 1,
+                      .timeout_us = run->h->step_timeout_us,
                       .query = query_tensor(run, run->query),
                       .key = layer_tensor(run->h, run->sequence->keys, run->layer, run->first, run->tokens),
                       .value =

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quick.h"
 #include "unit/client/fake_store.h"
 #include "unit/client/harness.h"
 #include "unit/client/queue_backend.h"
@@ -40,11 +41,17 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
     h->time_us = 1000000;
     h->clock = (lw_clock_t){.now_us = clock_now, .unix_us = clock_now, .self = h};
     const char *backend = params->backend ? params->backend : getenv("LW_TEST_BACKEND");
-    bool queue = backend && strcmp(backend, "queue") == 0;
-    bool async = queue || (backend && strcmp(backend, "cuda") == 0);
+    if (!backend)
+        backend = quick_run() ? "cpu" : "ref"; /* ref has its own run under sanitizers in the op matrix */
+    bool queue = strcmp(backend, "queue") == 0;
+    bool async = queue || strcmp(backend, "cuda") == 0;
     char config[512]; /* leases are renewed by a thread that waits for a slow device here */
     const char *patient = async ? "client.lease=1h;client.ship_timeout=30m;client.room_timeout=30m;" : "";
-    snprintf(config, sizeof(config), "%s%s", patient, params->config ? params->config : "");
+    if (params->impatient)
+        patient = async ? "client.lease=1h;client.ship_timeout=5s;client.room_timeout=1h;"
+                        : "client.ship_timeout=300ms;client.room_timeout=1h;";
+    const char *build = quick_run() ? "index.iterations=2;" : ""; /* worse clusters, the same answers */
+    snprintf(config, sizeof(config), "%s%s%s", patient, build, params->config ? params->config : "");
     if (async)
         h->clock = *lw_clock_real(); /* several threads look, often */
     nodes_init(h);
@@ -53,7 +60,7 @@ void harness_open(harness_t *h, const harness_params_t *params, uint64_t seed)
         lw_control_sim_open(&h->fleet, NULL, 7, 1, &control, &error) != LW_OK)
         fail_msg("control: %s", error.text);
     lw_open_params_t open = {.size = sizeof(open),
-                             .backend = backend ? backend : "ref",
+                             .backend = backend,
                              .config = config,
                              .fleet = params->local ? "local" : NULL,
                              .device_bytes = params->device_bytes,

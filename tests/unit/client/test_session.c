@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "quick.h"
 #include "unit/client/fake_store.h"
 #include "unit/client/harness.h"
 
@@ -230,7 +231,7 @@ static void test_fork_in_mid_seal_copies_what_is_being_sealed(void **state)
     harness_open(&h, &small, seed_value);
     sequence_init(&seq, &h, 4000);
     sequence_grow(&seq, &h, 3000);
-    for (uint32_t rounds = 0; rounds < 24; rounds += 3) {
+    for (uint32_t rounds = 0; rounds < 24; rounds += quick_count(3, 7)) {
         lw_session_t *parent = harness_session(&h, LW_POLICY_FULL, 1024), *child = NULL;
         harness_prefill(&h, parent, &seq, 0, 1200, 400);
         for (uint32_t i = 0; i < rounds; i++)
@@ -299,8 +300,9 @@ static void test_extend_is_exact_over_everything(void **state)
     sequence_grow(&seq, &h, 4000);
     lw_session_t *s = harness_session(&h, LW_POLICY_NOTHING, 1024);
     result_t result;
-    uint32_t sizes[] = {3, 2, 300, 1, 900, 1000, 64};
-    for (size_t i = 0; i < LW_ARRAY_SIZE(sizes); i++) {
+    uint32_t sizes[] = {3, 2, 300, 1, 800, 64, 1000};
+    size_t count = quick_count(LW_ARRAY_SIZE(sizes), LW_ARRAY_SIZE(sizes) - 1);
+    for (size_t i = 0; i < count; i++) {
         if (harness_extend(&h, s, &seq, sizes[i], &result) != LW_OK)
             fail_msg("extend: %s", lw_last_error(h.kv));
         if (!(result_out_error(&result) < 1e-4))
@@ -308,7 +310,7 @@ static void test_extend_is_exact_over_everything(void **state)
         result_fini(&result);
         harness_settle(&h);
     }
-    assert_int_equal(harness_sealed(s), 2048);
+    assert_int_equal(harness_sealed(s), quick_count(2048, 1024));
     lw_session_close(s);
     harness_close(&h); /* a device may still read the rows */
     sequence_fini(&seq);
@@ -339,6 +341,7 @@ static void test_flushed_session_reopens_with_the_same_answers(void **state)
     sequence_grow(&seq, &h, 6000);
     lw_session_t *s = harness_session(&h, LW_POLICY_FULL, 2048);
     uint64_t id = session_id(s);
+    uint32_t rounds = quick_count(3, 2);
     harness_prefill(&h, s, &seq, 0, 3500, 350);
     check_full(&h, s, &seq, 1);
     assert_int_equal(lw_session_flush(s, NULL), LW_OK);
@@ -347,7 +350,7 @@ static void test_flushed_session_reopens_with_the_same_answers(void **state)
     assert_int_equal(attr.committed_tokens, 3501);
     assert_int_equal(lw_session_flush(s, NULL), LW_OK); /* nothing new: nothing to do */
     lw_session_close(s);
-    for (int round = 0; round < 3; round++) {
+    for (uint32_t round = 0; round < rounds; round++) {
         s = reopen(&h, id, LW_POLICY_FULL);
         assert_int_equal(harness_tokens(s), 3501 + 4 * round);
         check_full(&h, s, &seq, 3);
@@ -356,7 +359,7 @@ static void test_flushed_session_reopens_with_the_same_answers(void **state)
         lw_session_close(s);
     }
     s = reopen(&h, id, LW_POLICY_FULL);
-    harness_prefill(&h, s, &seq, 3513, 2000, 500); /* seals over the raw tail */
+    harness_prefill(&h, s, &seq, 3501 + 4 * rounds, 2000, 500); /* seals over the raw tail */
     check_full(&h, s, &seq, 1);
     harness_settle(&h);
     assert_int_equal(harness_sealed(s), 5120);
@@ -480,7 +483,9 @@ static void test_silent_fleet_times_out(void **state)
     check_full(&h, s, &seq, 1);
     harness_settle(&h);
     fake_store_hold(true);
+    h.step_timeout_us = 300000;
     assert_int_equal(harness_step(&h, s, &seq, 1, false, &result), LW_ERR_TIMEOUT);
+    h.step_timeout_us = 0;
     result_fini(&result);
     fake_store_hold(false);
     check_full(&h, s, &seq, 1);
@@ -492,11 +497,10 @@ static void test_silent_fleet_times_out(void **state)
 static void test_full_fleet_pushes_back_and_then_fails_the_session(void **state)
 {
     (void)state;
-    static const harness_params_t quick = {.layers = 2,
-                                           .config = "client.ship_timeout=300ms;client.room_timeout=1h"};
+    static const harness_params_t impatient = {.layers = 2, .impatient = true};
     harness_t h;
     sequence_t seq;
-    harness_open(&h, &quick, seed_value);
+    harness_open(&h, &impatient, seed_value);
     sequence_init(&seq, &h, 8000);
     sequence_grow(&seq, &h, 4000);
     lw_session_t *s = harness_session(&h, LW_POLICY_FULL, 1024);
@@ -624,10 +628,10 @@ static void test_close_in_mid_seal_leaves_nothing_behind(void **state)
     harness_open(&h, &small, seed_value);
     sequence_init(&seq, &h, 4000);
     sequence_grow(&seq, &h, 3000);
-    for (int i = 0; i < 6; i++) {
+    for (uint32_t i = 0; i < 6; i += quick_count(1, 2)) {
         lw_session_t *s = harness_session(&h, LW_POLICY_FULL, 1024);
         harness_prefill(&h, s, &seq, 0, 1400, 350);
-        for (int k = 0; k < 3 * i; k++)
+        for (uint32_t k = 0; k < 3 * i; k++)
             lw_progress(h.kv);
         lw_session_close(s);
         harness_drain(&h);

@@ -1,3 +1,4 @@
+#include "quick.h"
 #include "unit/proto/test_support.h"
 
 #include "client/examples/llama/bpe.h"
@@ -26,7 +27,7 @@ static size_t merge_plainly(const llama_merge_table_t *table, uint32_t *symbols,
 static void test_merges_equal_the_plain_definition(void **state)
 {
     lw_prng_t prng = test_prng(__func__);
-    for (int round = 0; round < 300; round++) {
+    for (uint32_t round = 0; round < quick_count(300, 60); round++) {
         llama_merge_table_t table;
         enum { RULES = 30, LENGTH = 60 };
         assert_int_equal(llama_merge_table_init(&table, RULES), LW_OK);
@@ -59,15 +60,15 @@ static void test_the_first_rule_of_a_pair_stays(void **state)
 
 static void test_a_long_word_merges_in_time(void **state)
 {
-    enum { LENGTH = 1 << 19 }; /* quadratic work would take minutes */
+    uint32_t length = quick_count(1 << 19, 1 << 17); /* quadratic work would take minutes */
     llama_merge_table_t table;
-    uint32_t *symbols = calloc(LENGTH, sizeof(*symbols));
+    uint32_t *symbols = calloc(length, sizeof(*symbols));
     size_t count;
     assert_int_equal(llama_merge_table_init(&table, 4), LW_OK);
     for (uint32_t i = 0; i < 4; i++)
         llama_merge_table_add(&table, &(llama_merge_t){i, i, i + 1, i});
-    assert_int_equal(llama_bpe_merge(&table, symbols, LENGTH, &count), LW_OK);
-    assert_int_equal(count, LENGTH / 16);
+    assert_int_equal(llama_bpe_merge(&table, symbols, length, &count), LW_OK);
+    assert_int_equal(count, length / 16);
     assert_int_equal(symbols[count - 1], 4);
     llama_merge_table_fini(&table);
     free(symbols);
