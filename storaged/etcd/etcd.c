@@ -98,11 +98,22 @@ void lwd_etcd_next_endpoint(lwd_etcd_t *etcd, uint32_t from)
         etcd->current = (from + 1) % etcd->endpoint_count;
 }
 
-uint64_t lwd_etcd_patience(const lwd_etcd_t *etcd, uint64_t until_us)
+uint64_t lwd_etcd_patience(lwd_etcd_t *etcd, uint64_t until_us)
 {
     uint64_t now = lw_now_us(lw_clock_real());
-    bool away = etcd->away_us && now - etcd->away_us < ETCD_AWAY_LASTS_US;
-    return away ? lw_min_u64(until_us, now + LWD_ETCD_AWAY_US) : until_us;
+    if (!etcd->away)
+        return until_us;
+    if (now - etcd->probed_us < ETCD_PROBE_EVERY_US)
+        return now;
+    etcd->probed_us = now;
+    return ++etcd->probes % ETCD_PROBES_SHORT ? lw_min_u64(until_us, now + LWD_ETCD_AWAY_US) : until_us;
+}
+
+void lwd_etcd_answered(lwd_etcd_t *etcd, bool answered)
+{
+    if (!answered && !etcd->away)
+        etcd->probed_us = lw_now_us(lw_clock_real());
+    etcd->away = !answered;
 }
 
 lw_status_t lwd_etcd_failed(const lwd_etcd_t *etcd, const char *method, const char *about, const lw_error_t *cause,
@@ -147,7 +158,7 @@ lw_status_t lwd_etcd_call(lwd_etcd_t *etcd, const etcd_call_t *call, uint64_t un
     uint32_t tries = 0;
     lw_status_t status;
     for (;;) {
-        lw_error_t cause = {.status = LW_ERR_TIMEOUT, .text = "no time left"};
+        lw_error_t cause = {.status = LW_ERR_TIMEOUT, .text = "nobody has answered lately"};
         uint64_t now = lw_now_us(lw_clock_real()), left = until_us > now ? until_us - now : 0;
         status = left ? call_try(etcd, call, packed, bytes, lw_min_u64(left, LWD_ETCD_TRY_US), reply_out, &cause)
                       : LW_ERR_TIMEOUT;
@@ -163,9 +174,7 @@ lw_status_t lwd_etcd_call(lwd_etcd_t *etcd, const etcd_call_t *call, uint64_t un
         if (++tries % etcd->endpoint_count == 0)
             pause_us(ETCD_RETRY_US);
     }
-    bool answered = status != LW_ERR_FLEET;
-    if (answered || etcd->away_us == 0 || lw_now_us(lw_clock_real()) - etcd->away_us >= ETCD_AWAY_LASTS_US)
-        etcd->away_us = answered ? 0 : lw_now_us(lw_clock_real());
+    lwd_etcd_answered(etcd, status != LW_ERR_FLEET);
     free(packed);
     return status;
 }

@@ -4,7 +4,8 @@
  * keep-alives follow. Calls block, never past the moment that the caller gives (`until_us`, of the real clock's now_us). A
  * handle belongs to one thread at a time, and so do its watches; several handles are fine.
  *
- * Statuses: ERR_FLEET: nobody answered in time; a transaction that writes may have happened all the same. ERR_STALE: the
+ * Statuses: ERR_FLEET: nobody answered in time (and after that most calls fail at once until somebody does); a transaction
+ * that writes may have happened all the same. ERR_STALE: the
  * revision asked for is compacted away. ERR_INVALID, ERR_EXHAUSTED (etcd's space quota), ERR_PERMISSION: refused, nothing
  * happened. Error texts name the endpoint and the first key.
  */
@@ -23,7 +24,7 @@ typedef struct lwd_etcd_watch lwd_etcd_watch_t;
 #define LWD_ETCD_OPS_MAX 120u              /* operations, and comparisons, of a transaction; etcd's own default is 128 */
 #define LWD_ETCD_REQUEST_MAX (1400u << 10) /* bytes of a transaction's values; etcd's own limit is 1.5 MiB a request */
 #define LWD_ETCD_TRY_US 1000000ull         /* an endpoint that has not answered for this long is left for the next one */
-#define LWD_ETCD_AWAY_US 200000ull         /* how long calls wait in the second after one that nobody answered */
+#define LWD_ETCD_AWAY_US 200000ull         /* how long a call waits while etcd is away; most then fail at once */
 
 /* Strings are borrowed for the call. PEM texts all NULL: plaintext. */
 typedef struct lwd_etcd_params {

@@ -91,7 +91,7 @@ lw_status_t lwd_etcd_keep(lwd_etcd_t *etcd, int64_t lease, uint64_t until_us, ui
         uint64_t try_until = lw_min_u64(until_us, lwd_etcd_until(LWD_ETCD_TRY_US));
         lw_status_t status = keep_try(etcd, lease, try_until, &ttl_s, &cause);
         if (status == LW_OK) {
-            etcd->away_us = 0;
+            lwd_etcd_answered(etcd, true);
             *ttl_s_out = ttl_s;
             return ttl_s ? LW_OK : lw_fail(error, LW_ERR_NOT_FOUND, "etcd %s: the lease is over", lwd_etcd_endpoint(etcd));
         }
@@ -100,7 +100,9 @@ lw_status_t lwd_etcd_keep(lwd_etcd_t *etcd, int64_t lease, uint64_t until_us, ui
         lw_rpc_stream_close(etcd->keep);
         etcd->keep = NULL;
         lwd_etcd_next_endpoint(etcd, etcd->current);
-        if (tries + 1 >= 2 * etcd->endpoint_count || lw_now_us(lw_clock_real()) >= until_us)
+        if (tries + 1 >= 2 * etcd->endpoint_count || lw_now_us(lw_clock_real()) >= until_us) {
+            lwd_etcd_answered(etcd, false);
             return error ? error->status : LW_ERR_FLEET;
+        }
     }
 }

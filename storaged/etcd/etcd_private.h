@@ -7,7 +7,8 @@
 #include "storaged/etcd/etcd.h"
 
 #define ETCD_RETRY_US 50000u      /* between two tries when every endpoint failed at once */
-#define ETCD_AWAY_LASTS_US 1000000u
+#define ETCD_PROBE_EVERY_US 500000u /* while etcd is away one call is tried this often, the others fail at once */
+#define ETCD_PROBES_SHORT 8u        /* one of so many is given its whole time: etcd may be slow instead of away */
 
 struct lwd_etcd {
     char endpoints[LWD_ETCD_ENDPOINTS_MAX][192];
@@ -16,7 +17,9 @@ struct lwd_etcd {
     char *ca_pem, *cert_pem, *key_pem; /* owned copies */
     lw_rpc_stream_t *keep;             /* NULL: none open */
     uint32_t keep_endpoint;
-    uint64_t away_us; /* when a call last ended unanswered; 0: the last one was answered */
+    bool away;                         /* the last call was not answered */
+    uint64_t probed_us;
+    uint32_t probes;
 };
 
 typedef struct etcd_call {
@@ -33,8 +36,9 @@ LW_CHECK lw_status_t lwd_etcd_call(lwd_etcd_t *etcd, const etcd_call_t *call, ui
 LW_CHECK lw_status_t lwd_etcd_channel(lwd_etcd_t *etcd, lw_rpc_channel_t **channel_out, lw_error_t *error);
 /* On to the next endpoint, unless somebody has gone on from `from` already. */
 void lwd_etcd_next_endpoint(lwd_etcd_t *etcd, uint32_t from);
-/* until_us, or less shortly after nobody answered. */
-uint64_t lwd_etcd_patience(const lwd_etcd_t *etcd, uint64_t until_us);
+/* How long the next call may wait: until_us, or less while nobody answers. */
+uint64_t lwd_etcd_patience(lwd_etcd_t *etcd, uint64_t until_us);
+void lwd_etcd_answered(lwd_etcd_t *etcd, bool answered);
 /* Gives a failure its status and words: what the other side's answer means for callers. */
 lw_status_t lwd_etcd_failed(const lwd_etcd_t *etcd, const char *method, const char *about, const lw_error_t *cause,
                             lw_error_t *error);

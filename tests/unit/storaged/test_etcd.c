@@ -49,7 +49,12 @@ static lwd_etcd_reply_t *txn(const lwd_etcd_compare_t *compare, const lwd_etcd_o
 {
     const lwd_etcd_txn_t request = {.compares = compare, .compare_count = compare != NULL, .ops = ops, .op_count = op_count};
     lwd_etcd_reply_t *reply = NULL;
-    if (lwd_etcd_txn(etcd, &request, lwd_etcd_until(5 * SECOND), &reply, &error) != LW_OK)
+    uint64_t until = lwd_etcd_until(20 * SECOND);
+    lw_status_t status;
+    do /* while it is away most calls fail at once */
+        status = lwd_etcd_txn(etcd, &request, lwd_etcd_until(5 * SECOND), &reply, &error);
+    while (status == LW_ERR_FLEET && lwd_etcd_until(0) < until);
+    if (status != LW_OK)
         fail_msg("%s", error.text);
     return reply;
 }
@@ -300,7 +305,8 @@ static void test_a_stopped_etcd_costs_no_more_than_the_deadline_and_then_little(
     assert_int_equal(again, LW_ERR_FLEET);
     assert_in_range(first, SECOND / 2, 5 * SECOND);
     assert_in_range(second, 0, first);
-    assert_int_equal(read_at(0, 10 * SECOND, &count), LW_OK);
+    lwd_etcd_reply_free(txn(NULL, &(lwd_etcd_op_t){.kind = LWD_ETCD_RANGE, .key = key("a")}, 1)); /* it is there again */
+    assert_int_equal(read_at(0, 5 * SECOND, &count), LW_OK);
     assert_int_equal(count, 1);
 }
 
