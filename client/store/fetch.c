@@ -349,6 +349,7 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
     if (segment && (found == check || request->contiguous || LW_FAULT(CHECKSUM_SKIP))) {
         if (!lwc_want_claim(request, i))
             return;
+        request->delivered = true;
         store->stats.bytes_fetched += bytes;
         store->stats.records_fetched++;
         request->peer->stats.bytes_fetched += bytes;
@@ -508,7 +509,7 @@ void lwc_fetch_lost(lwc_request_t *request)
         return;
     }
     if (request->span != LWC_NO_SLOT)
-        lwc_landing_settle(&store->landing, request->span);
+        lwc_landing_discard(&store->landing, request->span);
     request->span = LWC_NO_SLOT;
     store->stats.fetch_retries++;
     set_waiting(request); /* until the node is back, or the deadline */

@@ -1,5 +1,5 @@
-/* landing.c - the ring of landing memory. Spans are taken in order and given back in order: a span is free again when no
- * transfer may write into it and every record in it has been used (its tags are released). Called by the store's thread. */
+/* landing.c - the ring of landing memory. Spans are taken in order and given back from both ends: a span is free again when no
+ * transfer may write into it and every record in it has been used (its tags are released) or none was ever shown. Called by the store's thread. */
 #include <stdlib.h>
 
 #include "client/store/store_private.h"
@@ -19,11 +19,21 @@ void lwc_landing_fini(lwc_landing_t *landing)
     landing->spans = NULL;
 }
 
+static lwc_span_t *last(const lwc_landing_t *landing)
+{
+    return &landing->spans[(landing->first + landing->count - 1) % landing->span_capacity];
+}
+
+/* Spans of no use go from the ring's end, too: what failed and is asked for again need not wait for older records. */
 static void trim(lwc_landing_t *landing)
 {
+    while (landing->count > 0 && !last(landing)->in_flight && last(landing)->unused) {
+        landing->tail = last(landing)->offset;
+        landing->count--;
+    }
     while (landing->count > 0) {
         lwc_span_t *span = &landing->spans[landing->first];
-        if (span->in_flight || span->tag_max >= landing->released)
+        if (span->in_flight || (!span->unused && span->tag_max >= landing->released))
             return;
         landing->head = span->offset + span->bytes;
         landing->first = (landing->first + 1) % landing->span_capacity;
@@ -54,6 +64,12 @@ void lwc_landing_settle(lwc_landing_t *landing, uint32_t span)
     LW_ASSERT(landing->spans[span].in_flight);
     landing->spans[span].in_flight = false;
     trim(landing);
+}
+
+void lwc_landing_discard(lwc_landing_t *landing, uint32_t span)
+{
+    landing->spans[span].unused = true;
+    lwc_landing_settle(landing, span);
 }
 
 void lwc_landing_release(lwc_landing_t *landing, uint64_t until)

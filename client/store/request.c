@@ -86,8 +86,10 @@ static void release_batch(lwc_request_t *request)
 
 static void release_span(lwc_request_t *request)
 {
-    if (request->span != LWC_NO_SLOT)
+    if (request->span != LWC_NO_SLOT && request->delivered)
         lwc_landing_settle(&request->store->landing, request->span);
+    else if (request->span != LWC_NO_SLOT)
+        lwc_landing_discard(&request->store->landing, request->span);
     request->span = LWC_NO_SLOT;
 }
 

@@ -132,6 +132,7 @@ typedef struct lwc_request {
     uint32_t hedges;       /* of this request, in flight */
     uint32_t ended_count;  /* bits in batch->ended */
     bool hedged, hedge_denied;
+    bool delivered;        /* FETCH: somebody was shown a record in its landing memory */
     uint32_t hashed;       /* FETCH: wants whose record's checksum is in keys, if no run failed */
     uint64_t hashed_bytes; /* FETCH: of the payload */
     uint32_t session_slot; /* ATTACH */
@@ -191,6 +192,7 @@ typedef struct lwc_span {
     uint64_t offset, bytes;
     uint64_t tag_max;
     bool in_flight; /* a transfer may still write into it */
+    bool unused;    /* nobody was shown anything in it: its tags need no release */
 } lwc_span_t;
 
 typedef struct lwc_landing {
@@ -373,6 +375,7 @@ LW_CHECK lw_status_t lwc_landing_init(lwc_landing_t *landing, uint8_t *memory, u
 void lwc_landing_fini(lwc_landing_t *landing);
 uint32_t lwc_landing_take(lwc_landing_t *landing, uint64_t bytes, uint64_t tag_max); /* LWC_NO_SLOT: no room now */
 void lwc_landing_settle(lwc_landing_t *landing, uint32_t span);  /* no transfer writes into it any more */
+void lwc_landing_discard(lwc_landing_t *landing, uint32_t span); /* the same, and nobody was shown anything in it */
 void lwc_landing_release(lwc_landing_t *landing, uint64_t until);
 uint8_t *lwc_landing_at(const lwc_landing_t *landing, uint32_t span);
 

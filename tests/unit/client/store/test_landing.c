@@ -66,6 +66,35 @@ static void test_landing_table_of_spans_is_bounded(void **state)
     lwc_landing_fini(&landing);
 }
 
+static void test_landing_discarded_span_is_free_without_its_tags(void **state)
+{
+    lwc_landing_t landing = make();
+    (void)state;
+    lwc_landing_discard(&landing, lwc_landing_take(&landing, RING_BYTES, 7));
+    uint32_t span = lwc_landing_take(&landing, RING_BYTES, 3); /* the slot that was discarded, and is used now */
+    assert_int_not_equal(span, LWC_NO_SLOT);
+    lwc_landing_settle(&landing, span);
+    assert_int_equal(lwc_landing_take(&landing, 64, 9), LWC_NO_SLOT);
+    lwc_landing_release(&landing, 4);
+    assert_int_not_equal(lwc_landing_take(&landing, 64, 9), LWC_NO_SLOT);
+    lwc_landing_fini(&landing);
+}
+
+static void test_landing_discarded_span_behind_a_kept_one_is_free(void **state)
+{
+    lwc_landing_t landing = make();
+    (void)state;
+    uint32_t kept = lwc_landing_take(&landing, RING_BYTES / 2, 3);
+    lwc_landing_settle(&landing, kept);
+    for (int i = 0; i < 5; i++) {
+        uint32_t span = lwc_landing_take(&landing, RING_BYTES / 2, 7);
+        assert_int_not_equal(span, LWC_NO_SLOT);
+        assert_ptr_not_equal(lwc_landing_at(&landing, span), lwc_landing_at(&landing, kept));
+        lwc_landing_discard(&landing, span);
+    }
+    lwc_landing_fini(&landing);
+}
+
 /* Random sizes, settled in random order, released in tag order: what a live span holds is never overwritten. */
 static void test_landing_live_spans_never_overlap(void **state)
 {
@@ -116,6 +145,8 @@ int main(void)
         cmocka_unit_test(test_landing_refuses_more_than_the_ring),
         cmocka_unit_test(test_landing_span_in_flight_is_kept_although_released),
         cmocka_unit_test(test_landing_settled_span_is_kept_until_its_last_tag_is_released),
+        cmocka_unit_test(test_landing_discarded_span_is_free_without_its_tags),
+        cmocka_unit_test(test_landing_discarded_span_behind_a_kept_one_is_free),
         cmocka_unit_test(test_landing_table_of_spans_is_bounded),
         cmocka_unit_test(test_landing_live_spans_never_overlap),
     };
