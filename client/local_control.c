@@ -253,6 +253,12 @@ static lw_status_t local_set_log_level(lwc_control_t *control, const char *addre
     return lw_fail(error, LW_ERR_UNSUPPORTED, "local mode has no nodes");
 }
 
+static lw_status_t local_drain(lwc_control_t *control, uint32_t node_index, bool drain, lw_error_t *error)
+{
+    (void)control, (void)node_index, (void)drain;
+    return lw_fail(error, LW_ERR_UNSUPPORTED, "local mode has no nodes");
+}
+
 static const lwc_control_ops_t local_ops = {
     .name = "local",
     .close = local_close,
@@ -270,6 +276,7 @@ static const lwc_control_ops_t local_ops = {
     .fleet_get = local_fleet_get,
     .admin_status = local_admin_status,
     .set_log_level = local_set_log_level,
+    .drain = local_drain,
 };
 
 lw_status_t lwc_control_local(const char *tenant, lwc_control_t **control_out, lw_error_t *error)

@@ -208,12 +208,38 @@ static void look_at_stopping(lwd_server_t *server)
         lwd_io_uv()->stop(server->io);
 }
 
+static void begin_stopping(lwd_server_t *server)
+{
+    LW_INFO("server", "stopping: finishing what is in flight");
+    server->phase = LWD_SERVER_STOPPING;
+    atomic_store(&server->stopping, true);
+    atomic_store(&server->node.draining, true);
+    server->stop_at_us = lw_now_us(lw_clock_real()) + server->options.stop_grace_us;
+    for (uint32_t i = 1; i < server->thread_count; i++)
+        lwd_worker_stop(server->workers[i], server->stop_at_us);
+    look_at_stopping(server);
+}
+
+/* Empty once a scan of a view that says so of this node finds nothing placed here. */
+static void look_at_draining(lwd_server_t *server)
+{
+    bool late = lw_now_us(lw_clock_real()) >= server->drain_until_us;
+    if (!late && !lwd_server_move_empty(server))
+        return;
+    if (late)
+        LW_WARN("server", "stop.drain_us has passed: this node still holds copies that manifests name");
+    begin_stopping(server);
+}
+
 static void on_timer(void *arg)
 {
     lwd_server_t *server = arg;
     lwd_server_ctl_sync(server);
+    lwd_server_move_sync(server);
     if (server->phase == LWD_SERVER_STARTING && atomic_load(&server->node.fleet_id) != 0)
         announce(server);
+    if (server->phase == LWD_SERVER_DRAINING)
+        look_at_draining(server);
     if (server->phase == LWD_SERVER_STOPPING)
         look_at_stopping(server);
 }
@@ -223,15 +249,16 @@ static void on_stop_signal(void *arg)
     lwd_server_t *server = arg;
     if (server->phase == LWD_SERVER_STOPPING)
         return;
-    LW_INFO("server", "stopping: finishing what is in flight");
-    server->phase = LWD_SERVER_STOPPING;
-    atomic_store(&server->stopping, true);
-    atomic_store(&server->node.draining, true);
+    bool drains = server->options.stop_drain_us > 0 && server->phase == LWD_SERVER_READY &&
+                  lwd_server_move_others(server);
     lwd_ctl_drain(server->ctl);
-    server->stop_at_us = lw_now_us(lw_clock_real()) + server->options.stop_grace_us;
-    for (uint32_t i = 1; i < server->thread_count; i++)
-        lwd_worker_stop(server->workers[i], server->stop_at_us);
-    look_at_stopping(server);
+    if (!drains) { /* a second signal ends a drain */
+        begin_stopping(server);
+        return;
+    }
+    LW_INFO("server", "draining: others copy what is placed here");
+    server->phase = LWD_SERVER_DRAINING;
+    server->drain_until_us = lw_now_us(lw_clock_real()) + server->options.stop_drain_us;
 }
 
 /* Only rows marked LIVE take effect. */
@@ -260,6 +287,7 @@ static void apply_live(lwd_server_t *server, const lwd_options_t *fresh, const l
     lw_log_set_level(choices->log_level);
     atomic_store(&server->spin_us, server->options.data_spin_us);
     lwd_shard_set_lease(server->shard, server->options.lease_us);
+    lwd_server_move_limits(server);
 }
 
 static void on_reload_signal(void *arg)
@@ -310,17 +338,21 @@ static lw_status_t build(lwd_server_t *server, lw_error_t *error)
         status = lwd_server_ctl_start(server, error);
     if (status == LW_OK)
         status = start_threads(server, error);
+    if (status == LW_OK)
+        status = lwd_server_move_start(server, error);
     return status;
 }
 
 static void tear_down(lwd_server_t *server)
 {
     atomic_store(&server->stopping, true);
+    lwd_server_move_stop(server);
     for (uint32_t i = 0; i < server->threads_started; i++)
         lwd_worker_stop(server->workers[i], 1);
     for (uint32_t i = 0; i < server->threads_started; i++)
         (void)pthread_join(server->threads[i], NULL);
     lwd_server_ctl_stop(server);
+    lwd_server_move_destroy(server);
     for (uint32_t i = server->thread_count; i-- > 0;)
         lwd_worker_destroy(server->workers[i]);
     if (server->io != NULL)

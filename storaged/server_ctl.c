@@ -101,16 +101,25 @@ static void on_usage(void *arg, uint64_t *used_bytes_out, uint64_t *free_bytes_o
     *free_bytes_out = atomic_load_explicit(&server->stats[0].arena_free_bytes, memory_order_relaxed);
 }
 
+static void on_view(void *arg, uint64_t fleet_id, uint64_t epoch)
+{
+    (void)fleet_id;
+    (void)epoch;
+    lwd_server_move_view(arg);
+}
+
 static size_t metrics_text(void *arg, char *text, size_t text_bytes)
 {
     const lwd_server_t *server = arg;
-    const void *blocks[LWD_THREADS_MAX];
+    const void *blocks[LWD_THREADS_MAX + 1];
+    uint32_t count = server->thread_count;
     size_t row_count;
     const lw_stat_row_t *rows = lwd_stat_rows(&row_count);
     for (uint32_t i = 0; i < server->thread_count; i++)
         blocks[i] = &server->stats[i];
-    return lw_stat_prometheus(LWD_STATS_PREFIX, rows, row_count, blocks, server->thread_count, text,
-                              text_bytes);
+    if (server->move_stats != NULL)
+        blocks[count++] = server->move_stats;
+    return lw_stat_prometheus(LWD_STATS_PREFIX, rows, row_count, blocks, count, text, text_bytes);
 }
 
 static bool ready(void *arg, char *reasons, size_t reasons_bytes)
@@ -190,10 +199,12 @@ lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
         .http = options->ctl_http,
         .callbacks = {.arg = server,
                       .on_ended = on_ended,
+                      .on_view = on_view,
                       .usage = on_usage,
                       .metrics_text = metrics_text,
                       .ready = ready,
-                      .status_text = status_text},
+                      .status_text = status_text,
+                      .moves_text = lwd_server_moves_text},
     };
     lw_error_t cause = {0};
     status = lwd_ctl_start(&params, &server->ctl, &cause);

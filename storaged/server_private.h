@@ -8,6 +8,7 @@
 #include "storaged/ctl/ctl.h"
 #include "storaged/io/io.h"
 #include "storaged/mem/extent.h"
+#include "storaged/move/move.h"
 #include "storaged/net/net.h"
 #include "storaged/server.h"
 
@@ -17,9 +18,16 @@ typedef struct lwd_server_ask {
     uint64_t ticket;
 } lwd_server_ask_t;
 
+typedef struct lwd_server_change { /* a question of the mover; it has no more than this many at once */
+    struct lwd_server *server;
+    uint64_t ticket;
+    _Atomic bool used; /* the mover's thread sets, the agent's clears */
+} lwd_server_change_t;
+
 typedef enum lwd_server_phase {
     LWD_SERVER_STARTING,
     LWD_SERVER_READY,
+    LWD_SERVER_DRAINING, /* SIGTERM came; others copy what is placed here */
     LWD_SERVER_STOPPING
 } lwd_server_phase_t;
 
@@ -48,6 +56,16 @@ struct lwd_server {
     char *pem[3];           /* ca, cert, key */
     lwd_server_ask_t *asks; /* one for each request of each worker: a request asks one question at a time */
     lwd_server_ask_t orphans_ask;
+    lwd_move_t *move; /* NULL until the node's id is known */
+    lwd_stats_t *move_stats;
+    pthread_t move_thread;
+    bool move_started;
+    _Atomic(lwd_move_t *) move_told; /* the same, for the agent's thread */
+    uint64_t requests_seen;
+    _Atomic uint64_t busy_until_us; /* the node counts as serving until then */
+    uint8_t node_token[LW_TOKEN_BYTES]; /* zeros: not known yet */
+    lwd_server_change_t changes[2 * LWD_MOVE_IN_FLIGHT_MAX];
+    uint64_t drain_until_us; /* DRAINING */
     lwd_io_t *io;
 };
 
@@ -56,6 +74,21 @@ LW_CHECK lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *erro
 void lwd_server_ctl_stop(lwd_server_t *server);
 /* Copies what the control side knows (fleet, epoch, may write) to where the workers look. */
 void lwd_server_ctl_sync(lwd_server_t *server);
+/* server_move.c: after the control plane has started, before the data threads run; and the reverse. */
+LW_CHECK lw_status_t lwd_server_move_start(lwd_server_t *server, lw_error_t *error);
+void lwd_server_move_stop(lwd_server_t *server);    /* ends the thread; questions may still be answered */
+void lwd_server_move_destroy(lwd_server_t *server); /* once the control plane has ended */
+void lwd_server_move_limits(lwd_server_t *server);  /* the options have changed */
+/* Main thread, at each timer: token and how busy the node is. */
+void lwd_server_move_sync(lwd_server_t *server);
+/* Agent thread: there is a new view. */
+void lwd_server_move_view(lwd_server_t *server);
+/* Is there another node that could take over what is placed here? */
+bool lwd_server_move_others(lwd_server_t *server);
+/* The fleet knows that this node is being emptied, and no manifest places anything here. */
+bool lwd_server_move_empty(lwd_server_t *server);
+size_t lwd_server_moves_text(void *arg, char *text, size_t text_bytes);
+
 /* The workers' way to ask; lwd_ask_fn. */
 lw_status_t lwd_server_ask(void *arg, const lwd_ask_t *ask);
 

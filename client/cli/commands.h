@@ -4,6 +4,8 @@
 #define LWC_CLI_COMMANDS_H
 
 int lwc_cmd_status(int argc, char **argv);
+int lwc_cmd_nodes(int argc, char **argv);
+int lwc_cmd_drain(int argc, char **argv);
 int lwc_cmd_sessions(int argc, char **argv);
 int lwc_cmd_doctor(int argc, char **argv);
 int lwc_cmd_perftest(int argc, char **argv);

@@ -18,6 +18,8 @@ static const command_t commands[] = {
 #endif
 #ifdef LWC_CLI_OPERATOR
     {"status", "the fleet: nodes, room, sessions", lwc_cmd_status},
+    {"nodes", "each node's state, zone, weight, room and copies", lwc_cmd_nodes},
+    {"drain", "empty a node, or take that back", lwc_cmd_drain},
     {"sessions", "list, show, pin, unpin or drop sessions", lwc_cmd_sessions},
     {"doctor", "what this machine has, what it lacks, how to get it", lwc_cmd_doctor},
 #endif

@@ -15,6 +15,7 @@ void lwc_node_status_free(lwc_node_status_t *status)
     free(status->reasons);
     free(status->metrics);
     free(status->options);
+    free(status->moves);
     memset(status, 0, sizeof(*status));
 }
 

@@ -74,6 +74,7 @@ typedef struct lwc_node_status {
     char *reasons; /* why it is not ready, one a line; "" when it is */
     char *metrics; /* Prometheus text: every counter */
     char *options; /* "group.name = value" lines */
+    char *moves;   /* "name value" lines about copies between nodes; NULL: it says nothing of them */
 } lwc_node_status_t;
 void lwc_node_status_free(lwc_node_status_t *status);
 
@@ -100,6 +101,7 @@ typedef struct lwc_control_ops {
     LW_CHECK lw_status_t (*fleet_get)(lwc_control_t *, lw_view_t *out, lw_error_t *);
     LW_CHECK lw_status_t (*admin_status)(lwc_control_t *, const char *address, lwc_node_status_t *out, lw_error_t *);
     LW_CHECK lw_status_t (*set_log_level)(lwc_control_t *, const char *address, const char *level, lw_error_t *);
+    LW_CHECK lw_status_t (*drain)(lwc_control_t *, uint32_t node_index, bool drain, lw_error_t *);
 } lwc_control_ops_t;
 
 /* Head of every implementation's handle. */
@@ -215,6 +217,14 @@ LW_CHECK static inline lw_status_t lwc_control_set_log_level(lwc_control_t *cont
                                                              const char *level, lw_error_t *error)
 {
     return control->ops->set_log_level(control, address, level, error);
+}
+
+/* Marks a node as to be emptied, or takes the mark back; kept in the catalogue. ERR_NOT_FOUND: the fleet has no such node;
+ * ERR_UNSUPPORTED where there are no nodes to speak of. */
+LW_CHECK static inline lw_status_t lwc_control_drain(lwc_control_t *control, uint32_t node_index, bool drain,
+                                                     lw_error_t *error)
+{
+    return control->ops->drain(control, node_index, drain, error);
 }
 
 void lwc_view_free(lw_view_t *view); /* frees the nodes and zeroes the view */

@@ -404,6 +404,19 @@ static lw_status_t grpc_set_log_level(lwc_control_t *head, const char *address, 
     return status;
 }
 
+static lw_status_t grpc_drain(lwc_control_t *head, uint32_t node_index, bool drain, lw_error_t *error)
+{
+    Longwave__V1__DrainRequest request = LONGWAVE__V1__DRAIN_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    request.node = node_index;
+    request.drain = drain;
+    lw_status_t status = ask_at((grpc_control_t *)head, NULL, "/longwave.v1.Admin/Drain", &request.base, 0,
+                                &longwave__v1__done__descriptor, &reply, error);
+    if (reply)
+        protobuf_c_message_free_unpacked(reply, NULL);
+    return status;
+}
+
 /* ---- open and close ---- */
 
 static void grpc_close(lwc_control_t *head)
@@ -454,7 +467,7 @@ static const lwc_control_ops_t grpc_ops = {
     .name = "grpc", .close = grpc_close, .create = grpc_create, .open = grpc_open, .renew = grpc_renew,
     .release = grpc_release, .fork = grpc_fork, .pin = grpc_pin, .drop = grpc_drop, .list = grpc_list, .get = grpc_get,
     .commit = grpc_commit, .ranges = grpc_ranges, .fleet_get = grpc_fleet_get, .admin_status = grpc_admin_status,
-    .set_log_level = grpc_set_log_level,
+    .set_log_level = grpc_set_log_level, .drain = grpc_drain,
 };
 
 lw_status_t lwc_control_open(const lwc_control_params_t *params, lwc_control_t **control_out, lw_error_t *error)

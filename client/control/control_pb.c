@@ -70,7 +70,8 @@ lw_status_t lwc_pb_status_read(const Longwave__V1__StatusReply *reply, lwc_node_
     out->reasons = strdup(reply->reasons);
     out->metrics = strdup(reply->metrics);
     out->options = strdup(reply->options);
-    if (out->reasons && out->metrics && out->options)
+    out->moves = strdup(reply->moves);
+    if (out->reasons && out->metrics && out->options && out->moves)
         return LW_OK;
     lwc_node_status_free(out);
     return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a node's status");

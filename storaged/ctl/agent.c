@@ -14,7 +14,7 @@
 #define AGENT_CACHE_ROWS 64u      /* rights to read that are remembered */
 #define AGENT_CACHE_US 2000000ull
 
-typedef enum ask_kind { ASK_SYNC, ASK_CHECK, ASK_ORPHANS, ASK_EXPIRE } ask_kind_t;
+typedef enum ask_kind { ASK_SYNC, ASK_CHECK, ASK_ORPHANS, ASK_EXPIRE, ASK_PLACED, ASK_MOVE } ask_kind_t;
 
 typedef struct ask {
     struct ask *next;
@@ -24,6 +24,11 @@ typedef struct ask {
     lwd_ctl_checked_fn checked;
     lwd_ctl_orphans_fn orphaned;
     lwd_ctl_expired_fn expired;
+    lwd_ctl_placed_fn placed;
+    lwd_ctl_moved_fn moved;
+    lwd_placed_key_t after;
+    lw_segment_name_t name;
+    uint16_t from, to;
     lwd_ctl_check_t check;
     uint64_t bytes;
     uint32_t name_count;
@@ -147,6 +152,37 @@ lw_status_t lwd_ctl_expire_async(lwd_ctl_t *ctl, uint64_t bytes, lwd_ctl_expired
     return agent_submit(ctl, ask);
 }
 
+lw_status_t lwd_ctl_placed_async(lwd_ctl_t *ctl, const lwd_placed_key_t *after, uint32_t capacity, lwd_ctl_placed_fn done,
+                                 void *arg)
+{
+    if (capacity > LWD_CTL_PLACED_MAX)
+        return LW_ERR_INVALID;
+    ask_t *ask = calloc(1, sizeof(*ask));
+    if (!ask)
+        return LW_ERR_BUSY;
+    ask->kind = ASK_PLACED;
+    ask->after = *after;
+    ask->name_count = capacity;
+    ask->placed = done;
+    ask->arg = arg;
+    return agent_submit(ctl, ask);
+}
+
+lw_status_t lwd_ctl_move_async(lwd_ctl_t *ctl, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                               lwd_ctl_moved_fn done, void *arg)
+{
+    ask_t *ask = calloc(1, sizeof(*ask));
+    if (!ask)
+        return LW_ERR_BUSY;
+    ask->kind = ASK_MOVE;
+    ask->name = *name;
+    ask->from = from;
+    ask->to = to;
+    ask->moved = done;
+    ask->arg = arg;
+    return agent_submit(ctl, ask);
+}
+
 void lwd_ctl_agent_kick(ctl_agent_t *agent)
 {
     if (!agent)
@@ -253,6 +289,40 @@ static void answer_expire(ask_t *ask)
         longwave__v1__expire_reply__free_unpacked(reply, NULL);
 }
 
+/* Reads a page into rows[reply->n_rows]. */
+static lw_status_t read_page(const Longwave__V1__PlacedReply *reply, lwd_placed_t *rows)
+{
+    for (size_t i = 0; i < reply->n_rows; i++) {
+        const Longwave__V1__Placed *placed = reply->rows[i];
+        lw_error_t error;
+        if (!placed->range || placed->rank > UINT16_MAX || placed->layers == 0 || placed->layers > LW_LAYERS_MAX ||
+            lw_pb_range_read(placed->range, placed->layers, &rows[i].range, &error) != LW_OK)
+            return LW_ERR_IO;
+        rows[i].rank = (uint16_t)placed->rank;
+        rows[i].layers = placed->layers;
+    }
+    return LW_OK;
+}
+
+static void answer_placed(ask_t *ask)
+{
+    Longwave__V1__PlacedReply *reply = NULL;
+    lwd_placed_t *rows = NULL;
+    if (ask->status == LW_OK) {
+        reply = longwave__v1__placed_reply__unpack(NULL, ask->reply.bytes, ask->reply.data);
+        rows = calloc(ask->name_count + 1, sizeof(*rows));
+        if (!reply || reply->n_rows > ask->name_count || !rows)
+            ask->status = LW_ERR_IO;
+    }
+    if (ask->status == LW_OK)
+        ask->status = read_page(reply, rows);
+    bool good = ask->status == LW_OK;
+    ask->placed(ask->arg, ask->status, good ? rows : NULL, good ? (uint32_t)reply->n_rows : 0);
+    free(rows);
+    if (reply)
+        longwave__v1__placed_reply__free_unpacked(reply, NULL);
+}
+
 /* ---- heartbeats ---- */
 
 /* Takes a new view; false when it makes no sense. */
@@ -302,6 +372,11 @@ static void answer_sync(ctl_agent_t *agent, ask_t *ask)
     agent->syncing = false;
     if (ask->status == LW_OK)
         reply = longwave__v1__sync_reply__unpack(NULL, ask->reply.bytes, ask->reply.data);
+    if (reply && reply->node_token.len == LW_TOKEN_BYTES) {
+        pthread_mutex_lock(&ctl->view_lock);
+        memcpy(ctl->node_token, reply->node_token.data, LW_TOKEN_BYTES);
+        pthread_mutex_unlock(&ctl->view_lock);
+    }
     if (!reply || (reply->view && !agent_take_view(ctl, reply->view))) {
         lw_count(&ctl->stats[1].syncs_failed, 1);
         if (agent->sync_failures++ == 3) /* the fourth in a row: a state worth a line, once */
@@ -325,6 +400,8 @@ static void agent_answer(ctl_agent_t *agent, ask_t *ask)
     case ASK_CHECK: answer_check(agent, ask); break;
     case ASK_ORPHANS: answer_orphans(ask); break;
     case ASK_EXPIRE: answer_expire(ask); break;
+    case ASK_PLACED: answer_placed(ask); break;
+    case ASK_MOVE: ask->moved(ask->arg, ask->status); break;
     }
     if (ask->kind != ASK_SYNC) {
         pthread_mutex_lock(&agent->lock);
@@ -416,16 +493,58 @@ static uint8_t *pack_expire(const ask_t *ask, size_t *bytes_out)
     return packed;
 }
 
+static uint8_t *pack_placed(const ask_t *ask, size_t *bytes_out)
+{
+    Longwave__V1__PlacedRequest request = LONGWAVE__V1__PLACED_REQUEST__INIT;
+    request.origin = ask->after.origin;
+    request.rank = ask->after.rank;
+    request.first_token = ask->after.first_token;
+    request.capacity = ask->name_count;
+    uint8_t *packed = malloc(longwave__v1__placed_request__get_packed_size(&request) + 1);
+    if (packed)
+        *bytes_out = longwave__v1__placed_request__pack(&request, packed);
+    return packed;
+}
+
+static uint8_t *pack_move(const ask_t *ask, size_t *bytes_out)
+{
+    Longwave__V1__SegmentName name = LONGWAVE__V1__SEGMENT_NAME__INIT;
+    Longwave__V1__MoveRequest request = LONGWAVE__V1__MOVE_REQUEST__INIT;
+    name.origin = ask->name.origin;
+    name.rank = ask->name.rank;
+    name.layer = ask->name.layer;
+    name.first_token = ask->name.first_token;
+    name.generation = ask->name.generation;
+    request.name = &name;
+    request.from = ask->from;
+    request.to = ask->to;
+    uint8_t *packed = malloc(longwave__v1__move_request__get_packed_size(&request) + 1);
+    if (packed)
+        *bytes_out = longwave__v1__move_request__pack(&request, packed);
+    return packed;
+}
+
+static uint8_t *pack(ctl_agent_t *agent, const ask_t *ask, size_t *bytes_out)
+{
+    switch (ask->kind) {
+    case ASK_SYNC: return pack_sync(agent, bytes_out);
+    case ASK_CHECK: return pack_check(ask, bytes_out);
+    case ASK_ORPHANS: return pack_orphans(ask, bytes_out);
+    case ASK_EXPIRE: return pack_expire(ask, bytes_out);
+    case ASK_PLACED: return pack_placed(ask, bytes_out);
+    case ASK_MOVE: return pack_move(ask, bytes_out);
+    }
+    return NULL;
+}
+
 /* Sends a question; when that cannot be done it is answered at once. */
 static void agent_send(ctl_agent_t *agent, ask_t *ask)
 {
     static const char *const paths[] = {"/longwave.v1.Fleet/Sync", "/longwave.v1.Session/Check",
-                                        "/longwave.v1.Fleet/Orphans", "/longwave.v1.Fleet/Expire"};
+                                        "/longwave.v1.Fleet/Orphans", "/longwave.v1.Fleet/Expire",
+                                        "/longwave.v1.Fleet/Placed",  "/longwave.v1.Fleet/Move"};
     size_t bytes = 0;
-    uint8_t *packed = ask->kind == ASK_SYNC      ? pack_sync(agent, &bytes)
-                      : ask->kind == ASK_CHECK   ? pack_check(ask, &bytes)
-                      : ask->kind == ASK_ORPHANS ? pack_orphans(ask, &bytes)
-                                                 : pack_expire(ask, &bytes);
+    uint8_t *packed = pack(agent, ask, &bytes);
     pthread_mutex_lock(&agent->lock);
     agent->flying++;
     pthread_mutex_unlock(&agent->lock);

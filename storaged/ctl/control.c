@@ -14,6 +14,7 @@ const ctl_method_t *lwd_ctl_method(const char *path)
     const struct { const ctl_method_t *rows; size_t count; } tables[] = {
         {ctl_session_methods, LW_ARRAY_SIZE(ctl_session_methods)},
         {ctl_fleet_methods, LW_ARRAY_SIZE(ctl_fleet_methods)},
+        {ctl_move_methods, LW_ARRAY_SIZE(ctl_move_methods)},
         {ctl_admin_methods, LW_ARRAY_SIZE(ctl_admin_methods)},
         {ctl_health_methods, LW_ARRAY_SIZE(ctl_health_methods)},
     };

@@ -98,6 +98,7 @@ static lw_status_t ctl_listen(lwd_ctl_t *ctl, const lwd_ctl_params_t *params, ct
     const struct { const ctl_method_t *rows; size_t count; } tables[] = {
         {ctl_session_methods, LW_ARRAY_SIZE(ctl_session_methods)},
         {ctl_fleet_methods, LW_ARRAY_SIZE(ctl_fleet_methods)},
+        {ctl_move_methods, LW_ARRAY_SIZE(ctl_move_methods)},
         {ctl_admin_methods, LW_ARRAY_SIZE(ctl_admin_methods)},
         {ctl_health_methods, LW_ARRAY_SIZE(ctl_health_methods)},
     };
@@ -280,6 +281,15 @@ bool lwd_ctl_writable(const lwd_ctl_t *ctl)
 {
     uint64_t synced = atomic_load_explicit(&ctl->synced_us, memory_order_relaxed), now = ctl_now(ctl);
     return synced != 0 && (now < synced || now - synced < LWD_CTL_FENCE_US);
+}
+
+bool lwd_ctl_node_token(lwd_ctl_t *ctl, uint8_t token_out[LW_TOKEN_BYTES])
+{
+    static const uint8_t none[LW_TOKEN_BYTES];
+    pthread_mutex_lock(&ctl->view_lock);
+    memcpy(token_out, ctl->node_token, LW_TOKEN_BYTES);
+    pthread_mutex_unlock(&ctl->view_lock);
+    return memcmp(token_out, none, LW_TOKEN_BYTES) != 0;
 }
 
 lw_view_t *lwd_ctl_view_copy(lwd_ctl_t *ctl)

@@ -26,6 +26,7 @@ typedef struct lwd_ctl lwd_ctl_t;
 #define LWD_CTL_ASKS_MAX 4096u         /* check/orphans/expire questions waiting; more: ERR_BUSY */
 #define LWD_CTL_FLEET_MAX 64u          /* nodes of a static fleet */
 #define LWD_CTL_ORPHANS_MAX 4096u      /* names of one question */
+#define LWD_CTL_PLACED_MAX 64u         /* ranges of one answer */
 
 /* What server.c provides. Any of them may be NULL. They must not call back into ctl, except where said, and they may run
  * before lwd_ctl_start has returned. */
@@ -44,6 +45,8 @@ typedef struct lwd_ctl_callbacks {
     bool (*ready)(void *arg, char *reasons, size_t reasons_bytes);
     /* Control thread: the options in force ("group.name = value" lines), as snprintf does. */
     size_t (*status_text)(void *arg, char *text, size_t text_bytes);
+    /* Control thread: the account of copies between nodes ("name value" lines), as snprintf does. */
+    size_t (*moves_text)(void *arg, char *text, size_t text_bytes);
 } lwd_ctl_callbacks_t;
 
 /* Strings are borrowed for the call. */
@@ -85,6 +88,8 @@ uint64_t lwd_ctl_epoch(const lwd_ctl_t *ctl);
 uint64_t lwd_ctl_fleet_id(const lwd_ctl_t *ctl);
 /* False when the catalogue has not answered for LWD_CTL_FENCE_US: refuse RESERVE and COMMIT with ERR_FLEET. */
 bool lwd_ctl_writable(const lwd_ctl_t *ctl);
+/* What nodes show each other (catalogue.h, node_token); false before the catalogue was reached. */
+bool lwd_ctl_node_token(lwd_ctl_t *ctl, uint8_t token_out[LW_TOKEN_BYTES]);
 /* A copy of the view that the caller frees with free(); node_count 0 before the first sync. NULL: out of memory. */
 lw_view_t *lwd_ctl_view_copy(lwd_ctl_t *ctl);
 
@@ -110,5 +115,14 @@ LW_CHECK lw_status_t lwd_ctl_orphans_async(lwd_ctl_t *ctl, const lw_segment_name
 /* Asks for about `bytes` of idle sessions to be evicted, fleet-wide. The endings follow through on_ended. */
 typedef void (*lwd_ctl_expired_fn)(void *arg, lw_status_t status, uint64_t bytes_freed);
 LW_CHECK lw_status_t lwd_ctl_expire_async(lwd_ctl_t *ctl, uint64_t bytes, lwd_ctl_expired_fn done, void *arg);
+
+/* A page of every manifest's ranges, as lwd_catalogue placed(); capacity <= LWD_CTL_PLACED_MAX. rows are borrowed. */
+typedef void (*lwd_ctl_placed_fn)(void *arg, lw_status_t status, const lwd_placed_t *rows, uint32_t count);
+LW_CHECK lw_status_t lwd_ctl_placed_async(lwd_ctl_t *ctl, const lwd_placed_key_t *after, uint32_t capacity,
+                                          lwd_ctl_placed_fn done, void *arg);
+/* As lwd_catalogue move(). ERR_FLEET: it may have been done, or not. */
+typedef void (*lwd_ctl_moved_fn)(void *arg, lw_status_t status);
+LW_CHECK lw_status_t lwd_ctl_move_async(lwd_ctl_t *ctl, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                                        lwd_ctl_moved_fn done, void *arg);
 
 #endif /* LWD_CTL_H */

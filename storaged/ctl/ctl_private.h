@@ -68,6 +68,7 @@ typedef struct ctl_member { /* holder: what it knows of one node of the list */
     lw_node_t node;
     uint64_t heard_us; /* now_us of its last heartbeat; 0: never */
     uint64_t ended_serial, used_bytes, free_bytes;
+    bool drain; /* to be emptied, as the catalogue keeps it */
 } ctl_member_t;
 
 typedef struct ctl_stats {
@@ -101,6 +102,7 @@ struct lwd_ctl {
 
     pthread_mutex_t view_lock; /* the view as this node has it */
     lw_view_t view;
+    uint8_t node_token[LW_TOKEN_BYTES]; /* zeros: not told yet */
     uint64_t used_bytes, free_bytes; /* as the agent last asked */
 
     pthread_mutex_t job_lock;
@@ -147,11 +149,14 @@ const ctl_method_t *lwd_ctl_method(const char *path); /* NULL: none */
 LW_CHECK lw_status_t lwd_ctl_access(lwd_ctl_t *ctl, const ctl_job_t *job, lw_error_t *error);
 
 /* ---- service_*.c ---- */
-extern const ctl_method_t ctl_session_methods[12], ctl_fleet_methods[5], ctl_admin_methods[2], ctl_health_methods[2];
+extern const ctl_method_t ctl_session_methods[12], ctl_fleet_methods[5], ctl_move_methods[3], ctl_admin_methods[3],
+    ctl_health_methods[2];
 
 /* ---- service_fleet.c ---- */
 LW_CHECK lw_status_t lwd_ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error); /* holder: members and epoch from the catalogue */
 void lwd_ctl_fleet_tick(lwd_ctl_t *ctl);                                     /* holder: nodes that fell silent; trims the log */
+/* Holder: marks a node, or takes the mark back, for good and in the view. */
+LW_CHECK lw_status_t lwd_ctl_fleet_drain(lwd_ctl_t *ctl, uint32_t node, bool drain, lw_error_t *error);
 /* Sends the view to a stream; false: it is over. */
 bool lwd_ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
 bool lwd_ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);

@@ -39,8 +39,11 @@ static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
     char *options = ctl->callbacks.status_text ? lwd_ctl_text(ctl->callbacks.status_text, ctl->callbacks.arg) : NULL;
     if (metrics)
         reply.metrics = metrics;
+    char *moves = ctl->callbacks.moves_text ? lwd_ctl_text(ctl->callbacks.moves_text, ctl->callbacks.arg) : NULL;
     if (options)
         reply.options = options;
+    if (moves)
+        reply.moves = moves;
     size_t bytes = longwave__v1__status_reply__get_packed_size(&reply);
     uint8_t *packed = malloc(bytes + 1);
     if (packed)
@@ -48,6 +51,7 @@ static void serve_status(lwd_ctl_t *ctl, ctl_job_t *job)
     lwd_ctl_answer(job, packed ? LW_OK : LW_ERR_NO_MEMORY, NULL, packed, bytes);
     free(packed);
     free(metrics);
+    free(moves);
     free(options);
 }
 
@@ -72,7 +76,25 @@ static void serve_set_log_level(lwd_ctl_t *ctl, ctl_job_t *job)
         longwave__v1__set_log_level_request__free_unpacked(request, NULL);
 }
 
-const ctl_method_t ctl_admin_methods[2] = {
+/* Any node takes it and asks the holder itself: operators need no node's certificate. */
+static void drain_done(void *arg, lw_status_t status, const char *text, lw_rpc_bytes_t *reply)
+{
+    (void)reply;
+    lwd_ctl_answer(arg, status, status == LW_OK ? NULL : text, "", 0);
+}
+
+static void serve_drain(lwd_ctl_t *ctl, ctl_job_t *job)
+{
+    lw_log(LW_LOG_WARN, "ctl", "a drain was asked for by %s",
+           job->call && lw_rpc_peer(job->call)[0] ? lw_rpc_peer(job->call) : "a client");
+    lw_status_t status = lwd_ctl_ask(ctl, lwd_ctl_method("/longwave.v1.Fleet/Drain"), job->request, job->request_bytes,
+                                     CTL_FORWARD_US, drain_done, job);
+    if (status != LW_OK)
+        lwd_ctl_answer(job, status, NULL, NULL, 0);
+}
+
+const ctl_method_t ctl_admin_methods[3] = {
     {.path = "/longwave.v1.Admin/Status", .access = CTL_FOR_ADMIN, .local = true, .run = serve_status},
     {.path = "/longwave.v1.Admin/SetLogLevel", .access = CTL_FOR_ADMIN, .local = true, .run = serve_set_log_level},
+    {.path = "/longwave.v1.Admin/Drain", .access = CTL_FOR_ADMIN, .local = true, .run = serve_drain},
 };

@@ -43,6 +43,7 @@ lw_status_t lwd_ctl_fleet_start(lwd_ctl_t *ctl, lw_error_t *error)
         node->index = (uint16_t)i;
         node->state = LW_NODE_DOWN;
         memcpy(node->control, ctl->fleet[i], sizeof(node->control));
+        status = ctl->ops->drain(ctl->catalogue, (uint16_t)i, &ctl->members[i].drain, error);
     }
     return status;
 }
@@ -99,7 +100,7 @@ static bool member_hear(ctl_member_t *member, const lw_node_t *heard, uint64_t n
     lw_node_t *node = &member->node;
     lw_node_t next = *heard;
     next.index = node->index;
-    next.state = heard->state == LW_NODE_DRAINING ? LW_NODE_DRAINING : LW_NODE_UP;
+    next.state = heard->state == LW_NODE_DRAINING || member->drain ? LW_NODE_DRAINING : LW_NODE_UP;
     bool changed = next.id != node->id || next.incarnation != node->incarnation || next.state != node->state ||
                    next.weight != node->weight || strcmp(next.zone, node->zone) != 0 || strcmp(next.data, node->data) != 0;
     if (next.incarnation != node->incarnation)
@@ -109,6 +110,23 @@ static bool member_hear(ctl_member_t *member, const lw_node_t *heard, uint64_t n
     *node = next;
     member->heard_us = now;
     return changed;
+}
+
+lw_status_t lwd_ctl_fleet_drain(lwd_ctl_t *ctl, uint32_t node, bool drain, lw_error_t *error)
+{
+    if (node >= ctl->fleet_count)
+        return lw_fail(error, LW_ERR_NOT_FOUND, "the fleet has no node %u", node);
+    lw_status_t status = ctl->ops->set_drain(ctl->catalogue, (uint16_t)node, drain, error);
+    if (status != LW_OK)
+        return status;
+    ctl_member_t *member = &ctl->members[node];
+    member->drain = drain;
+    LW_INFO("ctl", "node %s is %s", member->node.control, drain ? "to be emptied" : "wanted again");
+    if (member->node.state == LW_NODE_UP && drain) { /* UP again: with its next heartbeat */
+        member->node.state = LW_NODE_DRAINING;
+        fleet_bump(ctl);
+    }
+    return LW_OK;
 }
 
 /* The holder's view; nodes are borrowed from `nodes`. */
@@ -127,8 +145,11 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     Longwave__V1__Ended ended[CTL_ENDED_PAGE], *pointers[CTL_ENDED_PAGE];
     lw_node_t nodes[LWD_CTL_FLEET_MAX];
     Longwave__V1__Node node_messages[LWD_CTL_FLEET_MAX], *node_pointers[LWD_CTL_FLEET_MAX];
+    uint8_t token[LW_TOKEN_BYTES];
     uint32_t count = 0;
     lw_status_t status = ctl->ops->ended(ctl->catalogue, request->ended_serial, CTL_ENDED_PAGE, rows, &count, error);
+    if (status == LW_OK && request->epoch != ctl->member_epoch)
+        status = ctl->ops->node_token(ctl->catalogue, token, error);
     if (status != LW_OK)
         return status;
     for (uint32_t i = 0; i < count; i++) {
@@ -148,6 +169,7 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     reply.n_ended = count;
     reply.ended = pointers;
     if (request->epoch != view.epoch) {
+        reply.node_token = (ProtobufCBinaryData){.data = token, .len = sizeof(token)};
         for (uint32_t i = 0; i < view.node_count; i++) {
             lw_pb_node(&nodes[i], &node_messages[i]);
             node_messages[i].used_bytes = ctl->members[i].used_bytes;

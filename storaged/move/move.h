@@ -80,7 +80,7 @@ void lwd_move_tell_moved(lwd_move_t *move, uint64_t ticket, lw_status_t status);
 
 typedef struct lwd_move_status {
     uint64_t scans;        /* that are over */
-    uint64_t scan_epoch;   /* of the view that the last one went by */
+    uint32_t empty_scans;  /* in a row that found nothing placed here while this node was being emptied */
     uint64_t placed;       /* segments that manifests had on this node at the last scan */
     uint64_t degraded;     /* segments with a copy on a node that is gone */
     uint64_t lost;         /* segments without any copy on a living node */

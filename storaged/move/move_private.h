@@ -119,7 +119,7 @@ typedef struct move_scan {
     lwd_task_t task; /* first */
     move_scan_state_t state;
     bool running, rebalance, last_page;
-    uint64_t number, began_us, next_us, epoch;
+    uint64_t number, began_us, next_us;
     lwd_placed_t rows[LWD_MOVE_PAGE];
     uint32_t row_count, row, layer;
     lwd_placed_key_t key;

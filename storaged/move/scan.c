@@ -14,7 +14,6 @@ static void scan_begin(lwd_move_t *move)
     move_scan_t *scan = &move->scan;
     scan->number++;
     scan->began_us = move->now_us;
-    scan->epoch = move->plan.view.epoch;
     scan->key = (lwd_placed_key_t){0};
     scan->row_count = scan->row = scan->layer = scan->mark_count = scan->found = scan->failed = 0;
     scan->placed = scan->degraded = scan->lost = 0;
@@ -180,14 +179,14 @@ static void scan_end(lwd_move_t *move)
     lw_gauge(&stats->segments_placed, scan->placed);
     lw_gauge(&stats->segments_degraded, scan->degraded);
     lw_gauge(&stats->segments_lost, scan->lost);
+    bool leaving = move->plan.known && move->plan.state[move->plan.own] == LW_NODE_DRAINING;
     pthread_mutex_lock(&move->lock);
     move->status.scans++;
-    move->status.scan_epoch = scan->epoch;
+    move->status.empty_scans = leaving && scan->placed == 0 ? move->status.empty_scans + 1 : 0;
     move->status.placed = scan->placed;
     move->status.degraded = scan->degraded;
     move->status.lost = scan->lost;
     pthread_mutex_unlock(&move->lock);
-    bool leaving = move->plan.known && move->plan.state[move->plan.own] == LW_NODE_DRAINING;
     scan_reset(move, move->now_us + (leaving || scan->found > 0 ? MOVE_AGAIN_US : move->limits.scan_us));
 }
 

@@ -102,9 +102,12 @@ static bool unplaced(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t 
         segment->unplaced_us = 0;
         return false;
     }
-    if (segment->unplaced_us == 0)
+    uint64_t lease_us = atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+    if (segment->unplaced_us == 0) { /* what was asked before was asked too early */
         segment->unplaced_us = now_us;
-    return now_us - segment->unplaced_us >= atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
+        segment->ask_us = lw_min_u64(segment->ask_us, now_us + lease_us);
+    }
+    return now_us - segment->unplaced_us >= lease_us;
 }
 
 /* A written segment that no manifest has here, or whose writer can no longer commit it, and which the catalogue was

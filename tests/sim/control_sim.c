@@ -279,11 +279,19 @@ static lw_status_t sim_set_log_level(lwc_control_t *control, const char *address
     return lw_fail(error, LW_ERR_UNSUPPORTED, "simulated nodes share this process's log");
 }
 
+static lw_status_t sim_drain(lwc_control_t *control, uint32_t node_index, bool drain, lw_error_t *error)
+{
+    (void)control;
+    (void)node_index;
+    (void)drain;
+    return lw_fail(error, LW_ERR_UNSUPPORTED, "simulated nodes are drained by their world");
+}
+
 static const lwc_control_ops_t sim_ops = {
     .name = "sim", .close = sim_close, .create = sim_create, .open = sim_open, .renew = sim_renew,
     .release = sim_release, .fork = sim_fork, .pin = sim_pin, .drop = sim_drop, .list = sim_list, .get = sim_get,
     .commit = sim_commit, .ranges = sim_ranges, .fleet_get = sim_fleet_get, .admin_status = sim_admin_status,
-    .set_log_level = sim_set_log_level,
+    .set_log_level = sim_set_log_level, .drain = sim_drain,
 };
 
 lw_status_t lw_control_sim_init(lw_control_sim_fleet_t *fleet, const lwd_catalogue_ops_t *ops, const lw_clock_t *clock,

@@ -101,3 +101,25 @@ lw_status_t lwd_ctl_expire_async(lwd_ctl_t *ctl, uint64_t bytes, lwd_ctl_expired
     done(arg, LW_OK, 0);
     return LW_OK;
 }
+
+lw_status_t lwd_ctl_placed_async(lwd_ctl_t *ctl, const lwd_placed_key_t *after, uint32_t capacity, lwd_ctl_placed_fn done,
+                                 void *arg)
+{
+    (void)ctl, (void)after, (void)capacity;
+    done(arg, LW_OK, NULL, 0);
+    return LW_OK;
+}
+
+lw_status_t lwd_ctl_move_async(lwd_ctl_t *ctl, const lw_segment_name_t *name, uint16_t from, uint16_t to,
+                               lwd_ctl_moved_fn done, void *arg)
+{
+    (void)ctl, (void)name, (void)from, (void)to;
+    done(arg, LW_ERR_STALE);
+    return LW_OK;
+}
+
+bool lwd_ctl_node_token(lwd_ctl_t *ctl, uint8_t token_out[LW_TOKEN_BYTES])
+{
+    (void)ctl, (void)token_out;
+    return false;
+}

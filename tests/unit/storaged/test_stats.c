@@ -120,7 +120,10 @@ static void connections_and_bad_messages(fixture_t *fixture)
     data_client_close(&other);
     node_pass(&fixture->node, 3000000); /* its reservation is reclaimed */
     node_client(&fixture->node, &other, 0, 0, 0);
-    assert_int_equal(data_hello(&other, 5, 0), LW_ERR_STALE);
+    other.fleet_id = fixture->node.node.fleet_id + 1;
+    assert_int_equal(data_hello(&other, 5, 0), LW_ERR_PERMISSION);
+    node_pass(&fixture->node, LWD_HELLO_US + LWD_HELLO_LOOK_US); /* it says no other one */
+    data_client_step(&other, 1000);
     data_client_close(&other);
     node_pass(&fixture->node, 3000000);
 }
@@ -148,10 +151,11 @@ static void busy_and_attach(fixture_t *fixture)
     fixture->node.check_status = LW_OK;
 }
 
-/* Figures of the log and of a restart: test_keep.c and test_restore.c move them. */
+/* Figures of the log and of a restart, which test_keep.c and test_restore.c move, and of copies between nodes: test_move.c. */
 static bool of_another_life(const char *name)
 {
-    static const char *const words[] = {"restore", "spill", "load", "log_"};
+    static const char *const words[] = {"restore", "spill", "load", "log_", "moves_", "scans",
+                                        "segments_placed", "segments_degraded", "segments_lost"};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         if (strstr(name, words[i]) != NULL)
             return true;
