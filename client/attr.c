@@ -102,15 +102,25 @@ static void query_nodes(struct lw *kv, lw_attr_t *attr)
     }
 }
 
+static void query_replicas(struct lw *kv, lw_attr_t *attr)
+{
+    const lwc_store_stats_t *stats = &kv->answer.stats;
+
+    attr->hedges = stats->hedges;
+    attr->hedges_won = stats->hedges_won;
+    attr->hedges_denied = stats->hedges_denied;
+    attr->reroutes = stats->reroutes;
+}
+
 lw_status_t lwc_query(struct lw *kv, lw_attr_t *attr, lw_error_t *error)
 {
     uint64_t known = LW_ATTR_FLEET | LW_ATTR_BACKEND | LW_ATTR_MEMORY | LW_ATTR_TRAFFIC | LW_ATTR_ATTENTION |
-                     LW_ATTR_NODES;
+                     LW_ATTR_NODES | LW_ATTR_REPLICAS;
 
     if (attr->field_mask & ~known)
         return lw_fail(error, LW_ERR_INVALID, "field_mask is %#llx, known are %#llx",
                        (unsigned long long)attr->field_mask, (unsigned long long)known);
-    if (attr->field_mask & (LW_ATTR_FLEET | LW_ATTR_TRAFFIC | LW_ATTR_NODES)) {
+    if (attr->field_mask & (LW_ATTR_FLEET | LW_ATTR_TRAFFIC | LW_ATTR_NODES | LW_ATTR_REPLICAS)) {
         lw_status_t status = lwc_route_ask(kv, &kv->answer, error);
         if (status != LW_OK)
             return status;
@@ -131,5 +141,7 @@ lw_status_t lwc_query(struct lw *kv, lw_attr_t *attr, lw_error_t *error)
         query_attention(kv, attr);
     if (attr->field_mask & LW_ATTR_NODES)
         query_nodes(kv, attr);
+    if (attr->field_mask & LW_ATTR_REPLICAS)
+        query_replicas(kv, attr);
     return LW_OK;
 }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 
 #define CLOSE_WAIT_US 1000u
+#define DEFAULT_REPLICAS 2u
 
 /* ---- slots ---- */
 
@@ -125,13 +126,26 @@ static void give_up(struct lw *kv, uint64_t session_id, bool drop)
 
 /* ---- open ---- */
 
-static lw_status_t check_replicas(const lw_session_params_t *params, uint32_t *replicas_out,
-                                  lw_error_t *error)
+/* Where nobody says, a copy more than one node's loss takes, if the fleet has the nodes for it. */
+static lw_status_t choose_replicas(struct lw *kv, const lw_session_params_t *params, uint32_t *replicas_out,
+                                   lw_error_t *error)
 {
+    lw_view_t view;
+    uint32_t up = 0;
+
     if (params->replicas > LW_REPLICAS_MAX)
         return lw_fail(error, LW_ERR_INVALID, "replicas is %u, must be at most %u", params->replicas,
                        LW_REPLICAS_MAX);
-    *replicas_out = params->replicas ? params->replicas : 1;
+    *replicas_out = params->replicas;
+    if (params->replicas > 0)
+        return LW_OK;
+    lw_status_t status = lwc_control_fleet_get(kv->control, &view, error);
+    if (status != LW_OK)
+        return status;
+    for (uint32_t i = 0; i < view.node_count; i++)
+        up += view.nodes[i].state == LW_NODE_UP && view.nodes[i].weight > 0;
+    lwc_view_free(&view);
+    *replicas_out = up >= DEFAULT_REPLICAS ? DEFAULT_REPLICAS : 1;
     return LW_OK;
 }
 
@@ -153,11 +167,11 @@ static lw_status_t create(struct lw *kv, const lw_session_params_t *params, stru
     lw_status_t status = lwc_index_shape_make(params, &index, error);
     if (status == LW_OK)
         status = lwc_policy_make(params, index.cluster_tokens, &policy, error);
-    if (status == LW_OK)
-        status = check_replicas(params, &shape.replicas, error);
     if (status == LW_OK && params->read_only)
         status = lw_fail(error, LW_ERR_INVALID, "read_only is %u with session_id 0: a new session is written",
                          params->read_only);
+    if (status == LW_OK)
+        status = choose_replicas(kv, params, &shape.replicas, error);
     if (status == LW_OK)
         status = lwc_session_take_slot(kv, index.segment_tokens, &session, error);
     if (status != LW_OK)

@@ -71,7 +71,7 @@ static lw_status_t feed_cpu(agree_t *agree, lw_session_t *child, lw_error_t *err
 static lw_status_t on_cpu(agree_t *agree, lw_error_t *error)
 {
     lwc_engine_t *engine = &agree->engine;
-    lw_session_params_t params = {.size = sizeof(params), .segment_tokens = 2 * LW_UNIT_TOKENS};
+    lw_session_params_t params = {.size = sizeof(params), .replicas = 1, .segment_tokens = 2 * LW_UNIT_TOKENS};
     lw_session_attr_t attr = {.field_mask = LW_SESSION_ATTR_TOKENS};
     lw_session_t *child = NULL;
     lw_status_t status = lw_session_open(engine->kv, &params, &agree->session);

@@ -242,7 +242,7 @@ int lwc_bench_parse(int argc, char **argv, lwc_bench_options_t *options)
                                      .samples = 64,
                                      .cache_ppm = 50000,
                                      .hits_ppm = LW_PPM_NONE,
-                                     .policy = {.size = sizeof(lw_session_params_t)},
+                                     .policy = {.size = sizeof(lw_session_params_t), .replicas = 1},
                                      .policy_name = "default",
                                      .seed = 1};
     bool fine = true;

@@ -22,7 +22,7 @@ typedef struct {
 #define EXACT(ppm) .retrieve_ppm = (ppm)
 #define OUT(ppm) .outlier_ppm = (ppm)
 #define ENC(clusters, outliers) .cluster_encoding = (clusters), .outlier_encoding = (outliers)
-#define ROW(name, what, ...) {name, what, {.size = sizeof(lw_session_params_t), __VA_ARGS__}}
+#define ROW(name, what, ...) {name, what, {.size = sizeof(lw_session_params_t), .replicas = 1, __VA_ARGS__}}
 
 /* Around the default: an error target, 4-token clusters, 12.5% outliers, int4 everywhere, everything estimated without corrections;
  * rows with a fixed budget rank by the expected maximum. Rows name what differs. */

@@ -104,7 +104,7 @@ typedef enum lw_policy {
 
 typedef struct lw_session_params {
     uint32_t size;
-    uint32_t replicas;       /* 0: 1 in this version (2 where the fleet has 2 nodes once replicas are repaired) */
+    uint32_t replicas;       /* copies of each segment; 0: 2 where the fleet has 2 nodes that are up when the session is created, else 1 */
     uint64_t session_id;     /* 0: create; else reopen */
     uint32_t read_only;      /* reopen without taking the write lease */
     uint32_t policy;         /* lw_policy_t */
@@ -153,6 +153,7 @@ typedef struct lw_step {
 #define LW_ATTR_TRAFFIC (1ull << 3)
 #define LW_ATTR_ATTENTION (1ull << 4)
 #define LW_ATTR_NODES (1ull << 5)
+#define LW_ATTR_REPLICAS (1ull << 6)
 
 #define LW_ATTR_NODES_MAX 64u
 typedef struct lw_node_attr {
@@ -182,6 +183,9 @@ typedef struct lw_attr {
     /* NODES */
     uint32_t node_count;
     lw_node_attr_t nodes[LW_ATTR_NODES_MAX];
+    /* REPLICAS, since open: late requests that another replica was asked, too; those that it answered first; those over
+     * the budget; records that moved because their node was not connected or did not attach */
+    uint64_t hedges, hedges_won, hedges_denied, reroutes;
 } lw_attr_t;
 
 #define LW_SESSION_ATTR_TOKENS (1ull << 0)

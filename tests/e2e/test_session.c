@@ -161,7 +161,7 @@ static void test_killed_node_is_an_error_in_time_and_never_a_wrong_number(void *
     client_fleet_t fleet;
     harness_t h;
     sequence_t seq;
-    static const harness_params_t uncached = {.layers = 3, .device_bytes = 64 << 10};
+    static const harness_params_t uncached = {.layers = 3, .device_bytes = 64 << 10, .replicas = 1};
     client_fleet_start(&fleet, program, transports, "128m");
     client_fleet_open(&fleet, &h, &uncached, seed_value);
     sequence_init(&seq, &h, 8000);
@@ -199,6 +199,49 @@ static void test_killed_node_is_an_error_in_time_and_never_a_wrong_number(void *
     client_fleet_stop(&fleet);
 }
 
+/* What the library does by itself in a fleet of three: two copies, and the other one is asked when a node is late. */
+static void test_two_replicas_outlive_a_stop_and_a_kill(void **state)
+{
+    (void)state;
+    client_fleet_t fleet;
+    harness_t h;
+    sequence_t seq;
+    static const harness_params_t uncached = {.layers = 3, .device_bytes = 64 << 10};
+    client_fleet_start(&fleet, program, transports, "128m");
+    client_fleet_open(&fleet, &h, &uncached, seed_value);
+    sequence_init(&seq, &h, 8000);
+    sequence_grow(&seq, &h, 6000);
+    lw_session_t *s = harness_session(&h, LW_POLICY_FULL, 1024);
+    harness_prefill(&h, s, &seq, 0, 4200, 420);
+    check_full(&h, s, &seq, 1);
+    harness_settle(&h);
+    assert_int_equal(harness_sealed(s), 4096);
+    check_full(&h, s, &seq, 1);
+
+    uint64_t stopped_ms = 0, killed_ms = 0;
+    assert_int_equal(kill(fleet.process[1].pid, SIGSTOP), 0);
+    lw_status_t status = sealed_steps_until_error(&h, s, &seq, &stopped_ms);
+    assert_int_equal(kill(fleet.process[1].pid, SIGCONT), 0);
+    if (status != LW_OK)
+        fail_msg("a node stopped: %s: %s", lw_status_string(status), lw_last_error(h.kv));
+    assert_int_equal(process_end(&fleet.process[1], SIGKILL), 1000 + SIGKILL);
+    status = sealed_steps_until_error(&h, s, &seq, &killed_ms);
+    if (status != LW_OK)
+        fail_msg("a node was killed: %s: %s", lw_status_string(status), lw_last_error(h.kv));
+    lw_attr_t attr = {.field_mask = LW_ATTR_REPLICAS};
+    assert_int_equal(lw_query(h.kv, &attr), LW_OK);
+    printf("two replicas: slowest step %llu ms while a node was stopped, %llu ms after it was killed; %llu hedges, %llu won\n",
+           (unsigned long long)stopped_ms, (unsigned long long)killed_ms, (unsigned long long)attr.hedges,
+           (unsigned long long)attr.hedges_won);
+    assert_true(attr.hedges_won > 0);
+    assert_true(stopped_ms < 1400 && killed_ms < 1400); /* a silent node is given up after 1.5 s */
+    lw_session_close(s);
+    lw_close(h.kv);
+    client_fleet_start_node(&fleet, 1);
+    sequence_fini(&seq);
+    client_fleet_stop(&fleet);
+}
+
 static void test_full_fleet_evicts_idle_sessions(void **state)
 {
     (void)state;
@@ -207,8 +250,9 @@ static void test_full_fleet_evicts_idle_sessions(void **state)
     sequence_t seq;
     uint64_t ids[16];
     uint32_t gone = 0;
+    static const harness_params_t single = {.layers = 3, .replicas = 1};
     client_fleet_start(&fleet, program, transports, "16m");
-    client_fleet_open(&fleet, &h, &small, seed_value);
+    client_fleet_open(&fleet, &h, &single, seed_value);
     sequence_init(&seq, &h, 9000);
     sequence_grow(&seq, &h, 8300);
     /* 8,192 tokens of 3 layers and 2 heads in fp32: over 6 MiB a session, 48 MiB in the fleet. */
@@ -255,6 +299,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_life_of_a_session),
         cmocka_unit_test(test_killed_node_is_an_error_in_time_and_never_a_wrong_number),
+        cmocka_unit_test(test_two_replicas_outlive_a_stop_and_a_kill),
         cmocka_unit_test(test_full_fleet_evicts_idle_sessions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

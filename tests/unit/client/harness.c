@@ -16,6 +16,7 @@ void harness_model(harness_t *h, const harness_params_t *params)
 {
     uint32_t heads = params->heads ? params->heads : 2;
 
+    h->replicas = params->replicas;
     h->model = (lw_model_t){.size = sizeof(h->model),
                             .layer_count = params->layers ? params->layers : 2,
                             .kv_head_count = heads,
@@ -28,6 +29,7 @@ void harness_model(harness_t *h, const harness_params_t *params)
 lw_session_t *harness_session(harness_t *h, uint32_t policy, uint32_t segment_tokens)
 {
     lw_session_params_t params = {.size = sizeof(params),
+                                  .replicas = h->replicas,
                                   .policy = policy,
                                   .segment_tokens = segment_tokens,
                                   .cluster_encoding = LW_ENCODING_FP32,

@@ -16,6 +16,7 @@ typedef struct harness {
     uint64_t time_us; /* of the test's clock: stands still unless moved */
     lw_clock_t clock;
     uint32_t step_timeout_us; /* of harness_step; 0: the library's */
+    uint32_t replicas;        /* of harness_session; 0: the library's */
 } harness_t;
 
 /* The tokens of one test sequence, all layers: what was appended, to compare with. fp32. */
@@ -30,6 +31,7 @@ typedef struct harness_params {
     uint32_t layers, heads, group, head_dim; /* 0: 2, 2, 2, 16 */
     uint32_t sessions_max, tokens_max;       /* 0: 4, 16,384 */
     uint64_t device_bytes;                   /* 0: the option's */
+    uint32_t replicas;                       /* of sessions; 0: the library's default */
     bool local;                              /* no fleet: records stay in this process */
     bool impatient; /* a fleet without room fails a seal after 300 ms, or 5 s of the real clock; it stays silent for an hour */
 } harness_params_t;
