@@ -173,9 +173,28 @@ static lw_status_t read_pem(const char *option, const char *path, char **text_ou
     return LW_OK;
 }
 
+/* "etcd://endpoints/prefix?ca=...": "" for a static fleet. */
+static void etcd_where(const lwd_options_t *options, char *text, size_t text_bytes)
+{
+    const char *const files[3][2] = {{"ca", options->etcd_ca}, {"cert", options->etcd_cert}, {"key", options->etcd_key}};
+    char mark = '?';
+    text[0] = '\0';
+    if (options->etcd_endpoints[0] == '\0')
+        return;
+    size_t used = (size_t)snprintf(text, text_bytes, "etcd://%s/%s", options->etcd_endpoints, options->etcd_prefix);
+    for (size_t i = 0; i < LW_ARRAY_SIZE(files); i++) {
+        if (files[i][1][0] == '\0')
+            continue;
+        used += (size_t)snprintf(text + used, text_bytes - used, "%c%s=%s", mark, files[i][0], files[i][1]);
+        mark = '&';
+    }
+}
+
 lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
 {
     const lwd_options_t *options = &server->options;
+    char where[5 * LW_OPTION_STRING_MAX + 64];
+    etcd_where(options, where, sizeof(where));
     lw_status_t status = read_pem("ctl.tls_ca", options->ctl_tls_ca, &server->pem[0], error);
     if (status == LW_OK)
         status = read_pem("ctl.tls_cert", options->ctl_tls_cert, &server->pem[1], error);
@@ -192,6 +211,7 @@ lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
         .node_id = options->fleet_node_id,
         .incarnation = server->node.incarnation,
         .fleet = options->fleet_nodes,
+        .etcd = where,
         .catalogue_path = options->catalogue_path,
         .ca_pem = server->pem[0],
         .cert_pem = server->pem[1],
@@ -209,7 +229,7 @@ lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error)
     lw_error_t cause = {0};
     status = lwd_ctl_start(&params, &server->ctl, &cause);
     if (status != LW_OK)
-        return lw_fail(error, status, "control plane (ctl.*, fleet.*, catalogue.path): %s", cause.text);
+        return lw_fail(error, status, "control plane (ctl.*, fleet.*, etcd.*, catalogue.path): %s", cause.text);
     const char *control =
         options->ctl_advertise[0] != '\0' ? options->ctl_advertise : lwd_ctl_address(server->ctl);
     server->node.node_id = options->fleet_node_id != 0 ? options->fleet_node_id : lwd_ctl_node_id(control);

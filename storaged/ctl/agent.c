@@ -386,7 +386,8 @@ static void answer_sync(ctl_agent_t *agent, ask_t *ask)
             LW_WARN("ctl", "the catalogue's node %s answers again", ctl->fleet[0]);
         agent->sync_failures = 0;
         lw_count(&ctl->stats[1].syncs, 1);
-        atomic_store(&ctl->synced_us, ctl_now(ctl));
+        if (!ctl->etcd) /* there each kept lease counts */
+            atomic_store(&ctl->synced_us, ctl_now(ctl));
         agent_take_endings(agent, reply);
     }
     if (reply)

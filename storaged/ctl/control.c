@@ -55,12 +55,6 @@ void lwd_ctl_answer(ctl_job_t *job, lw_status_t status, const char *text, const 
     free(job);
 }
 
-void lwd_ctl_fail(ctl_job_t *job, const lw_error_t *error)
-{
-    lw_count(&job->ctl->stats[0].calls_failed, 1);
-    lwd_ctl_answer(job, error->status, error->text, NULL, 0);
-}
-
 /* False: too many wait, or the thread has stopped; the job is still the caller's. */
 static bool job_push(lwd_ctl_t *ctl, ctl_job_t *job, lw_status_t *status_out)
 {
@@ -76,6 +70,26 @@ static bool job_push(lwd_ctl_t *ctl, ctl_job_t *job, lw_status_t *status_out)
     }
     pthread_mutex_unlock(&ctl->job_lock);
     return taken;
+}
+
+/* A call that may be done twice is tried again for a while when etcd does not answer; false: it is the caller's still. */
+static bool job_again(ctl_job_t *job, lw_status_t why)
+{
+    lwd_ctl_t *ctl = job->ctl;
+    lw_status_t ignored;
+    uint64_t next = ctl_now(ctl) + CTL_RETRY_US;
+    if (!ctl->etcd || why != LW_ERR_FLEET || !job->call || !job->method->repeat || next >= job->give_up_us)
+        return false;
+    job->not_before_us = next;
+    return job_push(ctl, job, &ignored);
+}
+
+void lwd_ctl_fail(ctl_job_t *job, const lw_error_t *error)
+{
+    if (job_again(job, error->status))
+        return;
+    lw_count(&job->ctl->stats[0].calls_failed, 1);
+    lwd_ctl_answer(job, error->status, error->text, NULL, 0);
 }
 
 void lwd_ctl_serve(void *arg, lw_rpc_call_t *call, const void *request, size_t bytes)
@@ -196,6 +210,8 @@ static void job_run(lwd_ctl_t *ctl, ctl_job_t *job)
     lw_count(&ctl->stats[0].calls, job->not_before_us == 0);
     if (job->call && lw_rpc_canceled(job->call))
         lwd_ctl_answer(job, LW_ERR_CANCELED, NULL, NULL, 0);
+    else if (ctl->etcd && job->not_before_us && ctl_now(ctl) >= job->give_up_us)
+        lwd_ctl_answer(job, LW_ERR_FLEET, "etcd does not answer", NULL, 0);
     else if (lwd_ctl_access(ctl, job, &error) != LW_OK)
         lwd_ctl_fail(job, &error);
     else if (ctl->holder || job->method->local)

@@ -72,6 +72,11 @@ static lw_status_t ctl_set_params(lwd_ctl_t *ctl, const lwd_ctl_params_t *params
     if (!ctl->ops)
         ctl->ops = lwd_catalogue_sqlite();
 #endif
+    if (params->etcd && params->etcd[0]) {
+        ctl->ops = lwd_catalogue_etcd();
+        if (params->fleet && params->fleet[0])
+            return lw_fail(error, LW_ERR_INVALID, "fleet: a list of nodes (%s) and etcd exclude each other", params->fleet);
+    }
     ctl->weight = params->weight ? params->weight : 100;
     ctl->started_us = ctl_now(ctl);
     ctl->mutual = params->ca_pem != NULL;
@@ -119,8 +124,11 @@ static lw_status_t ctl_open_catalogue(lwd_ctl_t *ctl, const lwd_ctl_params_t *pa
 {
     if (!ctl->ops)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this build has no SQLite: it cannot hold the catalogue");
-    lw_status_t status = ctl->ops->open(params->catalogue_path, &ctl->catalogue, error);
-    return status == LW_OK ? lwd_ctl_fleet_start(ctl, error) : status;
+    bool on_etcd = params->etcd && params->etcd[0];
+    lw_status_t status = ctl->ops->open(on_etcd ? params->etcd : params->catalogue_path, &ctl->catalogue, error);
+    if (status != LW_OK)
+        return status;
+    return on_etcd ? lwd_ctl_fleet_etcd_start(ctl, params->etcd, error) : lwd_ctl_fleet_start(ctl, error);
 }
 
 static lw_status_t ctl_connect(lwd_ctl_t *ctl, const lwd_ctl_params_t *params, lw_error_t *error)
@@ -145,6 +153,7 @@ static void ctl_locks_init(lwd_ctl_t *ctl)
 
 static void ctl_free(lwd_ctl_t *ctl)
 {
+    lwd_ctl_etcd_stop(ctl->etcd);
     if (ctl->catalogue)
         ctl->ops->close(ctl->catalogue);
     pthread_cond_destroy(&ctl->job_changed);

@@ -1,7 +1,8 @@
 /* ctl.h - a node's control plane: the gRPC services, the agent that keeps in touch with the catalogue, HTTP health.
  *
- * server.c starts one of these and joins it to the shards through the callbacks. The first node of the fleet list holds
- * the catalogue; every other node forwards the same calls to it, so that a client may talk to any node.
+ * server.c starts one of these and joins it to the shards through the callbacks. In a static fleet the first node of the
+ * list holds the catalogue, and every other node forwards the same calls to it; with etcd every node works on the catalogue
+ * itself. Either way a client may talk to any node.
  *
  * Threads: gRPC's completion queue has one thread, the control thread runs the catalogue and the services, the agent
  * thread syncs every 500 ms, HTTP has one thread. No data thread ever blocks here: *_async only queues, under a short lock.
@@ -60,6 +61,8 @@ typedef struct lwd_ctl_params {
     uint64_t incarnation;  /* 0: the time of the start in unix microseconds */
     const char *fleet;     /* "host:port,host:port": control addresses as advertised, the catalogue's holder first; NULL
                               or "": this node alone. `advertise` must be in it */
+    const char *etcd;      /* "etcd://host:port/prefix?ca=..." (etcd.h, lwd_etcd_open_where): the fleet is on etcd, every
+                              node is a holder, `fleet` must be empty and catalogue_path is not used; NULL or "": static */
     const char *catalogue_path;           /* SQLite file; used by the holder only */
     const lwd_catalogue_ops_t *catalogue; /* NULL: lwd_catalogue_sqlite() */
     const char *ca_pem, *cert_pem, *key_pem; /* PEM texts; all NULL: plaintext. ca: clients and nodes must show a cert */

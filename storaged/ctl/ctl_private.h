@@ -13,6 +13,7 @@
 #include "rpc/rpc.h"
 #include "storaged/ctl/agent.h"
 #include "storaged/ctl/ctl.h"
+#include "storaged/ctl/members_etcd.h"
 
 #define CTL_JOBS_MAX 4096u              /* jobs waiting for the control thread; more: ERR_BUSY */
 #define CTL_WATCHES_MAX 256u            /* streams of views and of health; more: ERR_EXHAUSTED */
@@ -23,6 +24,7 @@
 #define CTL_PAGE_MAX 1024u              /* rows of one List or Ranges reply */
 #define CTL_ENDED_PAGE 256u             /* endings in one Sync reply */
 #define CTL_FORGET_US 3600000000ull     /* a node not heard of for an hour no longer keeps endings in the log */
+#define CTL_EXPIRE_ETCD_US 2000000ull   /* the same on etcd, where one node looks for all */
 #define CTL_STALL_US 10000000ull        /* a control thread that has not moved for this long is not healthy */
 
 typedef struct lwd_ctl_method ctl_method_t;
@@ -119,6 +121,10 @@ struct lwd_ctl {
     lwd_catalogue_t *catalogue; /* holder */
     ctl_member_t members[LWD_CTL_FLEET_MAX];
     uint64_t member_epoch, member_fleet_id, expired_us;
+
+    ctl_etcd_t *etcd;       /* NULL: a static fleet */
+    /* Control thread: of the list it took; up to where it has trimmed the log; after which serial there was nothing. */
+    uint64_t etcd_version, etcd_trimmed, etcd_ended;
 };
 
 static inline uint64_t ctl_now(const lwd_ctl_t *ctl) { return lw_now_us(ctl->clock); }
@@ -160,6 +166,15 @@ LW_CHECK lw_status_t lwd_ctl_fleet_drain(lwd_ctl_t *ctl, uint32_t node, bool dra
 /* Sends the view to a stream; false: it is over. */
 bool lwd_ctl_fleet_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
 bool lwd_ctl_health_watch(lwd_ctl_t *ctl, ctl_watch_t *watch);
+
+/* ---- fleet_etcd.c: the same on etcd ---- */
+LW_CHECK lw_status_t lwd_ctl_fleet_etcd_start(lwd_ctl_t *ctl, const char *where, lw_error_t *error);
+void lwd_ctl_fleet_etcd_tick(lwd_ctl_t *ctl);
+/* Takes this node's own heartbeat: what it has been told of. ERR_FLEET: there is no list yet. */
+LW_CHECK lw_status_t lwd_ctl_fleet_etcd_hear(lwd_ctl_t *ctl, uint64_t ended_serial, lw_error_t *error);
+/* ops->ended, asked only when the log has changed. */
+LW_CHECK lw_status_t lwd_ctl_fleet_etcd_ended(lwd_ctl_t *ctl, uint64_t after, lwd_ended_t *rows, uint32_t *count_out,
+                                              lw_error_t *error);
 
 /* ---- ready.c ---- */
 /* Is the node ready? Writes why not, one reason a line. Any thread. */

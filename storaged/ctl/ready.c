@@ -22,6 +22,8 @@ bool lwd_ctl_ready(lwd_ctl_t *ctl, char *reasons, size_t bytes)
     size_t used = strlen(own);
     const char *more = atomic_load(&ctl->stopping)   ? "the node is stopping\n"
                        : atomic_load(&ctl->draining) ? "the node is draining\n"
+                       : ctl->etcd && lwd_ctl_etcd_superseded(ctl->etcd) ? "another process has this node's id\n"
+                       : ctl->etcd && atomic_load(&ctl->fleet_id) == 0   ? "the node is not registered on etcd yet\n"
                        : atomic_load(&ctl->fleet_id) == 0
                            ? "the node that holds the catalogue has not been reached yet\n"
                            : NULL;

@@ -20,6 +20,7 @@ static void malformed(ctl_job_t *job, const char *what)
 static void fleet_bump(lwd_ctl_t *ctl)
 {
     lw_error_t error;
+    LW_ASSERT(!ctl->etcd); /* there the store's revision is the epoch */
     ctl->member_epoch++;
     if (ctl->ops->set_epoch(ctl->catalogue, ctl->member_epoch, &error) != LW_OK)
         LW_ERROR("ctl", "epoch %llu is not stored: %s", (unsigned long long)ctl->member_epoch, error.text);
@@ -65,6 +66,10 @@ void lwd_ctl_fleet_tick(lwd_ctl_t *ctl)
 {
     uint64_t now = ctl_now(ctl), freed;
     bool changed = false;
+    if (ctl->etcd) {
+        lwd_ctl_fleet_etcd_tick(ctl);
+        return;
+    }
     for (uint32_t i = 0; i < ctl->fleet_count; i++) {
         ctl_member_t *member = &ctl->members[i];
         if (member->node.state != LW_NODE_DOWN && now - member->heard_us > LWD_CTL_DOWN_US) {
@@ -117,7 +122,7 @@ lw_status_t lwd_ctl_fleet_drain(lwd_ctl_t *ctl, uint32_t node, bool drain, lw_er
     if (node >= ctl->fleet_count)
         return lw_fail(error, LW_ERR_NOT_FOUND, "the fleet has no node %u", node);
     lw_status_t status = ctl->ops->set_drain(ctl->catalogue, (uint16_t)node, drain, error);
-    if (status != LW_OK)
+    if (status != LW_OK || ctl->etcd) /* there the watch brings it */
         return status;
     ctl_member_t *member = &ctl->members[node];
     member->drain = drain;
@@ -147,7 +152,8 @@ static lw_status_t sync_reply(lwd_ctl_t *ctl, ctl_job_t *job, const Longwave__V1
     Longwave__V1__Node node_messages[LWD_CTL_FLEET_MAX], *node_pointers[LWD_CTL_FLEET_MAX];
     uint8_t token[LW_TOKEN_BYTES];
     uint32_t count = 0;
-    lw_status_t status = ctl->ops->ended(ctl->catalogue, request->ended_serial, CTL_ENDED_PAGE, rows, &count, error);
+    lw_status_t status = ctl->etcd ? lwd_ctl_fleet_etcd_ended(ctl, request->ended_serial, rows, &count, error)
+                                   : ctl->ops->ended(ctl->catalogue, request->ended_serial, CTL_ENDED_PAGE, rows, &count, error);
     if (status == LW_OK && request->epoch != ctl->member_epoch)
         status = ctl->ops->node_token(ctl->catalogue, token, error);
     if (status != LW_OK)
@@ -201,9 +207,13 @@ static void serve_sync(lwd_ctl_t *ctl, ctl_job_t *job)
         malformed(job, "SyncRequest");
     } else {
         lw_error_t error;
-        ctl_member_t *member = member_find(ctl, heard.control);
+        ctl_member_t *member = ctl->etcd ? NULL : member_find(ctl, heard.control);
         lw_status_t status = LW_OK;
-        if (!member) {
+        if (ctl->etcd && !job->call) {
+            status = lwd_ctl_fleet_etcd_hear(ctl, request->ended_serial, &error);
+            if (status == LW_OK)
+                status = sync_reply(ctl, job, request, &error);
+        } else if (!member) {
             status = lw_fail(&error, LW_ERR_PERMISSION, "node %s is not in the fleet's list", heard.control);
         } else {
             if (member_hear(member, &heard, ctl_now(ctl)))
