@@ -42,8 +42,8 @@ void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
     const char *const argv[] = {fleet->program,
                                 "--ctl.listen",
                                 fleet->control[node],
-                                "--fleet.nodes",
-                                fleet->addresses,
+                                fleet->etcd ? "--etcd.endpoints" : "--fleet.nodes",
+                                fleet->etcd ? fleet->etcd : fleet->addresses,
                                 "--data.listen",
                                 "127.0.0.1:0",
                                 "--ctl.http",
@@ -64,7 +64,14 @@ void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
 void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports,
                         const char *arena_bytes)
 {
+    client_fleet_start_on(fleet, program, transports, arena_bytes, NULL);
+}
+
+void client_fleet_start_on(client_fleet_t *fleet, const char *program, const char *transports,
+                           const char *arena_bytes, const char *etcd)
+{
     memset(fleet, 0, sizeof(*fleet));
+    fleet->etcd = etcd;
     fleet->program = program;
     fleet->transports = transports;
     fleet->arena_bytes = arena_bytes;

@@ -13,10 +13,14 @@ typedef struct client_fleet {
     char directory[64];
     char control[FLEET_NODES][64]; /* the nodes' control addresses */
     char addresses[FLEET_NODES * 64];
+    const char *etcd; /* its endpoint; NULL: a static fleet */
 } client_fleet_t;
 
 void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports,
                         const char *arena_bytes);
+/* The same on etcd. */
+void client_fleet_start_on(client_fleet_t *fleet, const char *program, const char *transports,
+                           const char *arena_bytes, const char *etcd);
 void client_fleet_start_node(client_fleet_t *fleet, uint32_t node);
 void client_fleet_stop(client_fleet_t *fleet); /* SIGTERM; every exit status must be 0 */
 /* Opens a handle over the fleet; close it with lw_close. The harness's time is not used. */
