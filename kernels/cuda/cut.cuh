@@ -55,7 +55,7 @@ LWK_DEVICE bool cut_inside(const cut_level_t *level, uint64_t rank)
     return rank >= level->low && rank <= level->last;
 }
 
-LWK_DEVICE void cut_zero(const select_job_t *job, select_shared_t *sh, lwk_select_hist_t *hist, bool sums)
+LWK_CALLED void cut_zero(const select_job_t *job, select_shared_t *sh, lwk_select_hist_t *hist, bool sums)
 {
     for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += SELECT_THREADS)
         hist->entries[i] = hist->tokens[i] = 0;
@@ -66,7 +66,7 @@ LWK_DEVICE void cut_zero(const select_job_t *job, select_shared_t *sh, lwk_selec
 }
 
 /* Adds this block's histogram of level `number` to the job's, and brings back the whole: one barrier. */
-LWK_DEVICE void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_hist_t *mine, uint32_t number, bool sums)
+LWK_CALLED void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_hist_t *mine, uint32_t number, bool sums)
 {
     __syncthreads();
     if (job->blocks == 1)
@@ -147,7 +147,7 @@ LWK_DEVICE uint32_t cut_not_small(const select_job_t *job, select_shared_t *sh, 
 /* Leaves in sh->edge the bin in which the limit is reached: the first one, from the top, that cannot be taken whole and leave
  * the limit unreached. entries, tokens: above this level's interval; the first skip_entries and skip_tokens of all do not count
  * against the limit. The block calls. */
-LWK_DEVICE void cut_find_edge(const select_job_t *job, select_shared_t *sh, const lwk_select_hist_t *hist,
+LWK_CALLED void cut_find_edge(const select_job_t *job, select_shared_t *sh, const lwk_select_hist_t *hist,
                               const cut_limit_t *limit, uint32_t entries, uint32_t tokens, const cut_t *skip)
 {
     const uint32_t bins = 1u << job->bits, each = max(bins / SELECT_THREADS, 1u);
@@ -287,7 +287,7 @@ LWK_DEVICE void cut_gather(select_job_t *job, select_shared_t *sh, const lwk_sel
 /* ---- the descent ---- */
 
 /* Error budget: what an entry contributes, errors.cuh. */
-SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level);
+LWK_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level);
 
 LWK_DEVICE void cut_count_candidates(select_shared_t *sh, const cut_level_t *level)
 {
@@ -323,6 +323,41 @@ LWK_DEVICE void cut_count_before(const select_job_t *job, select_shared_t *sh, u
         if (sh->candidate.rank[i] >= from && ~(uint32_t)sh->candidate.rank[i] < first)
             atomicAdd(&sh->before, 1u);
     __syncthreads();
+}
+
+/* Whether an entry before which so much is taken is taken, too. */
+LWK_DEVICE bool cut_takes(const cut_limit_t *limit, const cut_t *skip, uint32_t entries, uint32_t tokens)
+{
+    return entries < skip->entries || cut_wants_more(limit, entries - skip->entries, tokens - skip->tokens, true);
+}
+
+/* The cut among few candidates, so much being taken above them: everyone knows what is before it. The block calls. */
+LWK_DEVICE cut_t cut_settle(select_shared_t *sh, const cut_limit_t *limit, const cut_t *skip, uint32_t entries, uint32_t tokens)
+{
+    const uint32_t count = sh->candidates, i = threadIdx.x / 4;
+    const uint64_t rank = i < count ? sh->candidate.rank[i] : 0;
+    uint32_t before = 0, weight = 0;
+    if (i < count)
+#pragma unroll 4
+        for (uint32_t k = threadIdx.x % 4; k < count; k += 4)
+            if (sh->candidate.rank[k] > rank) {
+                before++;
+                weight += sh->candidate.size[k];
+            }
+    for (int with = 1; with <= 2; with *= 2) {
+        before += __shfl_xor_sync(LWK_WARP_ALL, before, with);
+        weight += __shfl_xor_sync(LWK_WARP_ALL, weight, with);
+    }
+    if (i < count && threadIdx.x % 4 == 0) {
+        uint32_t n = entries + before, t = tokens + weight, size = sh->candidate.size[i];
+        if (cut_takes(limit, skip, n, t) && !cut_takes(limit, skip, n + 1, t + size)) {
+            sh->settled.rank = rank;
+            sh->settled.entries = n + 1;
+            sh->settled.tokens = t + size;
+        }
+    }
+    __syncthreads();
+    return cut_t{sh->settled.rank, sh->settled.entries, sh->settled.tokens, true, true};
 }
 
 /* The cut of a limit, `skip` being taken before anything counts. sh->first holds the first histogram (and sh->sums its sums).
@@ -363,6 +398,10 @@ LWK_DEVICE cut_t cut_find(select_job_t *job, select_shared_t *sh, const lwk_sele
         if (!gathered && !by_error && edge.entries <= SELECT_CANDIDATES) {
             cut_gather(job, sh, work, &level, turn);
             gathered = true;
+            if (sh->candidates <= SELECT_SETTLE) {
+                cut = cut_settle(sh, limit, skip, entries, tokens);
+                break;
+            }
         }
         cut_zero(job, sh, &sh->level, by_error);
         if (gathered) {

@@ -9,9 +9,8 @@
  * sets them back; in device memory, one row for each op that needs them. */
 #define LWK_DEV_COUNTERS (LW_BATCH_MAX * LW_KV_HEADS_MAX)
 typedef struct lwk_dev_counters {
-    uint32_t prepare[LWK_DEV_COUNTERS]; /* by (session, KV head): blocks done */
     uint32_t prepare_all;
-    uint32_t finish[LWK_DEV_COUNTERS];
+    uint32_t finish[LWK_DEV_COUNTERS]; /* by (session, KV head): blocks done */
 } lwk_dev_counters_t;
 
 struct lwk_dev {

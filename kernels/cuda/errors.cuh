@@ -251,7 +251,7 @@ LWK_DEVICE void errors_add_listed(const select_job_t *job, select_shared_t *sh, 
 
 /* Sums, and behind the first level also the histogram, of the slice's entries whose rank lies in the level's interval. The
  * block calls. */
-SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level)
+LWK_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh, cut_level_t level)
 {
     const select_slice_t own = job->own;
     uint32_t from = own.first, next = from < own.end ? select_range_of(job, from) : 0;
@@ -281,7 +281,7 @@ SELECT_CALLED void errors_count_level(const select_job_t *job, select_shared_t *
 
 /* Keys, the first histogram, what there is in all, and the sums of all bins that floor and cap can reach. The block calls;
  * sh->first is zero. */
-SELECT_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const cut_limit_t limit)
+LWK_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const cut_limit_t limit)
 {
     for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS) {
         sh->mass[q] = 0;

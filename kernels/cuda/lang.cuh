@@ -6,6 +6,7 @@
  *
  *   LWK_KERNEL(threads, blocks_per_sm) void name(args)   a kernel; as lwk_launch() with at most `threads` threads
  *   LWK_DEVICE type name(args)                           a function of kernels, inlined
+ *   LWK_CALLED type name(args)                           one that is called, so that what it needs costs the others no registers
  *   LWK_ARGS(type) name                                  a struct parameter of a kernel whose address may be taken
  *   LWK_SHARED(type, name)     declares `type *name`, the block's shared memory; its size is given at launch. There is
  *                              no other shared memory. It holds garbage at first.
@@ -20,6 +21,12 @@
  *   lwk_timer_ns()
  *   lwk_load_acquire(p) lwk_store_release(p, v)            u32, u64; among the threads of the GPU
  *   lwk_load_acquire_sys(p) lwk_store_release_sys(p, v)    the same with the host, on pinned memory
+ *   lwk_wait_before()          in a kernel that lwk_launch_early() starts: what the launches before it wrote is there; every
+ *                              thread that reads or writes what they touch calls it first
+ *   lwk_let_next()             the next early launch may start blocks once all blocks of this one have called (or left); behind
+ *                              lwk_wait_before(), so that what an early launch finds is never older than two launches
+ *   lwk_prefetch(p, bytes)     into L2
+ *   lwk_exp2 lwk_log2 lwk_rsqrt   of the special function unit alone
  *   lwk_pause()                in every loop that waits for another thread, block or the host
  *   uint2 uint4 int2 int4 float2 float4 and make_*; fmaf exp2f expf __expf logf __logf log2f rsqrtf sqrtf tanhf fmaxf
  *   __float_as_uint __uint_as_float __int_as_float __float_as_int
@@ -39,6 +46,10 @@
 #include <stdint.h>
 
 #include "base/log.h"
+
+/* How a launch is to be made. */
+#define LWK_LAUNCH_RESIDENT 1u /* all blocks at once */
+#define LWK_LAUNCH_EARLY 2u    /* while the one before it ends */
 
 #if defined(__CUDACC__)
 #include "kernels/cuda/lang_nvcc.cuh"
@@ -95,7 +106,7 @@ static inline lw_status_t lwk_launch(const char *name, void (*kernel)(Params...)
                                      size_t shared_bytes, cudaStream_t stream,
                                      typename lwk_same<Params>::type... args)
 {
-    return lwk_launch_impl(name, kernel, grid, threads, shared_bytes, stream, false, args...);
+    return lwk_launch_impl(name, kernel, grid, threads, shared_bytes, stream, 0, args...);
 }
 
 /* The same for a kernel whose blocks wait for each other: refused with LW_ERR_INVALID when not all of them fit the
@@ -105,7 +116,17 @@ static inline lw_status_t lwk_launch_resident(const char *name, void (*kernel)(P
                                               unsigned threads, size_t shared_bytes, cudaStream_t stream,
                                               typename lwk_same<Params>::type... args)
 {
-    return lwk_launch_impl(name, kernel, grid, threads, shared_bytes, stream, true, args...);
+    return lwk_launch_impl(name, kernel, grid, threads, shared_bytes, stream, LWK_LAUNCH_RESIDENT, args...);
+}
+
+/* Either of them (how: LWK_LAUNCH_*) for a kernel that calls lwk_wait_before() in every thread that needs it: its blocks may
+ * start before the launch before it on the stream has ended. */
+template <typename... Params>
+static inline lw_status_t lwk_launch_early(const char *name, void (*kernel)(Params...), dim3 grid, unsigned threads,
+                                           size_t shared_bytes, cudaStream_t stream, unsigned how,
+                                           typename lwk_same<Params>::type... args)
+{
+    return lwk_launch_impl(name, kernel, grid, threads, shared_bytes, stream, how | LWK_LAUNCH_EARLY, args...);
 }
 
 /* How many blocks of a kernel can be on the current device at once; 0 when it cannot be known. */

@@ -10,6 +10,7 @@
 
 #define LWK_KERNEL(threads, blocks_per_sm) static __global__ __launch_bounds__(threads, blocks_per_sm)
 #define LWK_DEVICE static __device__ __forceinline__
+#define LWK_CALLED static __device__ __noinline__
 #define LWK_ARGS(type) const __grid_constant__ type
 #define LWK_SHARED(type, name)                                        \
     extern __shared__ __align__(128) unsigned char lwk_shared_bytes[]; \
@@ -174,6 +175,52 @@ template <int N> LWK_DEVICE void lwk_copy_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+/* Asks for `bytes` (a multiple of 16) from a 16-byte aligned address on to be brought into L2. One thread is enough. */
+LWK_DEVICE void lwk_prefetch(const void *global, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
+
+/* ---- one instruction each: 2^x, log2 x, 1 / sqrt(x) to 2^-22 of the result; subnormal numbers are 0
+ * -------------------------------- */
+
+LWK_DEVICE float lwk_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+LWK_DEVICE float lwk_log2(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+LWK_DEVICE float lwk_rsqrt(float x)
+{
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* ---- launches that overlap
+ * -------------------------------------------------------------------------------------- */
+
+LWK_DEVICE void lwk_wait_before(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+LWK_DEVICE void lwk_let_next(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* ---- launches
  * --------------------------------------------------------------------------------------------------- */
 
@@ -183,15 +230,15 @@ template <typename T> struct lwk_same {
 
 /* launch.cu */
 lw_status_t lwk_launch_raw(const char *name, const void *kernel, dim3 grid, unsigned threads, size_t shared_bytes,
-                           cudaStream_t stream, bool resident, void **args);
+                           cudaStream_t stream, unsigned how, void **args);
 unsigned lwk_resident_blocks_impl(const void *kernel, unsigned threads, size_t shared_bytes);
 
 template <typename... Params>
 static inline lw_status_t lwk_launch_impl(const char *name, void (*kernel)(Params...), dim3 grid, unsigned threads,
-                                          size_t shared_bytes, cudaStream_t stream, bool resident, Params... args)
+                                          size_t shared_bytes, cudaStream_t stream, unsigned how, Params... args)
 {
     void *list[] = {(void *)&args..., nullptr};
-    return lwk_launch_raw(name, (const void *)kernel, grid, threads, shared_bytes, stream, resident, list);
+    return lwk_launch_raw(name, (const void *)kernel, grid, threads, shared_bytes, stream, how, list);
 }
 
 #endif /* LWK_CUDA_LANG_NVCC_CUH */

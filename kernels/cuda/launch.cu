@@ -30,12 +30,12 @@ unsigned lwk_resident_blocks_impl(const void *kernel, unsigned threads, size_t s
 #if defined(__CUDACC__)
 
 lw_status_t lwk_launch_raw(const char *name, const void *kernel, dim3 grid, unsigned threads,
-                           size_t shared_bytes, cudaStream_t stream, bool resident, void **args)
+                           size_t shared_bytes, cudaStream_t stream, unsigned how, void **args)
 {
     uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     if (blocks == 0)
         return LW_OK;
-    if (resident && blocks > lwk_resident_blocks_impl(kernel, threads, shared_bytes)) {
+    if ((how & LWK_LAUNCH_RESIDENT) && blocks > lwk_resident_blocks_impl(kernel, threads, shared_bytes)) {
         LW_ERROR("cuda", "%s: %llu blocks of %u threads are not resident at once", name,
                  (unsigned long long)blocks, threads);
         return LW_ERR_INVALID;
@@ -46,16 +46,22 @@ lw_status_t lwk_launch_raw(const char *name, const void *kernel, dim3 grid, unsi
         if (error != cudaSuccess)
             return lwk_cuda_check(name, error);
     }
+    /* Of an early launch residency is known from the occupancy alone: what else is on the device ends without waiting for it. */
     cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
+    if (how & LWK_LAUNCH_EARLY) {
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+    } else {
+        attribute.id = cudaLaunchAttributeCooperative;
+        attribute.val.cooperative = 1;
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &attribute;
-    config.numAttrs = resident ? 1 : 0;
+    config.numAttrs = how != 0 ? 1 : 0;
     return lwk_cuda_check(name, cudaLaunchKernelExC(&config, kernel, args));
 }
 

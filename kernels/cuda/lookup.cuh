@@ -72,7 +72,7 @@ typedef struct lookup {
     const select_job_t *job;
     lwk_store_t *store;
     lwk_tile_t *tile;
-    uint32_t range, row, entry, size;
+    uint32_t range, entry, size;
     uint32_t place;  /* REMOTE 0: no ticket */
     uint32_t admit;  /* LWK_TICKET_ADMIT or 0 */
 } lookup_t;
@@ -83,17 +83,20 @@ LWK_DEVICE lookup_t lookup_open(const select_job_t *job, select_shared_t *sh, ui
     const lwk_step_t *step = job->step;
     look.job = job;
     look.store = step->store;
+    look.size = select_size(&job->own, sh, slot);
     uint32_t open_end = sh->range_count == 0 ? 0 : sh->range[sh->range_count - 1].base;
     /* All ranges of most slices are open still; the last open one may end anywhere. */
-    if (sh->range_count > 0 && slot >= sh->range[0].base && slot < open_end)
-        look.range = sh->range_first + select_open_range_of(sh, slot);
-    else
-        look.range = select_range_of(job, slot);
+    if (sh->range_count > 0 && slot >= sh->range[0].base && (slot < open_end || select_all_open(job, sh))) {
+        uint32_t open = select_open_range_of(sh, slot);
+        look.range = sh->range_first + open;
+        look.tile = (lwk_tile_t *)sh->range[open].tile;
+        look.entry = slot - sh->range[open].base;
+        return look;
+    }
+    look.range = select_range_of(job, slot);
     lwk_range_ref_t ref = job->session->ranges[look.range];
-    look.row = ref.row;
     look.tile = &look.store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
     look.entry = slot - ref.entry_base;
-    look.size = select_size(&job->own, sh, slot);
     return look;
 }
 
@@ -120,7 +123,7 @@ LWK_DEVICE bool lookup_issue(lookup_t *look, const select_shared_t *sh, uint32_t
     }
     uint32_t at = (uint32_t)ticket & (store->ticket_capacity - 1);
     bool local = look->tile->local != 0;
-    alignas(16) lwk_ticket_t t = {look->row, (uint16_t)step->layer, (uint16_t)look->job->head, (uint16_t)look->entry, (uint16_t)look->size,
+    alignas(16) lwk_ticket_t t = {look->job->session->ranges[look->range].row, (uint16_t)step->layer, (uint16_t)look->job->head, (uint16_t)look->entry, (uint16_t)look->size,
                       look->admit | (step->flags & LWK_STEP_PREFETCH ? LWK_TICKET_PREFETCH : 0) |
                           (local ? LWK_TICKET_LOCAL : 0)};
     lwk_copy16(&store->tickets[at], &t);
@@ -262,14 +265,6 @@ LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_s
 
 /* ---- the end of the launch ---- */
 
-/* The counters as they are, for the last block: read while there is other work. Block 0 calls. */
-LWK_DEVICE void lookup_remember_counters(const lwk_step_t *step, lwk_select_global_t *global)
-{
-    const uint32_t words = sizeof(lwk_counters_t) / sizeof(uint64_t);
-    if (threadIdx.x < words)
-        ((uint64_t *)&global->base)[threadIdx.x] = ((volatile uint64_t *)step->store->counters)[threadIdx.x];
-}
-
 /* Adds the launch's counters to pinned memory and rings the doorbell: the block that comes last. All blocks call. */
 LWK_DEVICE void lookup_end(const lwk_step_t *step, select_shared_t *sh, lwk_select_global_t *global)
 {
@@ -291,7 +286,7 @@ LWK_DEVICE void lookup_end(const lwk_step_t *step, select_shared_t *sh, lwk_sele
         uint64_t *delta = (uint64_t *)&global->delta + threadIdx.x, added = __ldcg(delta);
         if (added > 0) {
             if (!(step->flags & LWK_STEP_PREFETCH))
-                ((volatile uint64_t *)store->counters)[threadIdx.x] = __ldcg((uint64_t *)&global->base + threadIdx.x) + added;
+                atomicAdd((uint64_t *)store->counters + threadIdx.x, added); /* nobody waits for what it was */
             *delta = 0;
         }
     }

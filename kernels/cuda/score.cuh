@@ -7,12 +7,12 @@
 
 #define SCORE_UNROLL 4u /* entries whose parts a thread loads before it uses the first */
 
-template <uint32_t LANES, uint32_t QC> struct score_shared {
+template <uint32_t LANES, uint32_t QC, uint32_t THREADS> struct score_shared {
     static const uint32_t WIDTH = LANES * LWK_ROW_PART;
     alignas(16) float plain[QC][WIDTH], coded[QC][WIDTH]; /* q; channel * q; lwk_query_at() */
     float center[QC];                         /* q . center */
     tile_query_t query[QC];
-    float largest[STEP_THREADS / LANES][QC], sum[STEP_THREADS / LANES][QC]; /* of each group's entries */
+    float largest[THREADS / LANES][QC], sum[THREADS / LANES][QC]; /* of each group's entries */
 };
 
 /* A running maximum and sum of e^(x - maximum). */
@@ -31,15 +31,15 @@ LWK_DEVICE void score_add(score_sum_t *to, float x)
 }
 
 /* q, channel * q and what follows from them, for queries first .. first + QC - 1; zeros beyond the last. */
-template <uint32_t LANES, uint32_t QC>
-LWK_DEVICE void score_queries(score_shared<LANES, QC> *sh, const lwk_step_t *step, const tile_view_t *tile, uint32_t s,
+template <uint32_t LANES, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void score_queries(score_shared<LANES, QC, THREADS> *sh, const lwk_step_t *step, const tile_view_t *tile, uint32_t s,
                               uint32_t head, uint32_t first)
 {
     const uint32_t WIDTH = LANES * LWK_ROW_PART;
     uint32_t d = step->shape.head_dim, count = lwk_query_count(step);
     const float *channel = tile->at.key_channel != 0 ? lwk_tile_floats(tile, tile->at.key_channel) : NULL;
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < QC * WIDTH; i += STEP_THREADS) {
+    for (uint32_t i = threadIdx.x; i < QC * WIDTH; i += THREADS) {
         uint32_t q = first + i / WIDTH, j = i % WIDTH;
         float x = 0.0f;
         if (q < count && j < d)
@@ -48,7 +48,7 @@ LWK_DEVICE void score_queries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
         sh->coded[i / WIDTH][lwk_query_at<LANES>(j)] = channel != NULL && j < d ? x * channel[j] : 0.0f;
     }
     __syncthreads();
-    for (uint32_t q = lwk_warp(); q < QC; q += STEP_WARPS) {
+    for (uint32_t q = lwk_warp(); q < QC; q += (THREADS / 32)) {
         float center = 0.0f, norm = 0.0f;
         if (channel != NULL) {
             const float *query =
@@ -68,12 +68,12 @@ LWK_DEVICE void score_queries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
 
 /* Entries begin .. end - 1, which are all of one kind, whose rows begin at `rows`; thread `part` of a row's threads keeps
  * query number part. */
-template <uint32_t KIND, uint32_t LANES, uint32_t QC>
-LWK_DEVICE void score_entries(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
+template <uint32_t KIND, uint32_t LANES, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void score_entries(score_shared<LANES, QC, THREADS> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
                               const tile_view_t *tile, const uint8_t *rows, uint32_t begin, uint32_t end,
                               float *logits, score_sum_t *sum)
 {
-    const uint32_t GROUPS = STEP_THREADS / LANES;
+    const uint32_t GROUPS = THREADS / LANES;
     const bool CODED = KIND == STEP_INT8 || KIND == STEP_INT4;
     const lwk_shape_t *shape = &step->shape;
     uint32_t part = threadIdx.x % LANES, group = threadIdx.x / LANES, d = shape->head_dim;
@@ -115,8 +115,8 @@ LWK_DEVICE void score_entries(score_shared<LANES, QC> *sh, const lwk_step_t *ste
     }
 }
 
-template <uint32_t LANES, uint32_t QC>
-LWK_DEVICE void score_part(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
+template <uint32_t LANES, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void score_part(score_shared<LANES, QC, THREADS> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
                            const tile_view_t *tile, uint32_t kind, uint32_t rows, uint32_t base, uint32_t begin,
                            uint32_t end, float *logits, score_sum_t *sum)
 {
@@ -124,32 +124,32 @@ LWK_DEVICE void score_part(score_shared<LANES, QC> *sh, const lwk_step_t *step, 
     if (begin >= end)
         return;
     switch (kind) {
-    case STEP_INT8: score_entries<STEP_INT8, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
-    case STEP_INT4: score_entries<STEP_INT4, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
-    case STEP_HALF: score_entries<STEP_HALF, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
-    default: score_entries<STEP_FP32, LANES, QC>(sh, step, policy, tile, at, begin, end, logits, sum); break;
+    case STEP_INT8: score_entries<STEP_INT8, LANES, QC, THREADS>(sh, step, policy, tile, at, begin, end, logits, sum); break;
+    case STEP_INT4: score_entries<STEP_INT4, LANES, QC, THREADS>(sh, step, policy, tile, at, begin, end, logits, sum); break;
+    case STEP_HALF: score_entries<STEP_HALF, LANES, QC, THREADS>(sh, step, policy, tile, at, begin, end, logits, sum); break;
+    default: score_entries<STEP_FP32, LANES, QC, THREADS>(sh, step, policy, tile, at, begin, end, logits, sum); break;
     }
 }
 
 /* span: what of the tile; slot: of tile_max and tile_sum. */
-template <uint32_t LANES, uint32_t QC>
-LWK_DEVICE void score_tile(score_shared<LANES, QC> *sh, const lwk_step_t *step, const lwk_session_t *session,
+template <uint32_t LANES, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void score_tile(score_shared<LANES, QC, THREADS> *sh, const lwk_step_t *step, const lwk_session_t *session,
                            const tile_view_t *opened, const lwk_part_t *span, uint32_t s, uint32_t head, uint32_t slot)
 {
-    const uint32_t GROUPS = STEP_THREADS / LANES;
+    const uint32_t GROUPS = THREADS / LANES;
     const lwk_scratch_t *scratch = &step->scratch;
     tile_view_t tile = *opened;
     lwk_policy_t policy = session->policy;
     uint32_t count = lwk_query_count(step), part = threadIdx.x % LANES, group = threadIdx.x / LANES;
     for (uint32_t first = 0; first < count; first += QC) {
-        score_queries<LANES, QC>(sh, step, &tile, s, head, first);
+        score_queries<LANES, QC, THREADS>(sh, step, &tile, s, head, first);
         score_sum_t sum = {-INFINITY, 0.0f};
         float *logits = NULL;
         if (part < QC && first + part < count)
             logits = scratch->logit + lwk_group_row(step, s, head, first + part) * scratch->entry_capacity + tile.base;
-        score_part<LANES, QC>(sh, step, &policy, &tile, tile.cluster_kind, tile.at.cluster_keys, 0, span->cluster_first,
+        score_part<LANES, QC, THREADS>(sh, step, &policy, &tile, tile.cluster_kind, tile.at.cluster_keys, 0, span->cluster_first,
                               span->cluster_end, logits, &sum);
-        score_part<LANES, QC>(sh, step, &policy, &tile, tile.outlier_kind, tile.at.outlier_keys, tile.clusters,
+        score_part<LANES, QC, THREADS>(sh, step, &policy, &tile, tile.outlier_kind, tile.at.outlier_keys, tile.clusters,
                               tile.clusters + span->outlier_first, tile.clusters + span->outlier_end, logits, &sum);
         if (part < QC) {
             sh->largest[group][part] = sum.largest;

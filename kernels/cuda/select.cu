@@ -172,7 +172,8 @@ LWK_DEVICE void drop_all(const select_job_t *job, uint8_t *mark)
         mark[slot] = LWK_MARK_DROP;
 }
 
-LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
+/* head, tail: of the ring of tickets, as the last thread knows them. */
+LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work, uint64_t head, uint64_t tail)
 {
     const lwk_policy_t *policy = &job->session->policy;
     const lwk_scratch_t *scratch = &job->step->scratch;
@@ -211,11 +212,32 @@ LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_sel
         }
     }
     uint32_t mine = lookup_mark(job, sh, mark, &retrieve, &estimate);
+    if (threadIdx.x == SELECT_THREADS - 1) {
+        sh->head = head;
+        sh->tail = tail;
+    }
     uint32_t first_item = count_before(job, sh, &retrieve, mine, before);
     lookup_all(job, sh, work->global, mark, &retrieve, first_item, mine, counted);
     lookup_count(job, sh, work->global, counted, &retrieve, all, estimate.entries - retrieve.entries, ended_early);
     if (job->stale >= 0)
         select_barrier(job); /* a histogram is left, and all have read it */
+}
+
+/* Opens a job and the first ranges of its slice: nothing that the launches of this layer write. The block calls. */
+LWK_CALLED void begin_job(select_shared_t *sh, const lwk_step_t *step, const lwk_select_work_t *work, uint32_t number,
+                          uint32_t split)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        sh->range_count = 0;
+        sh->has_part = open_job(&sh->job, step, work, number, split);
+    }
+    __syncthreads();
+    const select_job_t *job = &sh->job;
+    if (!sh->has_part || job->own.first >= job->own.end || job->session->policy.steady_only ||
+        job->session->policy.budget == LWK_BUDGET_ERROR)
+        return;
+    (void)votes_open_ranges(job, sh, select_find_range(job, job->own.first), SELECT_RANGES);
 }
 
 LWK_KERNEL(SELECT_THREADS, 1) void select_kernel(LWK_ARGS(lwk_step_t) step, LWK_ARGS(lwk_select_work_t) work, uint32_t split)
@@ -229,22 +251,17 @@ LWK_KERNEL(SELECT_THREADS, 1) void select_kernel(LWK_ARGS(lwk_step_t) step, LWK_
     }
     if (threadIdx.x == 0)
         sh->issued_any = 0;
-    if (blockIdx.x == 0)
-        lookup_remember_counters(&step, work.global);
-    for (uint32_t number = blockIdx.x / split; number < jobs; number += gridDim.x / split) {
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            sh->range_count = 0;
-            sh->has_part = open_job(&sh->job, &step, &work, number, split);
-        }
-        __syncthreads();
-        if (!sh->has_part)
-            continue;
-        if (threadIdx.x == SELECT_THREADS - 1) {
-            sh->head = head;
-            sh->tail = tail;
-        }
-        select_one(&sh->job, sh, &work);
+    uint32_t number = blockIdx.x / split;
+    if (number < jobs)
+        begin_job(sh, &step, &work, number, split);
+    lwk_wait_before();
+    lwk_let_next();
+    while (number < jobs) {
+        if (sh->has_part)
+            select_one(&sh->job, sh, &work, head, tail);
+        number += gridDim.x / split;
+        if (number < jobs)
+            begin_job(sh, &step, &work, number, split);
     }
     __syncthreads();
     if (threadIdx.x == SELECT_THREADS - 1) {
@@ -274,6 +291,6 @@ lw_status_t lwk_cuda_select(lwk_dev_t *dev, const lwk_step_t *step, void *stream
     uint32_t useful = (step->scratch.entry_capacity + SELECT_SLICE_MIN - 1) / SELECT_SLICE_MIN;
     split = min(split, max(useful, 1u));
     dim3 grid(min(jobs, resident / split) * split);
-    return lwk_launch_resident("select", select_kernel, grid, SELECT_THREADS, sizeof(select_shared_t), (cudaStream_t)stream,
-                               *step, work, split);
+    return lwk_launch_early("select", select_kernel, grid, SELECT_THREADS, sizeof(select_shared_t), (cudaStream_t)stream,
+                            LWK_LAUNCH_RESIDENT, *step, work, split);
 }

@@ -22,6 +22,7 @@
 #define SELECT_RANGES 512u     /* ranges open at a time */
 #define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
 #define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
+#define SELECT_SETTLE 256u     /* so few of them are compared with each other, by four threads each */
 #else
 #define SELECT_THREADS 128u
 #define SELECT_LOCAL 24u
@@ -31,14 +32,11 @@
 #define SELECT_RANGES 4u
 #define SELECT_ELIGIBLE 256u
 #define SELECT_CANDIDATES 24u
+#define SELECT_SETTLE 8u
 #endif
 #define SELECT_WARPS (SELECT_THREADS / 32)
-/* A function that is called, not inlined, so that what it needs costs the others no registers. */
-#if defined(__CUDACC__)
-#define SELECT_CALLED static __device__ __noinline__
-#else
-#define SELECT_CALLED static
-#endif
+/* A launch runs through its code once, and fetching that costs more than running it: what is used in several places is
+ * LWK_CALLED. */
 #define SELECT_BIN_BITS 11u
 #define SELECT_BINS (1u << SELECT_BIN_BITS)
 #define SELECT_SUMS LWK_SELECT_SUMS /* 64-bit sums of one histogram: bins * queries */
@@ -121,6 +119,10 @@ typedef struct select_shared {
     uint32_t offset[LWK_SELECT_SPLIT_MAX + 1];
     uint32_t count[8]; /* of lookup.cuh */
     select_edge_t edge;
+    struct {
+        uint64_t rank;
+        uint32_t entries, tokens;
+    } settled; /* the last entry of a cut, and what is taken with it */
     uint32_t total_entries, total_tokens; /* of the level at hand */
     uint32_t candidates, before, above_count; /* of cut.cuh */
     uint32_t range_first, range_count;        /* the open ones */
@@ -140,9 +142,20 @@ LWK_DEVICE uint32_t select_warp(void)
     return threadIdx.x / 32;
 }
 
+template <typename T> struct select_scanned {
+    T before, total;
+};
+template <typename T> LWK_CALLED select_scanned<T> select_scan_all(select_shared_t *sh, T x)
+{
+    select_scanned<T> r;
+    r.before = scan_block<SELECT_WARPS>((T *)(void *)sh->scan, x, &r.total);
+    return r;
+}
 template <typename T> LWK_DEVICE T select_scan(select_shared_t *sh, T x, T *total_out)
 {
-    return scan_block<SELECT_WARPS>((T *)(void *)sh->scan, x, total_out);
+    select_scanned<T> r = select_scan_all<T>(sh, x);
+    *total_out = r.total;
+    return r.before;
 }
 
 /* ---- entries of this block's slice ---- */
@@ -177,7 +190,7 @@ LWK_DEVICE uint64_t select_rank(uint32_t key, uint32_t slot)
 
 /* What a block wrote to device memory before is seen by all of them after. Every block has a flag of its own, which only
  * grows, so there is nothing to reset; histograms that all have read are zeroed on the way. */
-LWK_DEVICE void select_barrier(select_job_t *job)
+LWK_CALLED void select_barrier(select_job_t *job)
 {
     if (job->blocks == 1) {
         __syncthreads();
@@ -222,6 +235,12 @@ LWK_DEVICE uint32_t select_open_range_of(const select_shared_t *sh, uint32_t slo
     return low;
 }
 
+/* Whether the open ranges reach to the end of the session. */
+LWK_DEVICE bool select_all_open(const select_job_t *job, const select_shared_t *sh)
+{
+    return sh->range_first + sh->range_count == job->range_count;
+}
+
 /* The same in the session's list. */
 LWK_DEVICE uint32_t select_range_of(const select_job_t *job, uint32_t slot)
 {
@@ -234,6 +253,17 @@ LWK_DEVICE uint32_t select_range_of(const select_job_t *job, uint32_t slot)
             high = middle;
     }
     return low;
+}
+
+/* The same by all threads of the block at once. */
+LWK_DEVICE uint32_t select_find_range(const select_job_t *job, uint32_t slot)
+{
+    uint32_t before = 0; /* ranges that begin at or before the slot: the first one always does */
+    for (uint32_t at = 0; at < job->range_count; at += SELECT_THREADS) {
+        uint32_t i = at + threadIdx.x;
+        before += (uint32_t)__syncthreads_count(i < job->range_count && job->session->ranges[i].entry_base <= slot);
+    }
+    return before > 0 ? before - 1 : 0;
 }
 
 #endif /* LWK_CUDA_SELECT_CUH */

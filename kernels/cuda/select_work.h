@@ -54,7 +54,7 @@ typedef struct lwk_admit_victim {
 typedef struct lwk_select_global {
     uint64_t launches;
     uint32_t issued, done;
-    lwk_counters_t base, delta; /* counters before the launch; what it adds */
+    lwk_counters_t delta; /* what the launch adds to the counters */
     uint64_t admit_flag[LWK_SELECT_BLOCKS_MAX]; /* only grow */
     uint64_t admit_epoch;
     uint32_t admit_open;                        /* LWK_ADMIT_PLAN_MAX - the first ticket that is open; 0: none */

@@ -33,17 +33,17 @@ LWK_DEVICE exact_row_t exact_row_at(const steady_source_t *source, uint32_t row)
 }
 
 /* The tile on the matrix units. */
-template <uint32_t D, uint32_t DTYPE>
-LWK_DEVICE void lwk_steady_exact(exact_shared<D, STEP_WARPS> *sh, const lwk_step_t *step, const lwk_session_t *session,
+template <uint32_t D, uint32_t DTYPE, uint32_t WARPS>
+LWK_DEVICE void lwk_steady_exact(exact_shared<D, WARPS> *sh, const lwk_step_t *step, const lwk_session_t *session,
                                  uint32_t s, uint32_t head, uint32_t tile)
 {
     steady_source_t source = {step, session, head, tile * LWK_STEADY_TILE};
     uint32_t rows = min(lwk_steady_count(session) - source.first, LWK_STEADY_TILE);
     for (uint32_t first = 0; first < lwk_query_count(step); first += EXACT_QUERIES) {
         exact_sum<D> sum;
-        exact_begin<D, DTYPE, STEP_WARPS>(sh, &sum, step, s, head, first);
-        exact_rows<D, DTYPE, STEP_WARPS>(sh, &sum, &step->shape, &source, rows, exact_bit(step, first));
-        exact_end<D, STEP_WARPS>(sh, &sum, step, s, head, first, lwk_slot_steady(&step->scratch, tile), 0.0f);
+        exact_begin<D, DTYPE, WARPS>(sh, &sum, step, s, head, first);
+        exact_rows<D, DTYPE, WARPS>(sh, &sum, &step->shape, &source, rows, exact_bit(step, first));
+        exact_end<D, WARPS>(sh, &sum, step, s, head, first, lwk_slot_steady(&step->scratch, tile), 0.0f);
     }
 }
 

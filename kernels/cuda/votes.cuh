@@ -55,7 +55,7 @@ LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
 
 /* Opens ranges `first`.. of the session, as many as have room; returns the first one that is not open. The block calls;
  * barriers before and after are its own. */
-LWK_DEVICE uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *sh, uint32_t first, uint32_t room)
+LWK_CALLED uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *sh, uint32_t first, uint32_t room)
 {
     const lwk_step_t *step = job->step;
     const lwk_store_t *store = step->store;
@@ -113,20 +113,10 @@ LWK_DEVICE votes_entry_t votes_entry_at(const select_shared_t *sh, uint32_t slot
     return e;
 }
 
-LWK_DEVICE float votes_slope(float logit, float soft_cap)
-{
-    return soft_cap > 0 ? 1 - logit / soft_cap * (logit / soft_cap) : 1;
-}
-
 /* ops.h: variance = min(spread, LWK_VARIANCE_MAX / spread of the query) * spread of the query * slope^2. */
 LWK_DEVICE float votes_variance(float entry_spread, float query_spread, float slope)
 {
     return fminf(entry_spread * query_spread, LWK_VARIANCE_MAX) * slope * slope;
-}
-
-LWK_DEVICE float votes_root(float x)
-{
-    return x > 0 ? x * rsqrtf(x) : 0;
 }
 
 /* ---- digits ---- */
@@ -169,12 +159,13 @@ LWK_DEVICE void votes_count(lwk_select_hist_t *hist, uint32_t bin, uint32_t size
 
 #define VOTES_AT_ONCE 2 /* entries of a thread whose loads are under way together, four queries each */
 
-LWK_DEVICE float votes_one(const select_query_t *query, float logit, float spread, float reach, float soft_cap)
+/* inverse_cap: 0 without a soft cap. */
+LWK_DEVICE float votes_one(const select_query_t *query, float logit, float spread, float reach, float inverse_cap)
 {
-    float rank = logit;
-    if (reach > 0)
-        rank += votes_root(votes_variance(spread, query->spread, votes_slope(logit, soft_cap)) * reach);
-    return exp2f((rank - query->largest) * 1.44269504f) * query->inverse;
+    float capped = logit * inverse_cap;
+    float square = votes_variance(spread, query->spread, 1 - capped * capped) * reach;
+    float rank = fmaf(square, lwk_rsqrt(fmaxf(square, 1e-30f)), logit);
+    return lwk_exp2((rank - query->largest) * 1.44269504f) * query->inverse;
 }
 
 /* Keys and first digits of the slots of the open ranges. The block calls. */
@@ -184,8 +175,8 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
     const select_slice_t own = job->own;
     const votes_digits_t digits = votes_digits(job);
     const uint32_t queries = job->queries;
-    const float soft_cap = job->step->shape.soft_cap;
-    const float z = policy->rank == LWK_RANK_EXPECTED_MAX ? policy->z : 0, squared = z > 0 ? 2 * z * z : 0;
+    const float inverse_cap = job->step->shape.soft_cap > 0 ? 1 / job->step->shape.soft_cap : 0;
+    const float z = policy->rank == LWK_RANK_EXPECTED_MAX ? policy->z : 0, squared = z > 0 ? 2 * z * z * 0.69314718f : 0;
     uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
     for (uint32_t at = from; at < end; at += VOTES_AT_ONCE * SELECT_THREADS) {
         votes_entry_t entry[VOTES_AT_ONCE];
@@ -197,7 +188,7 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
             entry[k] = slot[k] < end ? votes_entry_at(sh, slot[k], &range) : votes_entry_t{0, 0, false};
             vote[k] = 0;
             /* z sqrt(variance 2 ln s) = sqrt(variance * reach) */
-            reach[k] = entry[k].size > 1 ? squared * logf((float)entry[k].size) : 0;
+            reach[k] = squared * lwk_log2((float)max(entry[k].size, 1u));
         }
         for (uint32_t q = 0; q < queries; q += 4) {
             float logit[4][VOTES_AT_ONCE];
@@ -211,7 +202,7 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
 #pragma unroll
                 for (int k = 0; k < VOTES_AT_ONCE; k++)
                     if (q + i < queries && entry[k].size > 0)
-                        vote[k] += votes_one(&sh->query[q + i], logit[i][k], entry[k].spread, reach[k], soft_cap);
+                        vote[k] += votes_one(&sh->query[q + i], logit[i][k], entry[k].spread, reach[k], inverse_cap);
         }
 #pragma unroll
         for (int k = 0; k < VOTES_AT_ONCE; k++) {
@@ -228,9 +219,11 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
 LWK_DEVICE void votes_all(const select_job_t *job, select_shared_t *sh)
 {
     const uint32_t last = job->own.end;
-    uint32_t from = job->own.first, next = from < last ? select_range_of(job, from) : 0;
+    uint32_t from = job->own.first, next = sh->range_first + sh->range_count; /* the first ones are open */
+    __syncthreads();
     while (from < last) {
-        next = votes_open_ranges(job, sh, next, SELECT_RANGES);
+        if (from > job->own.first)
+            next = votes_open_ranges(job, sh, next, SELECT_RANGES);
         uint32_t end = votes_window_end(job, next);
         votes_window(job, sh, from, end);
         from = end;

@@ -20,6 +20,7 @@
 
 #define LWK_KERNEL(threads, blocks_per_sm) static
 #define LWK_DEVICE static inline
+#define LWK_CALLED static
 #define LWK_ARGS(type) const type
 #define LWK_SHARED(type, name) type *const name = reinterpret_cast<type *>(lwk_emu_self->shared)
 
@@ -136,6 +137,19 @@ LWK_DEVICE void lwk_ldmatrix_x4_trans(uint32_t r[4], const void *shared, LWK_EMU
     emu_fragment_t f = {NULL, NULL, NULL, NULL, 0, r, shared};
     lwk_emu_warp(EMU_LDMATRIX_TRANS, 0xFFFFFFFFu, 0, 0, 32, &f, file, line);
 }
+
+LWK_DEVICE float lwk_exp2(float x) { return exp2f(x); }
+LWK_DEVICE float lwk_log2(float x) { return log2f(x); }
+LWK_DEVICE float lwk_rsqrt(float x) { return 1.0f / sqrtf(x); }
+
+LWK_DEVICE void lwk_prefetch(const void *global, uint32_t bytes)
+{
+    (void)global;
+    (void)bytes;
+}
+/* Launches follow each other here. */
+LWK_DEVICE void lwk_wait_before(void) {}
+LWK_DEVICE void lwk_let_next(void) {}
 
 LWK_DEVICE void lwk_copy16_async(void *shared, const void *global, bool valid)
 {
@@ -316,15 +330,15 @@ unsigned lwk_resident_blocks_impl(const void *kernel, unsigned threads, size_t s
 
 template <typename... Params>
 static inline lw_status_t lwk_launch_impl(const char *name, void (*kernel)(Params...), dim3 grid, unsigned threads,
-                                          size_t shared_bytes, cudaStream_t stream, bool resident,
+                                          size_t shared_bytes, cudaStream_t stream, unsigned how,
                                           typename lwk_same<Params>::type... args)
 {
     uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     if (blocks == 0)
         return LW_OK;
-    if (resident && blocks > lwk_resident_blocks_impl((const void *)kernel, threads, shared_bytes))
+    if ((how & LWK_LAUNCH_RESIDENT) && blocks > lwk_resident_blocks_impl((const void *)kernel, threads, shared_bytes))
         return LW_ERR_INVALID;
-    return lwk_cuda_check(name, lwk_emu_launch(name, grid, threads, shared_bytes, stream, resident,
+    return lwk_cuda_check(name, lwk_emu_launch(name, grid, threads, shared_bytes, stream, (how & LWK_LAUNCH_RESIDENT) != 0,
                                                [kernel, args...] { kernel(args...); }));
 }
 
