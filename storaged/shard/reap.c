@@ -98,10 +98,8 @@ static void reap_reserved(lwd_shard_t *shard, uint64_t now_us)
 /* Has the last scan gone by without finding this copy in a manifest, and that a lease ago? */
 static bool unplaced(const lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
 {
-    if (segment->seen >= shard->scan || segment->written_us >= shard->scan_began_us) {
-        segment->unplaced_us = 0;
+    if (segment->seen >= shard->scan || segment->written_us >= shard->scan_began_us)
         return false;
-    }
     uint64_t lease_us = atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
     if (segment->unplaced_us == 0) { /* what was asked before was asked too early */
         segment->unplaced_us = now_us;

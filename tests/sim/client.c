@@ -316,6 +316,34 @@ static void bury_session(sim_client_t *client, uint32_t s)
 
 /* ---- reading ---- */
 
+/* Follows the manifest: where a copy has moved, the store is told. False while something is in flight that names the old
+ * place, which serves for a lease. */
+static bool refresh(sim_client_t *client, uint32_t key)
+{
+    sim_world_t *world = client->world;
+    sim_segment_t *segment = &client->segments[key];
+    lwd_range_t range;
+    uint32_t count = 0;
+    if (!world->moves || client->sessions[segment->session].state != SIM_OPEN ||
+        world->catalogue_ops->ranges(world->catalogue, segment->name.origin, 0, segment->name.first_token, 1, &range, &count,
+                                     NULL) != LW_OK || count == 0 || range.first_token != segment->name.first_token)
+        return true;
+    const uint16_t *nodes = &range.node_index[segment->name.layer * range.replicas];
+    bool same = memcmp(nodes, segment->node, segment->replicas * sizeof(*nodes)) == 0;
+    if (!same && (segment->reading || being_fetched(client, key)))
+        return false;
+    if (!same && segment->known)
+        lwc_store_segment_forget(client->store, key);
+    segment->known = segment->known && same;
+    for (uint32_t r = 0; r < segment->replicas; r++) {
+        const sim_node_t *node = &world->nodes[nodes[r]];
+        segment->node[r] = nodes[r];
+        if (sim_node_holds(node, &segment->name)) /* it may have been made again there */
+            segment->node_incarnation[r] = node->incarnation;
+    }
+    return true;
+}
+
 static bool known(sim_client_t *client, uint32_t key)
 {
     sim_segment_t *segment = &client->segments[key];
@@ -391,7 +419,7 @@ static void start_fetch(sim_client_t *client)
         uint32_t key = (uint32_t)sim_below(world, SIM_SEGMENTS);
         const sim_segment_t *segment = &client->segments[key];
         if (!segment->used || segment->putting || segment->put_status != LW_OK || !segment->acknowledged ||
-            !known(client, key))
+            !refresh(client, key) || !known(client, key))
             continue;
         uint32_t i = fetch->count++, head = (uint32_t)sim_below(world, SIM_HEADS);
         const uint8_t *bytes;
@@ -441,7 +469,8 @@ static void start_read(sim_client_t *client)
     sim_world_t *world = client->world;
     uint32_t key = (uint32_t)sim_below(world, SIM_SEGMENTS);
     sim_segment_t *segment = &client->segments[key];
-    if (!segment->used || segment->putting || segment->reading || !segment->acknowledged || !known(client, key))
+    if (!segment->used || segment->putting || segment->reading || !segment->acknowledged || !refresh(client, key) ||
+        !known(client, key))
         return;
     segment->readback = malloc(segment->bytes);
     segment->deadline_us = world->now_us + 100000 + sim_below(world, 2000000);

@@ -77,7 +77,7 @@ static lw_status_t make_shard(sim_node_t *node)
     sim_world_t *world = node->world;
     lwd_shard_params_t params = {.arena = node->arena,
                                  .book = node->book,
-                                 .segment_max = 64,
+                                 .segment_max = world->ample ? 1024 : 64,
                                  .origin_max = 256,
                                  .client_max = 32,
                                  .lease_us = SIM_LEASE_US,
@@ -108,7 +108,7 @@ static lw_status_t make_worker(sim_node_t *node)
                                   .arena = node->arena,
                                   .arena_bytes = world->arena_bytes,
                                   .reply_bytes = LWD_REPLY_BYTES_MIN,
-                                  .connection_max = 16,
+                                  .connection_max = 24,
                                   .request_max = 64,
                                   .attachment_max = 1024,
                                   .attachments_per_connection_max = 512,
@@ -141,8 +141,11 @@ lw_status_t sim_node_start(sim_node_t *node)
     lw_status_t status = make_shard(node);
     if (status == LW_OK)
         status = make_worker(node);
+    if (status == LW_OK && world->moves)
+        status = sim_move_start(node);
     if (status != LW_OK)
         return status;
+    node->started_us = world->now_us;
     snprintf(node->address, sizeof(node->address), "%s", lwd_worker_address(node->worker));
     node->up = true;
     node->sync_us = 0;
@@ -153,6 +156,7 @@ lw_status_t sim_node_start(sim_node_t *node)
 
 void sim_node_stop(sim_node_t *node)
 {
+    sim_move_stop(node);
     lwd_worker_destroy(node->worker);
     lwd_shard_destroy(node->shard);
     lwd_extents_destroy(node->extents);
@@ -178,6 +182,14 @@ void sim_node_round(sim_node_t *node)
         sync_endings(node);
     }
     lwd_worker_round(node->worker, world->now_us);
+    if (node->move)
+        sim_move_round(node);
+}
+
+bool sim_node_holds(const sim_node_t *node, const lw_segment_name_t *name)
+{
+    lwd_ref_t ref;
+    return node->up && lwd_shard_find(node->shard, name, &ref) == LW_OK;
 }
 
 uint64_t sim_node_used_bytes(const sim_node_t *node)

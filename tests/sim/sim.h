@@ -13,9 +13,10 @@
 #include "client/store/store.h"
 #include "fabric/fabric_sim.h"
 #include "storaged/catalogue/catalogue.h"
+#include "storaged/move/move.h"
 #include "storaged/net/net.h"
 
-#define SIM_NODES 3u
+#define SIM_NODES 4u
 #define SIM_CLIENTS 3u
 #define SIM_SEGMENTS 96u  /* a client knows at most */
 #define SIM_SESSIONS 6u   /* of a client at once */
@@ -37,6 +38,16 @@ typedef struct sim_ask {
     lw_segment_name_t names[LWD_SUSPECTS_MAX];
 } sim_ask_t;
 
+/* The same of its mover. */
+typedef struct sim_move_ask {
+    bool used, page;
+    uint64_t due_us, ticket;
+    lwd_placed_key_t after;
+    lw_segment_name_t name;
+    uint16_t from, to;
+} sim_move_ask_t;
+#define SIM_MOVE_ASKS 32u
+
 typedef struct sim_node {
     sim_world_t *world;
     uint16_t index;
@@ -53,6 +64,11 @@ typedef struct sim_node {
     lwd_shard_t *shard;
     lwd_worker_t *worker;
     sim_ask_t asks[SIM_ASKS];
+    bool draining;        /* in the view; it leaves once nothing is placed on it */
+    uint64_t started_us;
+    lwd_move_t *move;
+    lwd_stats_t move_stats;
+    sim_move_ask_t move_asks[SIM_MOVE_ASKS];
 } sim_node_t;
 
 /* A segment that a client has put, or is putting. */
@@ -108,7 +124,7 @@ typedef struct sim_client {
 
 typedef struct sim_stats {
     uint64_t ticks, puts, puts_failed, commits, fetches, records, records_failed, reads, crashes, client_crashes, partitions, stalls,
-        drops, evictions, checksum_failures, hedges, hedges_won, reroutes;
+        drops, evictions, checksum_failures, hedges, hedges_won, reroutes, moves, moves_failed, drains, losses;
 } sim_stats_t;
 
 struct sim_world {
@@ -127,6 +143,9 @@ struct sim_world {
     lw_view_t view;
     uint64_t arena_bytes, heal_us;
     uint32_t replicas;
+    bool moves;   /* copies are repaired, drained and rebalanced */
+    bool ample;   /* arenas and tables have room for everything */
+    lwd_move_limits_t move_limits;
     sim_stats_t stats;
 };
 
@@ -145,7 +164,18 @@ void sim_view_changed(sim_world_t *world);
 LW_CHECK lw_status_t sim_node_start(sim_node_t *node);
 void sim_node_stop(sim_node_t *node); /* as after kill -9: peers were told by the net already, or are by closing */
 void sim_node_round(sim_node_t *node);
+/* Is this copy written here, and readable? */
+bool sim_node_holds(const sim_node_t *node, const lw_segment_name_t *name);
 uint64_t sim_node_used_bytes(const sim_node_t *node);
+
+/* ---- move.c: movers, and what manifests and arenas must agree on ---- */
+LW_CHECK lw_status_t sim_move_start(sim_node_t *node);
+void sim_move_stop(sim_node_t *node);
+void sim_move_round(sim_node_t *node);
+/* Each copy that a manifest names is on its node, unless that was restarted lately. */
+void sim_check_placed(sim_world_t *world);
+/* Every copy is on a node that is up, all of a segment's on different ones, with the right bytes. */
+bool sim_all_whole(sim_world_t *world, char *why, size_t why_bytes);
 
 /* ---- client.c ---- */
 LW_CHECK lw_status_t sim_client_start(sim_client_t *client);

@@ -2,7 +2,8 @@
  *
  *   lw_sim --seeds N [--first S]   N seeds from S (1); exit status 1 and the seed at the first violation
  *   lw_sim --seed S [--trace]      one seed, with what happened
- *   lw_sim --plant NAME [--seeds N]  the bug must be found within N seeds (COMMIT_ACK_EARLY, CHECKSUM_SKIP, GENERATION_REUSE) */
+ *   lw_sim --plant NAME [--seeds N]  the bug must be found within N seeds (COMMIT_ACK_EARLY, CHECKSUM_SKIP, GENERATION_REUSE,
+ *                                    MOVE_EARLY) */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,13 +51,15 @@ static void print_total(const sim_stats_t *t)
 {
     printf("  %llu puts (%llu failed), %llu ranges committed, %llu fetches of %llu records (%llu failed, %llu checksum failures), "
            "%llu reads,\n  %llu node and %llu client crashes, %llu partitions, %llu stops, %llu drops, %llu evictions,\n"
-           "  %llu hedges (%llu won), %llu records rerouted\n",
+           "  %llu hedges (%llu won), %llu records rerouted,\n"
+           "  %llu nodes lost for good, %llu drained to the end, %llu copies moved (%llu failed)\n",
            (unsigned long long)t->puts, (unsigned long long)t->puts_failed, (unsigned long long)t->commits,
            (unsigned long long)t->fetches, (unsigned long long)t->records, (unsigned long long)t->records_failed,
            (unsigned long long)t->checksum_failures, (unsigned long long)t->reads, (unsigned long long)t->crashes,
            (unsigned long long)t->client_crashes, (unsigned long long)t->partitions, (unsigned long long)t->stalls,
            (unsigned long long)t->drops, (unsigned long long)t->evictions, (unsigned long long)t->hedges,
-           (unsigned long long)t->hedges_won, (unsigned long long)t->reroutes);
+           (unsigned long long)t->hedges_won, (unsigned long long)t->reroutes, (unsigned long long)t->losses,
+           (unsigned long long)t->drains, (unsigned long long)t->moves, (unsigned long long)t->moves_failed);
 }
 
 static uint64_t value(int argc, char **argv, int *i)

@@ -9,6 +9,8 @@
 #define RUN_US 6000000ull
 #define WIND_DOWN_US 30000000ull
 #define CHECK_EVERY 512u
+#define WHOLE_US 10000000ull /* from the last fault to full replication, at most */
+#define WHOLE_TICKS 500u
 
 static uint64_t now_of(void *self)
 {
@@ -57,10 +59,13 @@ void sim_view_changed(sim_world_t *world)
         row->id = i + 1;
         row->index = (uint16_t)i;
         row->incarnation = node->incarnation;
-        row->state = node->up ? LW_NODE_UP : LW_NODE_DOWN;
+        row->state = !node->up ? LW_NODE_DOWN : node->draining ? LW_NODE_DRAINING : LW_NODE_UP;
         row->weight = 100;
         snprintf(row->data, sizeof(row->data), "%s", node->address);
     }
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (world->nodes[i].up && world->nodes[i].move)
+            lwd_move_set_view(world->nodes[i].move, &world->view);
     for (uint32_t c = 0; c < SIM_CLIENTS; c++) {
         lw_error_t error = {0};
         sim_client_t *client = &world->clients[c];
@@ -85,6 +90,15 @@ static void choose_faults(sim_world_t *world)
     world->calm = sim_chance(world, 0.2);
     world->replicas = sim_chance(world, 0.5) ? SIM_REPLICAS : 1;
     world->arena_bytes = (sim_chance(world, 0.3) ? 96u : 1024u) << 10;
+    world->moves = sim_chance(world, 0.6);
+    world->ample = world->moves && world->arena_bytes > 96u << 10 && sim_chance(world, 0.7);
+    if (world->ample)
+        world->arena_bytes = 8u << 20;
+    world->move_limits = (lwd_move_limits_t){.bytes_s = (1u << 20) + sim_below(world, 64u << 20),
+                                             .repair_after_us = 10000 + sim_below(world, 400000),
+                                             .rebalance_after_us = sim_chance(world, 0.5) ? 300000 : UINT64_MAX,
+                                             .scan_us = 100000 + sim_below(world, 900000),
+                                             .in_flight = 1 + (uint32_t)sim_below(world, 6)};
     lw_sim_net_faults(world->net, &faults);
     world->lossy = faults.drop > 0;
     if (sim_chance(world, 0.3)) {
@@ -157,14 +171,50 @@ void sim_world_destroy(sim_world_t *world)
 
 /* ---- faults ---- */
 
-static void crash_node(sim_world_t *world, sim_node_t *node)
+static void stop_node(sim_world_t *world, sim_node_t *node, uint64_t away_us)
 {
-    sim_trace(world, "node %u dies", node->index);
-    world->stats.crashes++;
     lw_sim_net_crash(world->net, node->host);
     sim_node_stop(node);
-    node->restart_us = world->now_us + 1000 + sim_below(world, 1500000);
+    node->draining = false;
+    node->restart_us = world->now_us + away_us;
     sim_view_changed(world);
+}
+
+static void crash_node(sim_world_t *world, sim_node_t *node)
+{
+    bool for_good = world->moves && sim_chance(world, 0.4);
+    sim_trace(world, for_good ? "node %u dies for good" : "node %u dies", node->index);
+    world->stats.crashes++;
+    world->stats.losses += for_good;
+    stop_node(world, node, for_good ? 2 * RUN_US : 1000 + sim_below(world, 1500000));
+}
+
+static uint32_t nodes_up(const sim_world_t *world)
+{
+    uint32_t up = 0;
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        up += world->nodes[i].up && !world->nodes[i].draining;
+    return up;
+}
+
+/* A node that is to leave goes when its mover says that nothing is placed on it. */
+static void drain(sim_world_t *world, sim_node_t *node)
+{
+    lwd_move_status_t status;
+    lwd_shard_usage_t usage;
+    if (!node->draining) {
+        sim_trace(world, "node %u is drained", node->index);
+        node->draining = true;
+        sim_view_changed(world);
+        return;
+    }
+    lwd_move_status(node->move, &status);
+    lwd_shard_usage(node->shard, &usage);
+    if (status.empty_scans < 2 || usage.reservations > 0 || world->now_us < node->stalled_until_us)
+        return;
+    sim_trace(world, "node %u is empty and leaves", node->index);
+    world->stats.drains++;
+    stop_node(world, node, 1000 + sim_below(world, 1500000));
 }
 
 static void restart_node(sim_world_t *world, sim_node_t *node)
@@ -224,12 +274,20 @@ static void inject(sim_world_t *world)
             sim_violation(world, "client %u does not start again", c);
     if (world->heal_us && world->now_us >= world->heal_us)
         partition(world, false);
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (world->nodes[i].up && world->nodes[i].draining)
+            drain(world, &world->nodes[i]);
     if (world->calm || world->now_us >= world->end_us)
         return;
     if (sim_chance(world, 0.00004)) {
         sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
         if (node->up)
             crash_node(world, node);
+    }
+    if (world->moves && sim_chance(world, 0.00004)) {
+        sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
+        if (node->up && !node->draining && nodes_up(world) > SIM_REPLICAS)
+            drain(world, node);
     }
     if (sim_chance(world, 0.00004)) {
         sim_node_t *node = &world->nodes[sim_below(world, SIM_NODES)];
@@ -256,6 +314,7 @@ static void check_tables(sim_world_t *world)
         if (!lwd_shard_check(node->shard) || !lwd_extents_check(node->extents) || !lwd_worker_check(node->worker))
             sim_violation(world, "node %u: its tables do not agree", i);
     }
+    sim_check_placed(world);
 }
 
 static void tick(sim_world_t *world)
@@ -286,14 +345,40 @@ static bool all_quiet(const sim_world_t *world)
     return true;
 }
 
-/* No more faults; everybody drops everything, leases of the dead run out, and every arena must end up empty. */
-static void wind_down(sim_world_t *world)
+static void faults_off(sim_world_t *world)
 {
     lw_sim_faults_t none = {.delay_min_us = 20, .delay_max_us = 200};
     lw_sim_net_faults(world->net, &none);
     lw_fault_enable(LW_FAULT_REPLY_DROP, 0);
     lw_fault_enable(LW_FAULT_RESERVE_FULL, 0);
     lw_fault_enable(LW_FAULT_REPLY_CORRUPT, 0);
+    if (world->heal_us)
+        partition(world, false);
+}
+
+/* Whoever is gone for good stays gone: the others must have every segment again as often as was promised. */
+static void become_whole(sim_world_t *world)
+{
+    char why[200] = "";
+    uint64_t until = world->now_us + WHOLE_US;
+    bool whole = false;
+    if (nodes_up(world) < world->replicas)
+        return;
+    while (!world->violated && !whole && world->now_us < until) {
+        for (uint32_t i = 0; i < WHOLE_TICKS && !world->violated; i++)
+            tick(world);
+        whole = sim_all_whole(world, why, sizeof(why));
+    }
+    if (!whole)
+        sim_violation(world, "%llu s after the last fault: %s", (unsigned long long)(WHOLE_US / 1000000), why);
+}
+
+/* Everybody drops everything, leases of the dead run out, and every arena must end up empty. */
+static void wind_down(sim_world_t *world)
+{
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        if (!world->nodes[i].up)
+            world->nodes[i].restart_us = world->now_us;
     uint64_t until = world->now_us + WIND_DOWN_US, expire_us = world->now_us + 2 * SIM_LEASE_US;
     while (!world->violated && world->now_us < until && !all_quiet(world)) {
         tick(world);
@@ -321,6 +406,9 @@ bool sim_world_run(sim_world_t *world)
 {
     while (!world->violated && world->now_us < world->end_us)
         tick(world);
+    faults_off(world);
+    if (!world->violated && world->ample)
+        become_whole(world);
     if (!world->violated)
         wind_down(world);
     check_tables(world);
