@@ -1,6 +1,7 @@
 /* put.c - a sealed segment goes to each of its nodes: prove the session's token, RESERVE, WRITE in chunks, COMMIT. Replicas
  * move side by side; one that loses its connection starts over (RESERVE is idempotent by name); one that is full waits as
- * long as the node says. The put ends when every replica is committed, at the first refusal, or at the deadline. */
+ * long as the node says. The put ends when every replica is committed, at the first refusal, when the view says
+ * that one of its nodes is down, or at the deadline. */
 #include <stdio.h>
 #include <string.h>
 
@@ -127,7 +128,12 @@ static void advance(lwc_put_t *put, lwc_store_t *store, uint32_t r)
         end(put, store, lwc_store_fail(store, LW_ERR_UNREACHABLE, "put: node %u is not in the view", replica->node_index));
         return;
     }
-    if (!lwc_peer_ready(peer) || store->now_us < replica->retry_at_us)
+    bool ready = lwc_peer_ready(peer);
+    if (!ready && peer->node.state == LW_NODE_DOWN) { /* the writer has another node to choose before the deadline */
+        end(put, store, lwc_store_fail(store, LW_ERR_UNREACHABLE, "put: node %u is down", replica->node_index));
+        return;
+    }
+    if (!ready || store->now_us < replica->retry_at_us)
         return;
     if (replica->serial != peer->serial) {
         restart(replica, 0);

@@ -235,6 +235,15 @@ static void test_two_replicas_outlive_a_stop_and_a_kill(void **state)
            (unsigned long long)attr.hedges_won);
     assert_true(attr.hedges_won > 0);
     assert_true(stopped_ms < 1400 && killed_ms < 1400); /* a silent node is given up after 1.5 s */
+
+    uint64_t began_ms = now_ms(); /* what is sealed from now on goes to the two nodes that are left */
+    harness_prefill(&h, s, &seq, harness_tokens(s), 1200, 300);
+    harness_settle(&h);
+    assert_int_equal(harness_sealed(s), 5120);
+    check_full(&h, s, &seq, 1);
+    uint64_t sealed_ms = now_ms() - began_ms;
+    printf("two replicas: sealed after the kill within %llu ms\n", (unsigned long long)sealed_ms);
+    assert_true(sealed_ms < 8000); /* the view says that the node is down, before an attempt's time of 10 s is over */
     lw_session_close(s);
     lw_close(h.kv);
     client_fleet_start_node(&fleet, 1);

@@ -195,6 +195,26 @@ static void test_a_read_goes_on_with_the_connected_replica(void **state)
     assert_int_equal(rig.node[1].reads, 1);
 }
 
+static void test_a_put_to_a_node_that_is_down_ends_before_its_deadline(void **state)
+{
+    static _Alignas(64) uint8_t extent[4096];
+    static const uint16_t nodes[] = {1, 0};
+    lw_status_t status = LW_INPROGRESS;
+    lw_error_t error;
+    rig_open(&rig, 1, 0, LANDING_BYTES);
+    ((lw_segment_header_t *)extent)->bytes = sizeof(extent);
+    lw_sim_net_partition(rig.net, "client", "node0", true);
+    assert_int_equal(lwc_store_put(rig.store, 0, extent, sizeof(extent), nodes, 2, rig.now_us + SECOND, read_done, &status),
+                     LW_OK);
+    rig.node[1].stopped = true;
+    rig_run_us(&rig, 100000);
+    assert_int_equal(status, LW_INPROGRESS); /* a node that does not answer may yet */
+    rig.rows[0].state = LW_NODE_DOWN;
+    assert_int_equal(lwc_store_set_view(rig.store, &rig.view, &error), LW_OK);
+    rig_run_us(&rig, 10000);
+    assert_int_equal(status, LW_ERR_UNREACHABLE);
+}
+
 /* ---- who is asked ---- */
 
 static void test_an_idle_fleet_is_asked_in_the_manifests_order(void **state)
@@ -314,6 +334,7 @@ int main(void)
         cmocka_unit_test_teardown(test_wants_of_a_node_that_does_not_attach_move, close_rig),
         cmocka_unit_test_teardown(test_without_hedging_a_stopped_node_costs_its_silence, close_rig),
         cmocka_unit_test_teardown(test_a_read_goes_on_with_the_connected_replica, close_rig),
+        cmocka_unit_test_teardown(test_a_put_to_a_node_that_is_down_ends_before_its_deadline, close_rig),
         cmocka_unit_test_teardown(test_an_idle_fleet_is_asked_in_the_manifests_order, close_rig),
         cmocka_unit_test_teardown(test_a_loaded_replica_is_passed_over, close_rig),
         cmocka_unit_test_teardown(test_hedges_stay_within_their_budget, close_rig),
