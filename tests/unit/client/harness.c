@@ -290,8 +290,11 @@ static lw_status_t attend_layer(layer_run_t *run)
                       .value =
                           layer_tensor(run->h, run->sequence->values, run->layer, run->first, run->tokens),
                       .lse_out = run->result->lse + at};
+    uint64_t began_us = lw_now_us(lw_clock_real());
+    lw_status_t status = lw_attend(run->h->kv, &step, &out, NULL);
 
-    return lw_attend(run->h->kv, &step, &out, NULL);
+    run->h->attend_us += lw_now_us(lw_clock_real()) - began_us;
+    return status;
 }
 
 /* One layer's queries; kept until the step has ended. */

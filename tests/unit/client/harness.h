@@ -17,6 +17,7 @@ typedef struct harness {
     lw_clock_t clock;
     uint32_t step_timeout_us; /* of harness_step; 0: the library's */
     uint32_t replicas;        /* of harness_session; 0: the library's */
+    uint64_t attend_us;       /* real time that harness_step spent in lw_attend, so far */
 } harness_t;
 
 /* The tokens of one test sequence, all layers: what was appended, to compare with. fp32. */
