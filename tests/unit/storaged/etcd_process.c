@@ -1,5 +1,5 @@
 /* etcd_process.c - see etcd_process.h. */
-#include "unit/storaged/etcd_process.h"
+#include "etcd_process.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
