@@ -230,6 +230,15 @@ bool lwd_link_chunk(move_link_t *link, move_job_t *job, uint64_t offset, uint64_
     return true;
 }
 
+void lwd_link_doubt(move_link_t *link, uint64_t handle, uint64_t bytes)
+{
+    move_request_t *request = link->state == MOVE_LINK_READY ? request_new(link, MOVE_REQUEST_DOUBT, NULL) : NULL;
+    if (request == NULL)
+        return;
+    lw_msg_t msg = {.header.type = LW_MSG_COMMIT, .body.commit = {.handle = handle, .bytes = bytes}};
+    request_send(request, &msg, NULL);
+}
+
 /* ---- answers ---- */
 static void hello_answered(move_request_t *request, const lw_msg_t *msg)
 {
@@ -320,6 +329,8 @@ static void answered(move_request_t *request, const lw_msg_t *reply, const lw_fa
     request->link->heard_us = move->now_us;
     if (request->kind == MOVE_REQUEST_HELLO) {
         hello_answered(request, reply);
+    } else if (request->kind == MOVE_REQUEST_DOUBT) {
+        request_end(request);
     } else if (status != LW_OK) {
         request_done(request, status);
     } else if (request->kind == MOVE_REQUEST_CHUNK) {

@@ -50,6 +50,7 @@ typedef enum move_request_kind {
     MOVE_REQUEST_ATTACH,
     MOVE_REQUEST_SIZE,
     MOVE_REQUEST_CHUNK,
+    MOVE_REQUEST_DOUBT,
 } move_request_kind_t;
 
 typedef struct move_request {
@@ -58,7 +59,7 @@ typedef struct move_request {
     uint32_t turn; /* with the index the id on the wire */
     bool lands;    /* its reply came, the payload is on its way */
     move_link_t *link;
-    move_job_t *job; /* NULL: HELLO */
+    move_job_t *job; /* NULL: HELLO, DOUBT */
     uint64_t offset, bytes;
     lw_msg_t reply; /* while its payload lands */
     alignas(64) uint8_t landing[256]; /* lists, and the segment's header */
@@ -193,6 +194,8 @@ move_link_t *lwd_link_get(lwd_move_t *move, uint16_t node, bool *failed_out);
 bool lwd_link_attach(move_link_t *link, move_job_t *job);
 bool lwd_link_size(move_link_t *link, move_job_t *job);
 bool lwd_link_chunk(move_link_t *link, move_job_t *job, uint64_t offset, uint64_t bytes);
+/* Tells a source that what came from it was wrong; what it finds is its own business. */
+void lwd_link_doubt(move_link_t *link, uint64_t handle, uint64_t bytes);
 unsigned lwd_links_step(lwd_move_t *move); /* silent and idle ones */
 
 #endif /* LWD_MOVE_PRIVATE_H */

@@ -282,6 +282,7 @@ static unsigned job_end(move_job_t *job)
         lw_count(&move->params.stats->moves_corrupt, 1);
         lwd_move_failed(move, "node %u has a copy with wrong bytes: %s", job->sources[job->source],
                         lw_status_text(job->status));
+        lwd_link_doubt(job->link, job->handle, job->bytes);
         next_source(job);
     }
     return 1;

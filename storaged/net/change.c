@@ -38,6 +38,7 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
         request->status = lwd_shard_commit_end(shard, request->ref, request->status, owner->now_us);
         break;
     case LWD_CHANGE_ABORT: request->status = lwd_shard_abort(shard, request->ref); break;
+    case LWD_CHANGE_DISTRUST: (void)lwd_shard_distrust(shard, request->ref); break;
     }
 }
 
@@ -50,7 +51,8 @@ static void change_done(lwd_request_t *request)
     case LWD_CHANGE_RESERVE: lwd_reserve_done(request); break;
     case LWD_CHANGE_COMMIT_BEGIN: lwd_commit_begun(request); break;
     case LWD_CHANGE_COMMIT_END: lwd_commit_done(request); break;
-    case LWD_CHANGE_ABORT: lwd_request_answer(request, request->status); break;
+    case LWD_CHANGE_ABORT:
+    case LWD_CHANGE_DISTRUST: lwd_request_answer(request, request->status); break;
     }
 }
 

@@ -49,6 +49,7 @@ static void ask(lwd_request_t *request)
         }
         for (uint32_t i = 0; i < attach->name_count; i++)
             request->refs[i].slot = 0;
+        request->peer->node = true;
         lwd_change_submit(request, LWD_CHANGE_ATTACH);
         return;
     }

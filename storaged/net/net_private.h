@@ -21,6 +21,7 @@ typedef struct lwd_peer {
     lw_conn_t *conn; /* NULL once the fabric has closed it */
     lwd_peer_state_t state;
     bool rising; /* a proof to write is with the owner */
+    bool node;   /* it has shown the node token */
     bool up;     /* it has proved one: the shard counts this connection for the client that it says it is */
     uint64_t since_us; /* of its accept */
     uint32_t index, in_flight;
@@ -36,6 +37,7 @@ typedef enum lwd_change {
     LWD_CHANGE_COMMIT_BEGIN,
     LWD_CHANGE_COMMIT_END,
     LWD_CHANGE_ABORT,
+    LWD_CHANGE_DISTRUST,
 } lwd_change_t;
 
 /* A request from its message to the end of its reply; request_max of them. */
@@ -165,6 +167,7 @@ void lwd_serve_write(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg
 void lwd_serve_commit(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);
 void lwd_commit_begun(lwd_request_t *request);
 void lwd_commit_done(lwd_request_t *request);
+void lwd_serve_doubt(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg); /* COMMIT of another node */
 void lwd_serve_abort(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);
 void lwd_serve_fetch(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, const lw_fabric_msg_t *arrived);
 void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg);

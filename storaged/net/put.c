@@ -136,6 +136,10 @@ static lwd_request_t *begin(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg
 
 void lwd_serve_commit(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
 {
+    if (peer->node) {
+        lwd_serve_doubt(worker, peer, msg);
+        return;
+    }
     lw_status_t status = catalogue_away(worker) ? LW_ERR_FLEET : LW_OK;
     lwd_request_t *request = begin(worker, peer, msg, msg->body.commit.handle, status);
     if (request != NULL)

@@ -37,6 +37,66 @@ static void test_a_term_below_one_that_was_granted_here_is_stale_even_if_the_cat
     assert_int_equal(data_attach(&fixture->client, 1, true, 4, 0, NULL, 0, NULL), LW_ERR_STALE);
 }
 
+static lw_status_t attach_as_node(data_client_t *client, uint64_t low, uint64_t high, bool write, const lw_segment_name_t *name,
+                                  lw_msg_attached_t *attached_out)
+{
+    const uint64_t halves[2] = {low, high};
+    lw_msg_t msg = {.header.type = LW_MSG_ATTACH, .body.attach = {.write = write, .name_count = 1}};
+    memcpy(msg.body.attach.token, halves, sizeof(halves));
+    assert_true(data_client_call(client, &msg, name, sizeof(*name)));
+    if (client->reply.body.attach_reply.status == LW_OK)
+        *attached_out = client->reply.attached[0];
+    return (lw_status_t)client->reply.body.attach_reply.status;
+}
+
+static void test_a_node_token_reads_every_session_and_writes_none(void **state)
+{
+    fixture_t *fixture = *state;
+    uint64_t bytes, handle;
+    lw_msg_attached_t attached;
+    lw_msg_reserve_reply_t reserved;
+    uint8_t *segment = fixture_put(fixture, 0, &bytes, &handle);
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1), other = fixture_name(1, 1, 0, 1);
+    data_client_t node;
+    node_client(&fixture->node, &node, 0, 77, 1);
+    assert_int_equal(attach_as_node(&node, 0, 0, false, &name, &attached), LW_ERR_NOT_FOUND); /* none is known yet */
+    atomic_store(&fixture->node.node.node_token[0], 11);
+    atomic_store(&fixture->node.node.node_token[1], 22);
+    assert_int_equal(attach_as_node(&node, 0, 0, false, &name, &attached), LW_ERR_NOT_FOUND);
+    assert_int_equal(attach_as_node(&node, 11, 23, false, &name, &attached), LW_ERR_NOT_FOUND);
+    assert_int_equal(attach_as_node(&node, 11, 22, true, &name, &attached), LW_ERR_NOT_FOUND);
+    assert_int_equal(attach_as_node(&node, 11, 22, false, &name, &attached), LW_OK);
+    assert_int_equal(data_read(&node, attached.handle, 0, 0), LW_OK);
+    assert_int_equal(node.payload_bytes, bytes);
+    assert_memory_equal(node.payload, segment, bytes);
+    assert_int_equal(data_reserve(&node, &other, 1000, &reserved), LW_ERR_PERMISSION);
+    data_client_close(&node);
+    free(segment);
+}
+
+static void test_a_copy_that_a_node_doubts_is_given_up_only_if_it_is_wrong(void **state)
+{
+    fixture_t *fixture = *state;
+    uint64_t bytes, handle;
+    lw_msg_attached_t attached;
+    free(fixture_put(fixture, 0, &bytes, &handle));
+    const lw_segment_name_t name = fixture_name(1, 0, 0, 1);
+    lwd_ref_t ref;
+    data_client_t node;
+    node_client(&fixture->node, &node, 0, 77, 1);
+    atomic_store(&fixture->node.node.node_token[0], 11);
+    atomic_store(&fixture->node.node.node_token[1], 22);
+    assert_int_equal(attach_as_node(&node, 11, 22, false, &name, &attached), LW_OK);
+    assert_int_equal(data_commit(&node, attached.handle, bytes), LW_OK);
+    assert_int_equal(lwd_shard_find(fixture->node.shard, &name, &ref), LW_OK);
+    lwd_shard_slot(fixture->node.shard, ref.slot)->extent[bytes - 5] ^= 4;
+    assert_int_equal(data_commit(&node, attached.handle, bytes), LW_ERR_CORRUPT);
+    assert_int_equal(lwd_shard_find(fixture->node.shard, &name, &ref), LW_ERR_NOT_FOUND);
+    assert_int_equal(data_commit(&node, attached.handle, bytes), LW_ERR_STALE);
+    assert_int_equal(fixture_count(&fixture->node.stats[0].copies_distrusted), 1);
+    data_client_close(&node);
+}
+
 static void test_names_of_other_sessions_and_unknown_names_look_alike(void **state)
 {
     fixture_t *fixture = *state;
@@ -179,6 +239,8 @@ int main(int argc, char **argv)
         CASE(test_a_wrong_token_looks_like_no_session),
         CASE(test_an_old_term_and_a_catalogue_that_is_away_are_told),
         CASE(test_a_term_below_one_that_was_granted_here_is_stale_even_if_the_catalogue_allows_it),
+        CASE(test_a_node_token_reads_every_session_and_writes_none),
+        CASE(test_a_copy_that_a_node_doubts_is_given_up_only_if_it_is_wrong),
         CASE(test_names_of_other_sessions_and_unknown_names_look_alike),
         CASE(test_a_fork_reads_its_parents_segments_below_the_cut_only),
         CASE(test_a_reservation_cannot_be_attached_before_it_is_written),

@@ -154,7 +154,7 @@ static void busy_and_attach(fixture_t *fixture)
 /* Figures of the log and of a restart, which test_keep.c and test_restore.c move, and of copies between nodes: test_move.c. */
 static bool of_another_life(const char *name)
 {
-    static const char *const words[] = {"restore", "spill", "load", "log_", "moves_", "scans",
+    static const char *const words[] = {"restore", "spill", "load", "log_", "moves_", "scans", "copies_",
                                         "segments_placed", "segments_degraded", "segments_lost"};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         if (strstr(name, words[i]) != NULL)
