@@ -38,10 +38,16 @@ LWK_HD float lwk_bf16_to_f32(uint16_t h)
 
 LWK_HD uint16_t lwk_f32_to_bf16(float x)
 {
+#if defined(__CUDA_ARCH__)
+    uint16_t h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+#else
     uint32_t u = lwk_float_bits(x);
     if ((u & 0x7FFFFFFFu) > 0x7F800000u)
         return (uint16_t)(u >> 16 | 0x40u); /* the carry below could turn a NaN into an infinity */
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
+#endif
 }
 
 #if defined(__CUDA_ARCH__)

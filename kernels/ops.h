@@ -263,12 +263,30 @@ typedef struct lwk_scratch {
 } lwk_scratch_t;
 
 #define LWK_STEADY_TILE 64u /* steady tokens of one partial slot */
-#define LWK_ITEM_TILE 32u    /* items of one partial slot */
+#define LWK_ITEM_TILE 32u    /* items of one partial slot, at most */
+#define LWK_ITEM_TILES 64u   /* tiles of one (session, KV head) that are worth having: few items make small tiles */
+
+/* Items of each tile where there are so many: 4, 8, 16 or 32. A backend may always use 32. */
+LWK_HD uint32_t lwk_item_tile(uint32_t items)
+{
+    uint32_t tile = 4;
+    while (tile < LWK_ITEM_TILE && items > tile * LWK_ITEM_TILES)
+        tile *= 2;
+    return tile;
+}
+
+/* Slots that the tiles of at most so many items need. */
+LWK_HD uint32_t lwk_item_slots(uint32_t items)
+{
+    uint32_t large = items / LWK_ITEM_TILE + 1, small = items / 4 + 1;
+    small = small < LWK_ITEM_TILES ? small : LWK_ITEM_TILES;
+    return large > small ? large : small;
+}
 
 /* Partial slots: parts of ranges first, then steady tiles, then item tiles for hits, then item tiles for arrivals. */
 LWK_HD uint32_t lwk_partial_slots(uint32_t part_slots, uint32_t steady_rows, uint32_t items)
 {
-    return part_slots + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * (items / LWK_ITEM_TILE + 1);
+    return part_slots + (steady_rows + LW_SINK_TOKENS) / LWK_STEADY_TILE + 2 + 2 * lwk_item_slots(items);
 }
 
 /* prepare, score and select with a guessed query: nothing appended or counted, no stamps, items not kept, misses issued. */

@@ -207,11 +207,11 @@ LWK_HD uint32_t lwk_slot_steady(const lwk_scratch_t *scratch, uint32_t tile)
 }
 LWK_HD uint32_t lwk_slot_arrivals(const lwk_scratch_t *scratch, uint32_t tile)
 {
-    return scratch->partial_capacity - (scratch->item_capacity / LWK_ITEM_TILE + 1) + tile;
+    return scratch->partial_capacity - lwk_item_slots(scratch->item_capacity) + tile;
 }
 LWK_HD uint32_t lwk_slot_hits(const lwk_scratch_t *scratch, uint32_t tile)
 {
-    return scratch->partial_capacity - 2 * (scratch->item_capacity / LWK_ITEM_TILE + 1) + tile;
+    return scratch->partial_capacity - 2 * lwk_item_slots(scratch->item_capacity) + tile;
 }
 
 /* ---- tickets

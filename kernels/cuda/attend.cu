@@ -9,9 +9,10 @@
 #include "kernels/cuda/estimate.cuh"
 #include "kernels/cuda/items.cuh"
 
-#define ATTEND_THREADS 128u
+#define ATTEND_THREADS 160u
 #define ATTEND_WARPS (ATTEND_THREADS / 32u)
-#define ATTEND_BLOCKS 5u /* of a processor */
+#define ATTEND_BLOCKS 3u /* of a processor */
+#define ATTEND_WAVES 3u  /* as many of all processors' blocks for hits, at most, and for parts */
 
 template <typename ITEMS, typename ESTIMATE> struct attend_block {
     step_items_t parts;
@@ -30,12 +31,12 @@ LWK_DEVICE void attend_hits(ITEMS *sh, const lwk_step_t *step, uint32_t s, uint3
         return;
     size_t kv_row = lwk_kv_row(step, s, head);
     const lwk_item_t *items = step->scratch.items + kv_row * step->scratch.item_capacity;
-    uint32_t count = step->scratch.item_count[kv_row];
-    for (uint32_t tile = first; tile * LWK_ITEM_TILE < count; tile += stride) {
-        uint32_t begin = tile * LWK_ITEM_TILE;
+    uint32_t count = step->scratch.item_count[kv_row], each = lwk_item_tile(count);
+    for (uint32_t tile = first; tile * each < count; tile += stride) {
+        uint32_t begin = tile * each;
         __syncthreads();
         if (lwk_warp() == 0)
-            lwk_items_cached(&sh->list, step, session, head, items + begin, min(count - begin, LWK_ITEM_TILE));
+            lwk_items_cached(&sh->list, step, session, head, items + begin, min(count - begin, each));
         __syncthreads();
         lwk_items_attend(sh, step, s, head, lwk_slot_hits(&step->scratch, tile), (float)sh->list.pending);
     }
@@ -100,6 +101,14 @@ void attend_plain_kernel(LWK_ARGS(lwk_step_t) step, uint32_t hit_blocks)
 
 /* ---- host ---- */
 
+/* Blocks for each of `count` lists of at most `most` pieces, `fill` together. */
+static uint32_t blocks_share(uint32_t fill, uint32_t count, uint32_t most)
+{
+    uint32_t each = fill / (count > 0 ? count : 1);
+    each = each < 1 ? 1 : each;
+    return each < most ? each : most;
+}
+
 typedef void (*attend_kernel_t)(lwk_step_t step, uint32_t hit_blocks);
 
 static lw_status_t launch(const lwk_dev_t *dev, attend_kernel_t kernel, unsigned threads, uint32_t blocks_each, size_t shared,
@@ -107,12 +116,11 @@ static lw_status_t launch(const lwk_dev_t *dev, attend_kernel_t kernel, unsigned
 {
     if (step == NULL)
         return lwk_kernel_load(kernel, threads, shared);
-    uint32_t pairs = step->session_count * step->shape.kv_head_count, fill = blocks_each * dev->processors;
-    uint32_t hit_blocks = lwk_blocks_each(dev, pairs, step->scratch.item_capacity / LWK_ITEM_TILE + 1);
-    uint64_t most = (uint64_t)step->session_count * step->shape.kv_head_count * step->scratch.part_capacity;
-    uint32_t hits = pairs * hit_blocks, rest = fill > hits + dev->processors ? fill - hits : dev->processors;
-    unsigned parts = (unsigned)lw_min_u64(most, rest);
-    return lwk_launch("attend", kernel, dim3(hits + parts), threads, shared, stream, *step, hit_blocks);
+    /* A block a tile and a part, unless there are so many that blocks had better take several. */
+    uint32_t pairs = step->session_count * step->shape.kv_head_count, fill = ATTEND_WAVES * blocks_each * dev->processors;
+    uint32_t hit_blocks = blocks_share(fill, pairs, lwk_item_slots(step->scratch.item_capacity));
+    uint32_t parts = blocks_share(fill, 1, pairs * step->scratch.part_capacity);
+    return lwk_launch("attend", kernel, dim3(pairs * hit_blocks + parts), threads, shared, stream, *step, hit_blocks);
 }
 
 template <uint32_t D, uint32_t DTYPE>

@@ -2,7 +2,9 @@
  *
  * An outlier that is estimated brings its own weight and its parent's value mean. A block takes ESTIMATE_CHUNK clusters at a
  * time, a thread each, and the outliers that belong to them, which lie together because outliers are sorted by parent; it begins to
- * copy the rows of values before it knows a weight. The maximum runs along: from chunk to chunk the sums are brought to the new one.
+ * copy the rows of values before it knows a weight. Nobody looks for the largest A: weights are relative to the part's largest R, which
+ * score has found and which A exceeds by ln of a size and half a variance at most; what is too small for that is nothing beside
+ * the entry whose R it is, estimated or not.
  *
  * Coded rows meet their weights on the matrix units: weight times the row's scale becomes three signed digits of base 254, so that
  * a sum over a chunk is three exact integer products and only rounding to 2^-22 of the chunk's largest is lost. Rows lie in
@@ -13,12 +15,17 @@
 
 #include "kernels/cuda/terms.cuh"
 
-#define ESTIMATE_CHUNK 128u    /* clusters at a time */
-#define ESTIMATE_OUTLIERS 384u /* outliers of a chunk whose weights are kept; those of further ones are taken again */
+#define ESTIMATE_CHUNK 160u    /* clusters at a time */
+#define ESTIMATE_EACH 3u       /* outliers of a chunk that a thread keeps; the weights of further ones are taken again */
 #define ESTIMATE_QUERIES 8u    /* columns of a product */
 #define ESTIMATE_DIGITS 3u
 #define ESTIMATE_BASE 254.0f
-#define ESTIMATE_NOTHING (-1.0e30f) /* below every exponent; differences of two are no NaN */
+
+/* What a query brings, whatever the entry. */
+typedef struct estimate_query {
+    float spread, limit; /* variance of the logit for spread 1; the largest spread that counts */
+    float noise;         /* scale^2 |channel * q|^2 / 24 */
+} estimate_query_t;
 
 /* D 0: no rows are kept. Row strides are chosen so that what a warp reads together lies in different banks. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS> struct estimate_shared {
@@ -27,213 +34,205 @@ template <uint32_t D, uint32_t QC, uint32_t THREADS> struct estimate_shared {
         uint8_t digit[ESTIMATE_DIGITS][QC][ESTIMATE_CHUNK + 16]; /* in the order of estimate_digit_at() */
         float weight[QC][ESTIMATE_CHUNK];
     };
-    float outlier[QC][ESTIMATE_OUTLIERS]; /* A, then e^(A - largest) */
+    float outlier[QC][ESTIMATE_EACH * THREADS]; /* weights */
     float reduce[2][THREADS / 32][QC];
-    float factor[QC], rescale[QC], z[QC];
-    const float *logit[QC]; /* of the tile's first entry; NULL: no such query */
-    float *to[QC];          /* where the part's values go; NULL: nowhere */
-    tile_query_t query[QC];
+    uint32_t most[THREADS / 32][QC]; /* bits of the largest weight of each warp's clusters, scaled */
+    float factor[QC], z[QC];
+    float *to[QC]; /* where the part's values go; NULL: nowhere */
+    estimate_query_t query[QC];
     uint32_t start[ESTIMATE_CHUNK + 1]; /* first outlier of each cluster of the chunk, and of the one behind it */
 };
 
-/* What is summed up of a part; the same maxima in all threads, each its own entries' z and shift. */
+/* What a thread sums up of a part. */
 template <uint32_t QC> struct estimate_sum {
-    float largest[QC], z[QC], shift[QC];
+    float z[QC], shift[QC];
 };
 
-/* A thread's cluster. */
-template <uint32_t QC> struct estimate_cluster {
-    tile_entry_t entry;
-    bool estimated;
-    float value_scale;
-    float mass[QC], tau[QC];
+/* What all entries of a part share. Queries beyond the last one are the last one again, and are written nowhere. */
+template <uint32_t QC> struct estimate_job {
+    const lwk_step_t *step;
+    const tile_view_t *tile;
+    const uint8_t *mark;    /* of the tile's first entry, and logits, too */
+    const float *logit[QC];
+    float from[QC];         /* weights are e^(A - from) */
+    float half_variance;    /* 0.5 with LWK_CORRECT_VARIANCE, else 0 */
+    float per_cap;          /* 1 / soft_cap, or 0 */
+    uint32_t s, head, first; /* query number first of the head is query 0 here */
+};
+
+/* One entry as it is loaded: everything at once, so that latency is paid once. */
+template <uint32_t QC> struct estimate_entry {
+    float logit[QC];
+    uint16_t size, spread, key_scale, value_scale;
+    bool there;
+    uint8_t mark;
 };
 
 /* ---- weights ---- */
 
-template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_queries(estimate_shared<D, QC, THREADS> *sh, const lwk_step_t *step, const tile_view_t *tile, uint32_t s,
-                                 uint32_t head, uint32_t first)
+template <uint32_t QC>
+LWK_DEVICE void estimate_open(estimate_job<QC> *job, const lwk_step_t *step, const lwk_policy_t *policy, const tile_view_t *tile,
+                              uint32_t s, uint32_t head, uint32_t first, uint32_t slot)
 {
-    uint32_t d = step->shape.head_dim, count = lwk_query_count(step);
+    job->step = step;
+    job->tile = tile;
+    job->s = s;
+    job->head = head;
+    job->first = first;
+    job->mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity + tile->base;
+    uint32_t last = lwk_query_count(step) - 1;
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++) {
+        size_t row = lwk_group_row(step, s, head, min(first + q, last));
+        job->logit[q] = step->scratch.logit + row * step->scratch.entry_capacity + tile->base;
+        float from = __ldg(step->scratch.tile_max + row * step->scratch.part_capacity + slot);
+        job->from[q] = from > -INFINITY ? from : 0.0f;
+    }
+    job->half_variance = (policy->correct & LWK_CORRECT_VARIANCE) != 0 ? 0.5f : 0.0f;
+    job->per_cap = step->shape.soft_cap > 0.0f ? 1.0f / step->shape.soft_cap : 0.0f;
+}
+
+template <uint32_t D, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void estimate_queries(estimate_shared<D, QC, THREADS> *sh, const estimate_job<QC> *job)
+{
+    const lwk_step_t *step = job->step;
+    const tile_view_t *tile = job->tile;
+    uint32_t d = step->shape.head_dim, last = lwk_query_count(step) - 1;
     for (uint32_t q = lwk_warp(); q < QC; q += THREADS / 32) {
-        float norm = 0.0f, spread = 0.0f;
-        const float *logit = NULL;
-        if (first + q < count) {
-            size_t row = lwk_group_row(step, s, head, first + q);
-            spread = step->scratch.spread[row];
-            if (tile->at.key_channel != 0)
-                norm = lwk_channel_norm(lwk_tile_floats(tile, tile->at.key_channel), step->scratch.query + row * d, d);
-            logit = step->scratch.logit + row * step->scratch.entry_capacity + tile->base;
-        }
+        size_t row = lwk_group_row(step, job->s, job->head, min(job->first + q, last));
+        float spread = step->scratch.spread[row], norm = 0.0f;
+        if (tile->at.key_channel != 0)
+            norm = lwk_channel_norm(lwk_tile_floats(tile, tile->at.key_channel), step->scratch.query + row * d, d);
         if (lwk_lane() == 0) {
             sh->query[q].spread = spread;
+            sh->query[q].limit = spread > 0.0f ? LWK_VARIANCE_MAX / spread : 0.0f;
             sh->query[q].noise = norm * step->shape.scale * step->shape.scale / 24.0f;
-            sh->logit[q] = logit;
         }
     }
 }
 
-/* Finds the outliers of clusters first .. first + count - 1 among outliers begin .. end - 1, whose parents are `from` or later. */
+/* Finds the first outlier of each of `count` clusters from `first` on among outliers begin .. end - 1, which are all of theirs. */
 template <uint32_t THREADS>
-LWK_DEVICE void estimate_starts(uint32_t *start, const uint16_t *parents, uint32_t begin, uint32_t end, uint32_t from,
-                                uint32_t first, uint32_t count)
+LWK_DEVICE void estimate_starts(uint32_t *start, const uint16_t *parents, uint32_t begin, uint32_t end, uint32_t first,
+                                uint32_t count)
 {
-    uint32_t last = first + count;
-    for (uint32_t o = begin / 8 * 8 + 8 * threadIdx.x; o < end; o += 8 * THREADS) {
-        uint4 eight = *(const uint4 *)(parents + o); /* what lies behind the end belongs to the index, too */
-        uint32_t next = o > begin ? parents[o - 1] + 1u : from;
-        if (next > last || (o + 8 <= end && eight.w >> 16 < first))
-            continue;
-        uint32_t word[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (uint32_t k = 0; k < 8; k++) {
-            uint32_t parent = word[k / 2] >> 16 * (k % 2) & 0xFFFFu;
-            if (o + k < begin || o + k >= end)
-                continue;
-            for (uint32_t c = max(next, first); c <= min(parent, last); c++)
-                start[c - first] = o + k;
-            next = parent + 1;
-        }
+    for (uint32_t o = begin + threadIdx.x; o < end; o += THREADS) {
+        uint32_t parent = __ldg(parents + o), before = first;
+        if (o > begin)
+            before = __ldg(parents + o - 1) + 1u;
+        for (uint32_t c = before; c <= parent; c++)
+            start[c - first] = o;
     }
-    uint32_t rest = end > begin ? parents[end - 1] + 1u : from;
-    for (uint32_t c = max(rest, first) + threadIdx.x; c <= last; c += THREADS)
+    uint32_t rest = end > begin ? __ldg(parents + end - 1) + 1u : first;
+    for (uint32_t c = rest + threadIdx.x; c <= first + count; c += THREADS)
         start[c - first] = end;
 }
 
-/* A of an entry that is to be estimated, for all queries, and tau; else -infinity. */
-template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_entry(const estimate_shared<D, QC, THREADS> *sh, const lwk_policy_t *policy, float soft_cap,
-                               const tile_entry_t *entry, uint32_t e, bool estimated, float mass[QC], float tau[QC])
+template <uint32_t QC> LWK_DEVICE void estimate_load_logits(estimate_entry<QC> *to, const estimate_job<QC> *job, uint32_t e)
 {
-#pragma unroll
-    for (uint32_t q = 0; q < QC; q++) {
-        mass[q] = -INFINITY;
-        tau[q] = 0.0f;
-        if (!estimated || sh->logit[q] == NULL)
-            continue;
-        float logit = sh->logit[q][e];
-        tile_terms_t t = lwk_entry_terms(entry, &sh->query[q], logit, soft_cap);
-        mass[q] = lwk_entry_mass(entry, &sh->query[q], &t, policy, logit);
-        tau[q] = t.spread * t.slope;
-    }
-}
-
-/* Outlier number o of the tile. */
-template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_outlier(const estimate_shared<D, QC, THREADS> *sh, const lwk_policy_t *policy, float soft_cap,
-                                 const tile_view_t *tile, const uint8_t *mark, uint32_t o, float mass[QC])
-{
-    tile_entry_t entry = {0.0f, 0.0f, 0.0f, 1};
-    float tau[QC];
-    if (tile->at.outlier_key_scales != 0)
-        entry.key_scale = lwk_f16_to_f32(lwk_tile_halves(tile, tile->at.outlier_key_scales)[o]);
-    uint32_t e = tile->clusters + o;
-    estimate_entry<D, QC, THREADS>(sh, policy, soft_cap, &entry, e, mark[e] == LWK_MARK_ESTIMATE, mass, tau);
-}
-
-/* All but its masses, which need logits. */
-template <uint32_t QC>
-LWK_DEVICE void estimate_own(estimate_cluster<QC> *own, const tile_view_t *tile, const uint8_t *mark, uint32_t c, bool valid)
-{
-    tile_entry_t entry = {0.0f, 0.0f, 0.0f, 0};
-    own->value_scale = 1.0f;
-    own->estimated = false;
-    if (valid) {
-        entry.size = tile->sizes[c];
-        entry.spread = lwk_bf16_to_f32(lwk_tile_halves(tile, tile->at.cluster_spreads)[c]);
-        if (tile->at.cluster_key_scales != 0) {
-            entry.key_scale = lwk_f16_to_f32(lwk_tile_halves(tile, tile->at.cluster_key_scales)[c]);
-            own->value_scale = lwk_f16_to_f32(lwk_tile_halves(tile, tile->at.cluster_value_scales)[c]);
-        }
-        own->estimated = mark[c] == LWK_MARK_ESTIMATE && entry.size > 0;
-        entry.log_size = __logf((float)entry.size);
-    }
-    own->entry = entry;
-}
-
-/* Largest of each query over the block, into `out` of every thread. The whole block calls; one barrier. */
-template <uint32_t QC, uint32_t THREADS> LWK_DEVICE void estimate_largest(float (*reduce)[QC], const float x[QC], float out[QC])
-{
-#pragma unroll
-    for (uint32_t q = 0; q < QC; q++) {
-        float y = lwk_warp_max(x[q]);
-        if (lwk_lane() == 0)
-            reduce[lwk_warp()][q] = y;
-    }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t q = 0; q < QC; q++) {
-        float y = reduce[0][q];
-#pragma unroll
-        for (uint32_t w = 1; w < THREADS / 32; w++)
-            y = fmaxf(y, reduce[w][q]);
-        out[q] = y;
-    }
-}
-
-/* Weights of the chunk's outliers, and the new maxima. The chunk's starts lie behind a barrier; ends with one. */
-template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_outliers(estimate_shared<D, QC, THREADS> *sh, estimate_sum<QC> *sum, const lwk_policy_t *policy,
-                                  float soft_cap, const tile_view_t *tile, const uint8_t *mark, uint32_t count,
-                                  const estimate_cluster<QC> *own)
-{
-    uint32_t begin = sh->start[0], end = sh->start[count];
-    float most[QC], mass[QC];
+    to->mark = __ldg(job->mark + e);
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++)
-        most[q] = fmaxf(own->mass[q], sum->largest[q]);
-    for (uint32_t o = begin + threadIdx.x; o < end; o += THREADS) {
-        estimate_outlier<D, QC, THREADS>(sh, policy, soft_cap, tile, mark, o, mass);
-#pragma unroll
-        for (uint32_t q = 0; q < QC; q++) {
-            most[q] = fmaxf(most[q], mass[q]);
-            if (o - begin < ESTIMATE_OUTLIERS)
-                sh->outlier[q][o - begin] = mass[q];
-        }
-    }
-    float largest[QC];
-    estimate_largest<QC, THREADS>(sh->reduce[0], most, largest);
-#pragma unroll
-    for (uint32_t q = 0; q < QC; q++) {
-        float factor = __expf(sum->largest[q] - largest[q]);
-        sum->z[q] *= factor;
-        sum->shift[q] *= factor;
-        sum->largest[q] = largest[q];
-        if (threadIdx.x == 0)
-            sh->rescale[q] = factor;
-    }
-    for (uint32_t i = threadIdx.x; i < min(end - begin, ESTIMATE_OUTLIERS); i += THREADS)
-#pragma unroll
-        for (uint32_t q = 0; q < QC; q++)
-            sh->outlier[q][i] = __expf(sh->outlier[q][i] - largest[q]);
-    __syncthreads();
+        to->logit[q] = __ldg(job->logit[q] + e);
 }
 
-/* What rests on a thread's cluster: its own weight and its outliers'. Their sum goes to z. */
-template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_gather(const estimate_shared<D, QC, THREADS> *sh, estimate_sum<QC> *sum, const lwk_policy_t *policy,
-                                float soft_cap, const tile_view_t *tile, const uint8_t *mark, uint32_t c,
-                                const estimate_cluster<QC> *own, float weight[QC])
+template <uint32_t QC>
+LWK_DEVICE void estimate_load_cluster(estimate_entry<QC> *to, const estimate_job<QC> *job, uint32_t c, bool there)
 {
-    uint32_t begin = sh->start[0];
+    const tile_view_t *tile = job->tile;
+    to->there = there;
+    to->size = 0;
+    to->spread = to->key_scale = 0;
+    to->value_scale = 0x3C00u; /* 1 */
+    to->mark = LWK_MARK_DROP;
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++)
+        to->logit[q] = 0.0f;
+    if (there) {
+        estimate_load_logits(to, job, c);
+        to->size = __ldg(tile->sizes + c);
+        to->spread = __ldg(lwk_tile_halves(tile, tile->at.cluster_spreads) + c);
+        if (tile->at.cluster_key_scales != 0) {
+            to->key_scale = __ldg(lwk_tile_halves(tile, tile->at.cluster_key_scales) + c);
+            to->value_scale = __ldg(lwk_tile_halves(tile, tile->at.cluster_value_scales) + c);
+        }
+    }
+}
+
+template <uint32_t QC>
+LWK_DEVICE void estimate_load_outlier(estimate_entry<QC> *to, const estimate_job<QC> *job, uint32_t o, bool there)
+{
+    const tile_view_t *tile = job->tile;
+    to->there = there;
+    to->size = 1;
+    to->spread = to->key_scale = 0;
+    to->mark = LWK_MARK_DROP;
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++)
+        to->logit[q] = 0.0f;
+    if (there) {
+        estimate_load_logits(to, job, tile->clusters + o);
+        if (tile->at.outlier_key_scales != 0)
+            to->key_scale = __ldg(lwk_tile_halves(tile, tile->at.outlier_key_scales) + o);
+    }
+}
+
+/* Weight of an entry for every query, and tau; 0 where it is not to be estimated. */
+template <uint32_t QC, bool CLUSTER>
+LWK_DEVICE void estimate_weights(const estimate_query_t *query, const estimate_job<QC> *job, const estimate_entry<QC> *x,
+                                 float weight[QC], float tau[QC])
+{
+    bool estimated = x->there && x->mark == LWK_MARK_ESTIMATE && x->size > 0;
+    float scale = lwk_f16_to_f32(x->key_scale), spread = CLUSTER ? lwk_bf16_to_f32(x->spread) : 0.0f;
+    float log_size = CLUSTER ? __logf((float)x->size) : 0.0f;
+    scale *= scale;
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++) {
-        weight[q] = __expf(own->mass[q] - sum->largest[q]);
-        sum->shift[q] = fmaf(weight[q], own->tau[q], sum->shift[q]);
-    }
-    for (uint32_t o = sh->start[c]; o < sh->start[c + 1]; o++) {
-        if (o - begin < ESTIMATE_OUTLIERS) {
-#pragma unroll
-            for (uint32_t q = 0; q < QC; q++)
-                weight[q] += sh->outlier[q][o - begin];
-            continue;
+        float capped = x->logit[q] * job->per_cap, slope = fmaf(-capped, capped, 1.0f), square = slope * slope;
+        float a = x->logit[q] - job->from[q] - scale * query[q].noise * square;
+        if (CLUSTER) {
+            float counts = fminf(spread, query[q].limit);
+            a += log_size + job->half_variance * (counts * query[q].spread * square);
+            tau[q] = estimated ? counts * slope : 0.0f;
         }
-        float mass[QC];
-        estimate_outlier<D, QC, THREADS>(sh, policy, soft_cap, tile, mark, o, mass);
+        weight[q] = estimated ? __expf(a) : 0.0f;
+    }
+}
+
+/* Weights of a chunk's clusters with their outliers begin .. end - 1, a cluster a thread. Starts are found, and everything is loaded. */
+template <uint32_t D, uint32_t QC, uint32_t THREADS>
+LWK_DEVICE void estimate_weigh(estimate_shared<D, QC, THREADS> *sh, const estimate_job<QC> *job, estimate_sum<QC> *sum,
+                               const estimate_entry<QC> *cluster, const estimate_entry<QC> *outlier, uint32_t begin,
+                               float weight[QC])
+{
+    const uint32_t KEPT = ESTIMATE_EACH * THREADS;
+    float tau[QC], other[QC];
+    estimate_weights<QC, true>(sh->query, job, cluster, weight, tau);
+#pragma unroll
+    for (uint32_t k = 0; k < ESTIMATE_EACH; k++) {
+        estimate_weights<QC, false>(sh->query, job, &outlier[k], other, NULL);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++)
-            weight[q] += __expf(mass[q] - sum->largest[q]);
+            sh->outlier[q][k * THREADS + threadIdx.x] = other[q];
+    }
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++)
+        sum->shift[q] = fmaf(weight[q], tau[q], sum->shift[q]);
+    __syncthreads();
+    if (cluster->there) {
+        uint32_t from = sh->start[threadIdx.x] - begin, to = sh->start[threadIdx.x + 1] - begin;
+        for (uint32_t i = from; i < min(to, KEPT); i++)
+#pragma unroll
+            for (uint32_t q = 0; q < QC; q++)
+                weight[q] += sh->outlier[q][i];
+        for (uint32_t i = max(from, KEPT); i < to; i++) { /* more than are kept: seldom */
+            estimate_entry<QC> x;
+            estimate_load_outlier(&x, job, begin + i, true);
+            estimate_weights<QC, false>(sh->query, job, &x, other, NULL);
+#pragma unroll
+            for (uint32_t q = 0; q < QC; q++)
+                weight[q] += other[q];
+        }
     }
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++)
@@ -265,15 +264,16 @@ template <uint32_t D> LWK_DEVICE void estimate_clear(estimate_coded<D> *to)
             to->o[i][k] = 0.0f;
 }
 
-/* Starts the copy of rows first .. first + count - 1, zeros up to a full chunk. */
+/* Starts the copy of rows first .. first + count - 1, zeros up to a multiple of 32. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS>
 LWK_DEVICE void estimate_fetch(estimate_shared<D, QC, THREADS> *sh, const estimate_coded<D> *, const tile_view_t *tile,
                                uint32_t first, uint32_t count)
 {
     uint32_t bytes = tile->cluster_kind == STEP_INT8 ? D : D / 2, units = bytes / 16;
     const uint8_t *from = tile->index + tile->at.cluster_values + (size_t)first * bytes;
-    for (uint32_t i = threadIdx.x; i < ESTIMATE_CHUNK * units; i += THREADS) {
-        uint32_t row = i / units, unit = i % units;
+    uint32_t shift = (uint32_t)__ffs((int)units) - 1, rows = (count + 31) / 32 * 32;
+    for (uint32_t i = threadIdx.x; i < rows << shift; i += THREADS) {
+        uint32_t row = i >> shift, unit = i & (units - 1);
         lwk_copy16_async(sh->value + row * (bytes + 16) + 16 * unit, from + 16 * (size_t)i, row < count);
     }
     lwk_copy_commit();
@@ -281,13 +281,15 @@ LWK_DEVICE void estimate_fetch(estimate_shared<D, QC, THREADS> *sh, const estima
 
 /* One unit of all rows of the chunk, times the digits; even and odd bytes of nibbles' halves where INT4. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS, bool INT4>
-LWK_DEVICE void estimate_unit(const estimate_shared<D, QC, THREADS> *sh, uint32_t unit, float (*o)[4])
+LWK_DEVICE void estimate_unit(const estimate_shared<D, QC, THREADS> *sh, uint32_t unit, uint32_t count, float (*o)[4])
 {
     const uint32_t SETS = INT4 ? 2 : 1, STRIDE = (INT4 ? D / 2 : D) + 16;
     uint32_t g = lwk_lane() / 4, t = lwk_lane() % 4;
     int dot[SETS][ESTIMATE_DIGITS][4] = {{{0}}};
 #pragma unroll
     for (uint32_t base = 0; base < ESTIMATE_CHUNK; base += 32) {
+        if (base >= count)
+            break;
         uint32_t r[4], word[4];
         lwk_ldmatrix_x4_trans(r, sh->value + (base + lwk_lane()) * STRIDE + 16 * unit);
 #pragma unroll
@@ -319,22 +321,31 @@ LWK_DEVICE void estimate_unit(const estimate_shared<D, QC, THREADS> *sh, uint32_
             uint32_t q = min(2 * t + k % 2, QC - 1);
             float y = fmaf(fmaf((float)dot[set][0][k], ESTIMATE_BASE, (float)dot[set][1][k]), ESTIMATE_BASE,
                            (float)dot[set][2][k]);
-            o[set][k] = fmaf(o[set][k], sh->rescale[q], y * sh->factor[q] * (INT4 ? 0.0625f : 1.0f));
+            o[set][k] = fmaf(y, sh->factor[q] * (INT4 ? 0.0625f : 1.0f), o[set][k]);
         }
 }
 
 /* Adds the chunk: weight[] is this thread's cluster's, scaled. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS>
 LWK_DEVICE void estimate_add(estimate_shared<D, QC, THREADS> *sh, estimate_coded<D> *to, const tile_view_t *tile,
-                             const float weight[QC], uint32_t, uint32_t, uint32_t)
+                             const float weight[QC], uint32_t, uint32_t count, uint32_t)
 {
-    float largest[QC];
-    estimate_largest<QC, THREADS>(sh->reduce[1], weight, largest);
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++) {
+        uint32_t most = __reduce_max_sync(LWK_WARP_ALL, __float_as_uint(fabsf(weight[q])));
+        if (lwk_lane() == 0)
+            sh->most[lwk_warp()][q] = most;
+    }
+    __syncthreads();
     if (threadIdx.x < ESTIMATE_CHUNK) {
         uint32_t at = estimate_digit_at(threadIdx.x);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++) {
-            float rest = largest[q] > 0.0f ? weight[q] * (127.0f / largest[q]) : 0.0f;
+            uint32_t most = sh->most[0][q];
+#pragma unroll
+            for (uint32_t w = 1; w < THREADS / 32; w++)
+                most = max(most, sh->most[w][q]);
+            float largest = __uint_as_float(most), rest = largest > 0.0f ? weight[q] / largest * 127.0f : 0.0f;
 #pragma unroll
             for (uint32_t n = 0; n < ESTIMATE_DIGITS; n++) {
                 float digit = rintf(rest);
@@ -342,7 +353,7 @@ LWK_DEVICE void estimate_add(estimate_shared<D, QC, THREADS> *sh, estimate_coded
                 sh->digit[n][q][at] = (uint8_t)(int8_t)(int)digit;
             }
             if (threadIdx.x == 0)
-                sh->factor[q] = largest[q] / (127.0f * ESTIMATE_BASE * ESTIMATE_BASE);
+                sh->factor[q] = largest / (127.0f * ESTIMATE_BASE * ESTIMATE_BASE);
         }
     }
     lwk_copy_wait<0>();
@@ -351,12 +362,12 @@ LWK_DEVICE void estimate_add(estimate_shared<D, QC, THREADS> *sh, estimate_coded
 #pragma unroll
         for (uint32_t i = 0; i < (D / 16 + THREADS / 32 - 1) / (THREADS / 32); i++)
             if (lwk_warp() + i * (THREADS / 32) < D / 16)
-                estimate_unit<D, QC, THREADS, false>(sh, lwk_warp() + i * (THREADS / 32), to->o + i);
+                estimate_unit<D, QC, THREADS, false>(sh, lwk_warp() + i * (THREADS / 32), count, to->o + i);
     } else {
 #pragma unroll
         for (uint32_t i = 0; i < (D / 32 + THREADS / 32 - 1) / (THREADS / 32); i++)
             if (lwk_warp() + i * (THREADS / 32) < D / 32)
-                estimate_unit<D, QC, THREADS, true>(sh, lwk_warp() + i * (THREADS / 32), to->o + 2 * i);
+                estimate_unit<D, QC, THREADS, true>(sh, lwk_warp() + i * (THREADS / 32), count, to->o + 2 * i);
     }
 }
 
@@ -384,7 +395,7 @@ LWK_DEVICE void estimate_store(const estimate_shared<D, QC, THREADS> *sh, const 
 
 /* Of dimensions threadIdx.x and, where a block is small, THREADS further. */
 template <uint32_t QC, uint32_t THREADS> struct estimate_plain {
-    static const uint32_t EACH = LW_HEAD_DIM_MAX / THREADS;
+    static const uint32_t EACH = (LW_HEAD_DIM_MAX + THREADS - 1) / THREADS;
     float o[EACH][QC];
 };
 
@@ -421,9 +432,6 @@ LWK_DEVICE void estimate_rows(const estimate_shared<D, QC, THREADS> *sh, estimat
         uint32_t j = threadIdx.x + i * THREADS;
         if (j >= head_dim)
             break;
-#pragma unroll
-        for (uint32_t q = 0; q < QC; q++)
-            to->o[i][q] *= sh->rescale[q];
 #pragma unroll 8
         for (uint32_t c = 0; c < count; c++) {
             float x = estimate_element<KIND>(rows + (size_t)c * bytes, j);
@@ -475,9 +483,10 @@ LWK_DEVICE void estimate_store(const estimate_shared<D, QC, THREADS> *sh, const 
 
 /* Sums of z and shift over the block, in one order; the headers of the partials, and where their values go. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS>
-LWK_DEVICE void estimate_headers(estimate_shared<D, QC, THREADS> *sh, const estimate_sum<QC> *sum, const lwk_step_t *step, uint32_t s,
-                                 uint32_t head, uint32_t first, uint32_t slot)
+LWK_DEVICE void estimate_headers(estimate_shared<D, QC, THREADS> *sh, const estimate_job<QC> *job, const estimate_sum<QC> *sum,
+                                 uint32_t slot)
 {
+    const lwk_step_t *step = job->step;
     const lwk_scratch_t *scratch = &step->scratch;
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++) {
@@ -487,7 +496,7 @@ LWK_DEVICE void estimate_headers(estimate_shared<D, QC, THREADS> *sh, const esti
             sh->reduce[1][lwk_warp()][q] = shift;
         }
         if (threadIdx.x == 0)
-            sh->factor[q] = sum->largest[q];
+            sh->factor[q] = job->from[q];
     }
     __syncthreads();
     uint32_t q = threadIdx.x;
@@ -499,8 +508,8 @@ LWK_DEVICE void estimate_headers(estimate_shared<D, QC, THREADS> *sh, const esti
         }
         sh->z[q] = z;
         sh->to[q] = NULL;
-        if (first + q < lwk_query_count(step)) {
-            size_t at = lwk_group_row(step, s, head, first + q) * scratch->partial_capacity + slot;
+        if (job->first + q < lwk_query_count(step)) {
+            size_t at = lwk_group_row(step, job->s, job->head, job->first + q) * scratch->partial_capacity + slot;
             lwk_partial_t partial = {z > 0.0f ? sh->factor[q] : -INFINITY, z, shift, 0.0f};
             scratch->partial[at] = partial;
             if (z > 0.0f)
@@ -510,48 +519,62 @@ LWK_DEVICE void estimate_headers(estimate_shared<D, QC, THREADS> *sh, const esti
     __syncthreads();
 }
 
-/* One part, for queries first .. first + QC - 1, into `slot`. The whole block calls. */
-template <uint32_t D, uint32_t QC, uint32_t THREADS, typename VALUES>
-LWK_DEVICE void estimate_part(estimate_shared<D, QC, THREADS> *sh, const lwk_step_t *step, const lwk_policy_t *policy,
-                              const tile_view_t *tile, const lwk_part_t *part, uint32_t s, uint32_t head, uint32_t first,
-                              uint32_t slot)
+/* Where the outliers of clusters from `cluster` on begin; the descriptor knows for eighths, chunks of a larger part must search. */
+LWK_DEVICE uint32_t estimate_outliers_from(const lwk_tile_t *tile, const uint16_t *parents, uint32_t cluster)
 {
+    uint32_t each = lwk_eighth(tile->cluster_count, 1), outliers = tile->outlier_count;
+    if (cluster == 0)
+        return 0;
+    if (cluster >= tile->cluster_count)
+        return outliers;
+    return cluster % each == 0 ? tile->outlier_eighths[cluster / each - 1] : lwk_outliers_below(parents, outliers, cluster);
+}
+
+/* Clusters of a chunk: as many whole eighths as fit. */
+LWK_DEVICE uint32_t estimate_chunk_of(uint32_t clusters)
+{
+    uint32_t each = lwk_eighth(clusters, 1);
+    return each == 0 || each > ESTIMATE_CHUNK ? ESTIMATE_CHUNK : ESTIMATE_CHUNK / each * each;
+}
+
+/* Clusters begin .. end - 1 of a tile, for queries first .. first + QC - 1, into `slot`. The whole block calls. */
+template <uint32_t D, uint32_t QC, uint32_t THREADS, typename VALUES>
+LWK_DEVICE void estimate_part(estimate_shared<D, QC, THREADS> *sh, const estimate_job<QC> *job, const lwk_tile_t *descriptor,
+                              uint32_t begin, uint32_t end, uint32_t slot)
+{
+    const tile_view_t *tile = job->tile;
     const uint16_t *parents = lwk_tile_halves(tile, tile->at.outlier_parents);
-    const uint8_t *mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity + tile->base;
-    float soft_cap = step->shape.soft_cap;
+    uint32_t head_dim = job->step->shape.head_dim, each = estimate_chunk_of(tile->clusters), end_of_outliers = 0;
     VALUES values;
     estimate_clear(&values);
     estimate_sum<QC> sum;
 #pragma unroll
-    for (uint32_t q = 0; q < QC; q++) {
-        sum.largest[q] = ESTIMATE_NOTHING;
+    for (uint32_t q = 0; q < QC; q++)
         sum.z[q] = sum.shift[q] = 0.0f;
-    }
-    for (uint32_t chunk = part->cluster_first; chunk < part->cluster_end; chunk += ESTIMATE_CHUNK) {
-        uint32_t count = min(part->cluster_end - chunk, ESTIMATE_CHUNK), c = chunk + threadIdx.x;
-        estimate_cluster<QC> own;
+    for (uint32_t chunk = begin; chunk < end; chunk += each) {
+        uint32_t count = min(end - chunk, each);
+        uint32_t from = chunk == begin ? estimate_outliers_from(descriptor, parents, chunk) : end_of_outliers;
+        uint32_t to = end_of_outliers = estimate_outliers_from(descriptor, parents, chunk + count);
         estimate_fetch(sh, &values, tile, chunk, count);
-        estimate_starts<THREADS>(sh->start, parents, part->outlier_first, part->outlier_end, part->cluster_first, chunk, count);
-        estimate_own<QC>(&own, tile, mark, c, threadIdx.x < count);
-        if (chunk == part->cluster_first)
-            estimate_queries(sh, step, tile, s, head, first);
+        estimate_entry<QC> cluster, outlier[ESTIMATE_EACH];
+        estimate_load_cluster(&cluster, job, chunk + threadIdx.x, threadIdx.x < count);
+#pragma unroll
+        for (uint32_t k = 0; k < ESTIMATE_EACH; k++)
+            estimate_load_outlier(&outlier[k], job, from + k * THREADS + threadIdx.x, from + k * THREADS + threadIdx.x < to);
+        estimate_starts<THREADS>(sh->start, parents, from, to, chunk, count);
+        if (chunk == begin)
+            estimate_queries(sh, job);
         __syncthreads();
-        estimate_entry(sh, policy, soft_cap, &own.entry, c, own.estimated, own.mass, own.tau);
-        estimate_outliers(sh, &sum, policy, soft_cap, tile, mark, count, &own);
-        float weight[QC];
+        float weight[QC], scale = lwk_f16_to_f32(cluster.value_scale);
+        estimate_weigh(sh, job, &sum, &cluster, outlier, from, weight);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++)
-            weight[q] = 0.0f;
-        if (threadIdx.x < count)
-            estimate_gather(sh, &sum, policy, soft_cap, tile, mark, threadIdx.x, &own, weight);
-#pragma unroll
-        for (uint32_t q = 0; q < QC; q++)
-            weight[q] *= own.value_scale;
-        estimate_add(sh, &values, tile, weight, chunk, count, step->shape.head_dim);
+            weight[q] *= scale;
+        estimate_add(sh, &values, tile, weight, chunk, count, head_dim);
         __syncthreads();
     }
-    estimate_headers(sh, &sum, step, s, head, first, slot);
-    estimate_store(sh, &values, tile, step->shape.head_dim);
+    estimate_headers(sh, job, &sum, slot);
+    estimate_store(sh, &values, tile, head_dim);
 }
 
 /* An empty partial for every query of the head. */
@@ -562,28 +585,30 @@ LWK_DEVICE void estimate_nothing(const lwk_step_t *step, uint32_t s, uint32_t he
         step->scratch.partial[lwk_group_row(step, s, head, threadIdx.x) * step->scratch.partial_capacity + slot] = nothing;
 }
 
-/* Part `part` of a tile, all queries of the head. */
+/* Part `number` of `parts` of a tile, all queries of the head. */
 template <uint32_t D, uint32_t QC, uint32_t THREADS>
 LWK_DEVICE void lwk_estimate_part(estimate_shared<D, QC, THREADS> *sh, const lwk_step_t *step, const lwk_session_t *session,
                                   uint32_t s, uint32_t head, uint32_t range, uint32_t number, uint32_t parts)
 {
-    lwk_range_ref_t ref = session->ranges[range];
-    lwk_part_t part =
-        lwk_tile_part(&step->store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, head)], number, parts);
+    const lwk_tile_t *descriptor =
+        &step->store->tiles[lwk_tile_number(&step->shape, session->ranges[range].row, step->layer, head)];
     tile_view_t tile = lwk_tile_open(step, session, range, head);
     lwk_policy_t policy = session->policy;
-    uint32_t slot = lwk_part_slot(range, number, parts);
-    if (part.cluster_first >= part.cluster_end || policy.steady_only) {
+    uint32_t slot = lwk_part_slot(range, number, parts), eighths = LWK_PARTS_MAX / parts;
+    uint32_t begin = lwk_eighth(tile.clusters, number * eighths), end = lwk_eighth(tile.clusters, (number + 1) * eighths);
+    if (begin >= end || policy.steady_only) {
         estimate_nothing(step, s, head, slot);
         return;
     }
     for (uint32_t first = 0; first < lwk_query_count(step); first += QC) {
+        estimate_job<QC> job;
+        estimate_open(&job, step, &policy, &tile, s, head, first, slot);
         if constexpr (D > 0)
             if (lwk_kind_is_coded(tile.cluster_kind)) {
-                estimate_part<D, QC, THREADS, estimate_coded<D>>(sh, step, &policy, &tile, &part, s, head, first, slot);
+                estimate_part<D, QC, THREADS, estimate_coded<D>>(sh, &job, descriptor, begin, end, slot);
                 continue;
             }
-        estimate_part<D, QC, THREADS, estimate_plain<QC, THREADS>>(sh, step, &policy, &tile, &part, s, head, first, slot);
+        estimate_part<D, QC, THREADS, estimate_plain<QC, THREADS>>(sh, &job, descriptor, begin, end, slot);
     }
 }
 

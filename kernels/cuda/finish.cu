@@ -36,7 +36,8 @@ LWK_DEVICE finish_slots_t finish_slots_of(const lwk_step_t *step, const lwk_sess
     finish_slots_t n;
     n.parts = session->range_count * lwk_session_parts(&step->shape, session);
     n.steady = lwk_steady_tiles(session);
-    n.items = (step->scratch.item_count[kv_row] + LWK_ITEM_TILE - 1) / LWK_ITEM_TILE;
+    uint32_t count = step->scratch.item_count[kv_row], each = lwk_item_tile(count);
+    n.items = (count + each - 1) / each;
     n.total = n.parts + n.steady + n.items;
     return n;
 }
@@ -179,14 +180,14 @@ LWK_DEVICE void attend_arrivals(ITEMS *sh, const lwk_step_t *step, lwk_session_t
     uint64_t until = lwk_timer_ns() + step->wait_us * 1000u;
     size_t kv_row = lwk_kv_row(step, s, head);
     const lwk_item_t *items = step->scratch.items + kv_row * step->scratch.item_capacity;
-    uint32_t count = step->scratch.item_count[kv_row];
+    uint32_t count = step->scratch.item_count[kv_row], each = lwk_item_tile(count);
     for (uint32_t tile = first; tile < tiles; tile += stride) {
-        uint32_t begin = tile * LWK_ITEM_TILE;
+        uint32_t begin = tile * each;
         if (!finish_noted(step, s, head, tile))
             continue;
         __syncthreads();
         if (lwk_warp() == 0)
-            list_arrivals(&sh->list, step, session, items + begin, min(count - begin, LWK_ITEM_TILE), until);
+            list_arrivals(&sh->list, step, session, items + begin, min(count - begin, each), until);
         __syncthreads();
         lwk_items_attend(sh, step, s, head, lwk_slot_arrivals(&step->scratch, tile), 0.0f);
     }
@@ -299,7 +300,7 @@ static lw_status_t launch(const lwk_dev_t *dev, finish_kernel_t kernel, size_t s
         return LW_ERR_INVALID;
     (void)lay_out(&step->shape, step->session_count, step->query_tokens, work, &sums);
     uint32_t pairs = step->session_count * step->shape.kv_head_count;
-    uint32_t each = lwk_blocks_each(dev, pairs, step->scratch.item_capacity / LWK_ITEM_TILE + 1);
+    uint32_t each = lwk_blocks_each(dev, pairs, lwk_item_slots(step->scratch.item_capacity));
     uint32_t queries = step->query_tokens * step->shape.group;
     return lwk_launch("finish", kernel, dim3(pairs * (queries + each)), STEP_THREADS, shared, stream, *step, sums, dev->counters,
                       each);
