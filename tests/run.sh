@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # run.sh - installs what is missing, builds, and runs every test that this machine can run. Exit status 0: all passed.
 #
-#   ./tests/run.sh            everything: quick suite, emulated CUDA gates, end to end, 200 simulator seeds, ASan+UBSan on the quick set
-#                             (the TSan build has a word of its own: tests/dev san thread)
+#   ./tests/run.sh            everything: quick suite, emulated CUDA gates, end to end, 200 simulator seeds, and the quick suite
+#                             again under ASan+UBSan and under TSan; tests/README.md has the time of each part
 #   ./tests/run.sh --quick    the quick suite alone (units, ops, wire, corpora, lint): under 10 minutes on 2 cores
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,4 +20,5 @@ if [ "${1:-}" != --quick ]; then
   ./tests/dev e2e
   ./tests/dev sim --seeds 200
   ./tests/dev san address
+  ./tests/dev san thread
 fi

@@ -7,6 +7,7 @@
 #include "kernels/ref/ref.h"
 #include "kernels/view.h"
 #include "ops/harness_private.h"
+#include "quick.h"
 
 /* ---- who belongs where
  * ------------------------------------------------------------------------------------------ */
@@ -147,7 +148,7 @@ static void make_build(ops_rig_t *rig, lwk_build_t *build, const float *keys, co
                            .ring_rows = n,
                            .cluster_tokens = c->cluster_tokens,
                            .outlier_ppm = c->outlier_ppm,
-                           .iterations = 5,
+                           .iterations = quick_count(5, 2),
                            .cluster_encoding = c->cluster_encoding,
                            .outlier_encoding = c->outlier_encoding,
                            .cluster_capacity = kmeans ? units * LW_CLUSTERS_PER_UNIT_MAX : n + 4,
