@@ -168,8 +168,10 @@ void lwc_peer_scan(lwc_peer_t *peer)
     case LWC_PEER_READY:
         if (!peer->in_view && peer->requests == 0) {
             lwc_peer_disconnect(peer, "the node left the fleet");
-        } else if (peer->requests == 0) {
+        } else if (peer->requests == 0 && !peer->late) {
             peer->heard_us = now;
+        } else if (peer->requests == 0) { /* nobody asks a late peer anything; this finds out whether it is there */
+            ping(peer);
         } else if (now - peer->heard_us >= LWC_SILENT_US) {
             snprintf(cause, sizeof(cause), "silent for %llu ms", (unsigned long long)(now - peer->heard_us) / 1000);
             lwc_peer_disconnect(peer, cause);

@@ -117,6 +117,12 @@ void lwc_request_end(lwc_request_t *request)
 
 void lwc_request_zombie(lwc_request_t *request)
 {
+    lwc_peer_t *peer = request->peer;
+    if (request->state == LWC_LANDING && request->kind == LWC_REQUEST_FETCH && request->serial == peer->serial &&
+        peer->state == LWC_PEER_READY && request->store->ops->recv_cancel(peer->conn, request)) {
+        lwc_request_end(request); /* its reply has come, and the rest of it goes nowhere */
+        return;
+    }
     if (request->state == LWC_SENT) {
         release_span(request);
         if (!request->send_pending)

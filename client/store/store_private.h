@@ -298,7 +298,7 @@ void lwc_request_send(lwc_request_t *request, lw_msg_t *msg, const void *lists, 
                       uint64_t bulk_bytes);
 uint64_t lwc_request_id(const lwc_request_t *request); /* on the wire */
 /* Its user has been answered: the reply, when it comes, is only noted. Memory that no reply has begun to land in is free
- * at once. */
+ * at once, and where the fabric can give a landing up, the request is over, too. */
 void lwc_request_zombie(lwc_request_t *request);
 /* Into another list, at its end. */
 void lwc_request_move(lwc_request_t *request, lwc_request_list_t *list);

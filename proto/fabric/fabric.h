@@ -116,6 +116,11 @@ typedef struct lw_fabric_ops {
     void (*recv_watched)(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, void *into, lw_region_t *region,
                          lw_fabric_landed_t landed, lw_fabric_done_t done, void *arg);
 
+    /* Gives up the receive that was begun on `conn` with this `arg`. True: nothing writes into its memory any
+     * more, and its callback does not run. False: there is none, or it has to run to its end. What still comes
+     * of its payload is thrown away. */
+    bool (*recv_cancel)(lw_conn_t *conn, const void *arg);
+
     /* Registers memory for zero-copy transfers; ERR_EXHAUSTED when the memlock limit is too small (callers go
      * on without). */
     LW_CHECK lw_status_t (*register_memory)(lw_fabric_t *fabric, void *memory, size_t bytes,

@@ -209,6 +209,23 @@ static void sim_recv_watched(lw_fabric_t *fabric, const lw_fabric_msg_t *msg, vo
     sim_recv(fabric, msg, into, region, done, arg); /* all of it at once */
 }
 
+static bool sim_recv_cancel(lw_conn_t *conn, const void *arg)
+{
+    lw_fabric_t *fabric = conn->fabric;
+    for (lw_sim_link_t *at = fabric->landing.next; at != &fabric->landing; at = at->next) {
+        lw_sim_event_t *event = (lw_sim_event_t *)at;
+        if (event->conn != conn || event->arg != arg)
+            continue;
+        if (conn->ending || lw_sim_chance(fabric->net, 0.5))
+            return false;
+        if (event->send != NULL)
+            lw_sim_send_finish(event->send, LW_OK);
+        lw_sim_event_destroy(event);
+        return true;
+    }
+    return false;
+}
+
 static void deliver_message(lw_fabric_t *fabric, lw_sim_event_t *event)
 {
     arrival_t arrival = {.event = event};
@@ -479,6 +496,7 @@ const lw_fabric_ops_t *lw_fabric_sim(void)
         .send = sim_send,
         .recv = sim_recv,
         .recv_watched = sim_recv_watched,
+        .recv_cancel = sim_recv_cancel,
         .register_memory = sim_register,
         .unregister = sim_unregister,
         .progress = sim_progress,

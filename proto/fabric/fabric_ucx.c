@@ -288,6 +288,7 @@ const lw_fabric_ops_t *lw_fabric_ucx(void)
         .send = lw_ucx_send,
         .recv = lw_ucx_recv,
         .recv_watched = lw_ucx_recv_watched,
+        .recv_cancel = lw_ucx_stream_cancel,
         .register_memory = ucx_register,
         .unregister = ucx_unregister,
         .progress = ucx_progress,

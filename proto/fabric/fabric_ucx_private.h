@@ -210,6 +210,7 @@ void lw_ucx_ops_fini(lw_fabric_t *fabric);  /* frees operations and buffers; the
 LW_CHECK lw_status_t lw_ucx_stream_lay_out(lw_ucx_op_t *op, const lw_iov_t *pieces, uint32_t piece_count,
                                            uint64_t bytes);
 LW_CHECK lw_status_t lw_ucx_stream_post(lw_ucx_op_t *op);
+bool lw_ucx_stream_cancel(lw_conn_t *conn, const void *arg);
 ucs_status_t lw_ucx_on_part(void *arg, const void *head, size_t head_bytes, void *data, size_t data_bytes,
                             const ucp_am_recv_param_t *param);
 

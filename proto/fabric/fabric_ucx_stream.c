@@ -222,6 +222,21 @@ static void land(lw_conn_t *conn, const void *data, size_t bytes)
         lw_ucx_op_complete(op, UCS_OK);
 }
 
+/* Parts are landed by a copy of ours, so that a stream's memory can be let go between any two of them. What UCX
+ * lands by itself it writes until it is done. */
+bool lw_ucx_stream_cancel(lw_conn_t *conn, const void *arg)
+{
+    lw_ucx_inbound_t *inbound = &conn->inbound;
+    lw_ucx_op_t *op = inbound->op;
+    if (conn->state != LW_CONN_OPEN || op == NULL || op->arg != arg)
+        return false;
+    inbound->into = NULL;
+    inbound->op = NULL;
+    inbound->landed = NULL;
+    lw_ucx_op_release(op);
+    return true;
+}
+
 static void begin_stream(lw_conn_t *conn, const part_head_t *head, const uint8_t *message_head, void *data,
                          size_t bytes)
 {

@@ -65,6 +65,8 @@ static void on_landed(void *arg, lw_status_t status)
 {
     landing_t *landing = arg;
     assert_int_equal(++landing->done, 1);
+    if (landing->end->landing == landing)
+        landing->end->landing = NULL;
     if (status == LW_OK) {
         landing->end->landed++;
         landing->end->bytes_in += landing->head.bytes;
@@ -80,7 +82,17 @@ static void take(rig_end_t *end, const lw_fabric_msg_t *msg, const rig_head_t *h
     landing_t *landing = malloc(sizeof(*landing) + head->bytes);
     assert_non_null(landing);
     *landing = (landing_t){.end = end, .head = *head};
+    end->landing = landing;
     end->rig->ops->recv(end->fabric, msg, landing->memory, NULL, on_landed, landing);
+}
+
+void rig_cancel(rig_end_t *end)
+{
+    if (end->landing == NULL || !end->rig->ops->recv_cancel(end->conn, end->landing))
+        return;
+    free(end->landing); /* who writes into it now is found by the address sanitizer */
+    end->landing = NULL;
+    end->canceled++;
 }
 
 static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
@@ -109,6 +121,10 @@ static void on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg)
     case RIG_RECV_AND_CLOSE:
         take(end, msg, &head);
         end->rig->ops->close_conn(conn);
+        break;
+    case RIG_RECV_AND_CANCEL:
+        take(end, msg, &head);
+        rig_cancel(end);
         break;
     case RIG_CLOSE_INSIDE:
         end->rig->ops->close_conn(conn);

@@ -23,7 +23,8 @@ typedef enum rig_taking {
     RIG_LOOK,          /* check an eager payload in place, land the others */
     RIG_DROP,          /* take no payload */
     RIG_CLOSE_INSIDE,  /* close the connection from inside on_message, take nothing */
-    RIG_RECV_AND_CLOSE /* ask for the payload, then close */
+    RIG_RECV_AND_CLOSE, /* ask for the payload, then close */
+    RIG_RECV_AND_CANCEL /* ask for the payload, then give it up if that is possible */
 } rig_taking_t;
 
 typedef struct rig_head {
@@ -46,7 +47,8 @@ typedef struct rig_end {
     lw_conn_t *conn; /* the last one that was accepted or made; NULL after on_closed */
     rig_taking_t taking;
     bool echo; /* answer each message with one of the same size */
-    unsigned accepted, closed, messages, landed, land_failed, wrong, out_of_order, sent, failed, inside;
+    void *landing; /* the last receive that was begun, until it is over */
+    unsigned accepted, closed, messages, landed, land_failed, canceled, wrong, out_of_order, sent, failed, inside;
     uint32_t next_in, next_out;
     uint64_t bytes_in;
     lw_status_t closed_status;
@@ -92,6 +94,7 @@ uint64_t rig_now_us(const rig_t *rig); /* simulated where there is a net */
 /* Sends bytes from `end` over conn in `pieces` pieces of random sizes. */
 lw_status_t rig_send(rig_end_t *end, lw_conn_t *conn, size_t bytes, uint32_t pieces, lw_send_mode_t mode);
 lw_status_t rig_send_front(rig_end_t *end, lw_conn_t *conn, size_t front, size_t rest); /* two pieces */
+void rig_cancel(rig_end_t *end); /* gives up the last receive, if it is not over and that is possible */
 unsigned rig_pending(const rig_end_t *end); /* sends whose callback has not run */
 
 #endif /* LW_TEST_FABRIC_RIG_H */

@@ -117,6 +117,27 @@ static void test_small_piece_in_front_of_a_large_one_arrives_with_it(void **stat
     assert_int_equal(rig->server.wrong, 0);
 }
 
+static void test_a_receive_that_is_given_up_writes_nothing_more(void **state)
+{
+    rig_t *rig = *state;
+    unsigned sent = 0;
+    for (unsigned i = 0; i < 60; i++, sent++) {
+        size_t bytes = 1 + lw_prng_below(&rig->prng, 1u << 20);
+        rig->server.taking = i % 2 == 0 ? RIG_RECV_AND_CANCEL : RIG_RECV;
+        assert_int_equal(rig_send(&rig->client, rig->client.conn, bytes, 1 + i % 40, LW_SEND_AUTO), LW_OK);
+        for (unsigned rounds = 0; i % 2 == 1 && rounds < i; rounds++)
+            rig_round(rig);
+        rig_cancel(&rig->server); /* somewhere in its middle, or before or after it */
+        rig_until(rig, rig->server.messages == sent + 1 && rig_pending(&rig->client) == 0);
+    }
+    rig->server.taking = RIG_RECV; /* and the connection is still good */
+    assert_int_equal(rig_send(&rig->client, rig->client.conn, 300000, 30, LW_SEND_AUTO), LW_OK);
+    rig_until(rig, rig->server.landed + rig->server.canceled == sent + 1);
+    assert_true(rig->server.canceled > 0);
+    assert_int_equal(rig->server.wrong + rig->server.land_failed + rig->server.out_of_order, 0);
+    assert_false(rig->ops->recv_cancel(rig->server.conn, rig));
+}
+
 static void test_dropped_payloads_complete_at_the_sender(void **state)
 {
     rig_t *rig = *state;
@@ -315,6 +336,7 @@ int main(int argc, char **argv)
         CONNECTED(test_payloads_of_all_sizes_arrive_whole),
         CONNECTED(test_pieces_become_one_payload_in_each_mode),
         CONNECTED(test_small_piece_in_front_of_a_large_one_arrives_with_it),
+        CONNECTED(test_a_receive_that_is_given_up_writes_nothing_more),
         CONNECTED(test_dropped_payloads_complete_at_the_sender),
         CONNECTED(test_thousands_of_messages_both_ways_keep_their_order),
         CONNECTED(test_closing_with_sends_outstanding_completes_each_once),

@@ -91,6 +91,19 @@ static void test_a_stopped_node_is_asked_last_until_it_speaks(void **state)
     rig_check(&rig, 0);
 }
 
+static void test_a_late_node_that_owes_nothing_is_pinged(void **state)
+{
+    open_warm(HEDGE_US);
+    lwc_peer_t *peer = rig.store->peer[0];
+    peer->late = true; /* as after an answer that was given up in its middle */
+    rig_run_us(&rig, 20000);
+    assert_false(peer->late);
+    assert_true(rig_stats(&rig).pings > 0);
+    rig.node[0].stopped = peer->late = true;
+    rig_run_us(&rig, LWC_SILENT_US + 100000);
+    assert_int_not_equal(peer->state, LWC_PEER_READY);
+}
+
 static void test_a_hedge_that_gives_nothing_leaves_the_request_alone(void **state)
 {
     for (int how = 0; how < 3; how++) {
@@ -327,6 +340,7 @@ int main(void)
         cmocka_unit_test_teardown(test_the_losers_late_answer_is_not_received, close_rig),
         cmocka_unit_test_teardown(test_landing_memory_of_the_loser_is_free_at_once, close_rig),
         cmocka_unit_test_teardown(test_a_stopped_node_is_asked_last_until_it_speaks, close_rig),
+        cmocka_unit_test_teardown(test_a_late_node_that_owes_nothing_is_pinged, close_rig),
         cmocka_unit_test_teardown(test_a_hedge_that_gives_nothing_leaves_the_request_alone, close_rig),
         cmocka_unit_test_teardown(test_both_replicas_silent_ends_at_the_deadline, close_rig),
         cmocka_unit_test_teardown(test_a_killed_nodes_wants_go_on_at_once, close_rig),
