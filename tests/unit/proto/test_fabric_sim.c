@@ -176,7 +176,10 @@ static void test_same_seed_gives_the_same_run(void **state)
     uint64_t seed = fresh_seed();
     uint64_t first = trace_of(seed);
     assert_true(trace_of(seed) == first);
-    assert_true(trace_of(seed + 1) != first);
+    bool differs = false; /* a connection may close before its first message arrives: some seeds are alike */
+    for (uint64_t other = 1; other <= 16 && !differs; other++)
+        differs = trace_of(seed + other) != first;
+    assert_true(differs);
 }
 
 static void test_delay_is_within_its_bounds(void **state)
