@@ -26,7 +26,7 @@ DEFINITION = re.compile(
     r"^(?!static\b|typedef\b|#|/|\*|\}|\{)([A-Za-z_][A-Za-z0-9_ \t\*]*?[ \t\*])([A-Za-z_]\w*)\(([^;{}]*?)\)[ \t]*(?:\n)?\{",
     re.M)
 # kernels/cuda/lang.cuh: what begins a function of kernels. All are static.
-DEVICE = re.compile(r"\b(LWK_KERNEL\([^()]*\)|LWK_DEVICE|LWK_HD)\s+")
+DEVICE = re.compile(r"\b(LWK_KERNEL\([^()]*\)|LWK_DEVICE|LWK_CALLED|LWK_HD)\s+")
 COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 # A cluster is a group of KV vectors; servers are a fleet.

@@ -21,7 +21,6 @@ LONGER = {
     ("tests/ops/matrix.c", "uint64_t seed)"): "one row of the matrix: buffers, calls, comparison",
     ("kernels/cuda/assign.cuh", "void assign_kernel(LWK_ARGS(kmeans_work_t) work, uint32_t n, uint32_t round)"):
         "one tile loop over fragments in registers",
-    ("kernels/cuda/score_coded.cuh", "float *const logits[2], coded_sum_t sums[2])"): "one tile loop over fragments in registers",
     ("kernels/cuda/extend.cu",
      "template <int W, uint32_t DTYPE> LWK_KERNEL(256, 1) void extend_kernel(LWK_ARGS(extend_args_t) args)"):
         "one tile loop over fragments in registers",
