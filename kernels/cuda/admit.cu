@@ -389,9 +389,23 @@ LWK_DEVICE void finish_admit(const admit_t *admit)
     lwk_store_release_sys(store->ticket_tail, admit->tail);
 }
 
+/* What the step's selections have counted. One block calls. */
+LWK_DEVICE void add_counters(lwk_store_t *store, lwk_select_global_t *global)
+{
+    const uint32_t words = sizeof(lwk_counters_t) / sizeof(uint64_t);
+    if (threadIdx.x >= words)
+        return;
+    uint64_t *delta = (uint64_t *)&global->delta + threadIdx.x, added = __ldcg(delta);
+    if (added > 0)
+        atomicAdd((uint64_t *)store->counters + threadIdx.x, added);
+    *delta = 0;
+}
+
 LWK_KERNEL(ADMIT_THREADS, 1) void admit_kernel(LWK_ARGS(lwk_shape_t) shape, lwk_store_t *store, LWK_ARGS(lwk_select_work_t) work)
 {
     LWK_SHARED(admit_shared_t, sh);
+    if (blockIdx.x == 0)
+        add_counters(store, work.global);
     if (threadIdx.x == 0) {
         sh->head = *(volatile uint64_t *)store->ticket_head;
         sh->tail = *(volatile uint64_t *)store->ticket_tail;

@@ -57,9 +57,11 @@ LWK_DEVICE bool cut_inside(const cut_level_t *level, uint64_t rank)
 
 LWK_CALLED void cut_zero(const select_job_t *job, select_shared_t *sh, lwk_select_hist_t *hist, bool sums)
 {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += SELECT_THREADS)
         hist->entries[i] = hist->tokens[i] = 0;
     if (sums)
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
             sh->sums[i] = 0;
     __syncthreads();
@@ -73,21 +75,25 @@ LWK_CALLED void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_his
         return;
     uint32_t turn = number == 0 ? 0 : 1 + (number - 1) % 3;
     lwk_select_hist_t *all = turn == 0 ? &job->state->first : &job->buffers->hist[turn - 1];
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += SELECT_THREADS)
         if (mine->entries[i] > 0) {
             atomicAdd(&all->entries[i], mine->entries[i]);
             atomicAdd(&all->tokens[i], mine->tokens[i]);
         }
     if (sums)
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
             if (sh->sums[i] > 0)
                 atomicAdd(&job->buffers->sums[turn][i], sh->sums[i]);
     select_barrier(job);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += SELECT_THREADS) {
         mine->entries[i] = __ldcg(&all->entries[i]);
         mine->tokens[i] = __ldcg(&all->tokens[i]);
     }
     if (sums)
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
             sh->sums[i] = __ldcg(&job->buffers->sums[turn][i]);
     if (threadIdx.x == 0)
@@ -102,10 +108,12 @@ LWK_DEVICE void cut_share_sums(select_job_t *job, select_shared_t *sh)
     if (job->blocks == 1)
         return;
     uint64_t *all = job->buffers->sums[0];
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
         if (sh->sums[i] > 0)
             atomicAdd(&all[i], sh->sums[i]);
     select_barrier(job);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
         sh->sums[i] = __ldcg(&all[i]);
     __syncthreads();
@@ -117,6 +125,7 @@ LWK_DEVICE void cut_share_sums(select_job_t *job, select_shared_t *sh)
 LWK_DEVICE uint32_t cut_count_all(const select_job_t *job, select_shared_t *sh)
 {
     uint32_t mine = 0, total;
+#pragma unroll 1
     for (uint32_t bin = threadIdx.x; bin < 1u << job->bits; bin += SELECT_THREADS)
         mine += sh->first.entries[bin];
     (void)select_scan<uint32_t>(sh, mine, &total);
@@ -128,12 +137,15 @@ LWK_DEVICE uint32_t cut_not_small(const select_job_t *job, select_shared_t *sh, 
 {
     const uint32_t bins = 1u << job->bits;
     uint32_t large = 0;
+#pragma unroll 1
     for (uint32_t q = 0; q < job->queries; q++) {
         uint64_t mine = 0, total;
+#pragma unroll 1
         for (uint32_t k = 0; k < each; k++)
             if (threadIdx.x * each + k < bins)
                 mine += sh->sums[q * bins + bins - 1 - (threadIdx.x * each + k)];
         uint64_t taken = sh->above[q] + select_scan<uint64_t>(sh, mine, &total);
+#pragma unroll 1
         for (uint32_t k = 0; k < each; k++)
             if (threadIdx.x * each + k < bins) {
                 taken += sh->sums[q * bins + bins - 1 - (threadIdx.x * each + k)];
@@ -153,6 +165,7 @@ LWK_CALLED void cut_find_edge(const select_job_t *job, select_shared_t *sh, cons
     const uint32_t bins = 1u << job->bits, each = max(bins / SELECT_THREADS, 1u);
     uint32_t large = limit->target > 0 ? cut_not_small(job, sh, limit->target, each) : UINT32_MAX;
     uint64_t mine = 0, total;
+#pragma unroll 1
     for (uint32_t k = 0; k < each; k++)
         if (threadIdx.x * each + k < bins) {
             uint32_t bin = bins - 1 - (threadIdx.x * each + k);
@@ -162,6 +175,7 @@ LWK_CALLED void cut_find_edge(const select_job_t *job, select_shared_t *sh, cons
         sh->edge.bin = 0;
     uint64_t before = select_scan<uint64_t>(sh, mine, &total);
     select_edge_t edge = {};
+#pragma unroll 1
     for (uint32_t k = 0; k < each && threadIdx.x * each + k < bins && edge.bin == 0; k++) {
         uint32_t bin = bins - 1 - (threadIdx.x * each + k), count = hist->entries[bin];
         uint32_t e = entries + (uint32_t)(before >> 32), t = tokens + (uint32_t)before;
@@ -190,10 +204,13 @@ LWK_CALLED void cut_find_edge(const select_job_t *job, select_shared_t *sh, cons
 LWK_DEVICE void cut_take_above(const select_job_t *job, select_shared_t *sh, uint32_t edge)
 {
     const uint32_t bins = 1u << job->bits;
+#pragma unroll 1
     for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
         uint64_t sum = 0;
+#pragma unroll 1
         for (uint32_t bin = edge + 1 + select_lane(); bin < bins; bin += 32)
             sum += sh->sums[q * bins + bin];
+#pragma unroll 1
         for (int step = 16; step > 0; step /= 2)
             sum += __shfl_xor_sync(LWK_WARP_ALL, sum, step);
         if (select_lane() == 0)
@@ -210,6 +227,7 @@ LWK_DEVICE void cut_gather_mine(const select_job_t *job, select_shared_t *sh, co
     if (threadIdx.x == 0)
         sh->candidates = sh->above_count = 0;
     __syncthreads();
+#pragma unroll 1
     for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
         uint32_t slot = at + threadIdx.x;
         uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
@@ -240,6 +258,7 @@ LWK_DEVICE void cut_gather(select_job_t *job, select_shared_t *sh, const lwk_sel
     const uint32_t first_block = blockIdx.x - job->block;
     uint64_t *ranks = work->candidate_rank + (size_t)turn * LWK_SELECT_BLOCKS_MAX * LWK_SELECT_CANDIDATES_MAX;
     uint16_t *sizes = work->candidate_size + (size_t)turn * LWK_SELECT_BLOCKS_MAX * LWK_SELECT_CANDIDATES_MAX;
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < sh->candidates; i += SELECT_THREADS) {
         ranks[(size_t)blockIdx.x * LWK_SELECT_CANDIDATES_MAX + i] = sh->candidate.rank[i];
         sizes[(size_t)blockIdx.x * LWK_SELECT_CANDIDATES_MAX + i] = sh->candidate.size[i];
@@ -254,6 +273,7 @@ LWK_DEVICE void cut_gather(select_job_t *job, select_shared_t *sh, const lwk_sel
         uint32_t above = lane < job->block ? __ldcg(&job->buffers->above[turn][lane]) : 0;
         above = __reduce_add_sync(LWK_WARP_ALL, above);
         uint32_t inclusive = count;
+#pragma unroll 1
         for (uint32_t step = 1; step < 32; step *= 2) {
             uint32_t x = __shfl_up_sync(LWK_WARP_ALL, inclusive, step);
             if (lane >= step)
@@ -268,6 +288,7 @@ LWK_DEVICE void cut_gather(select_job_t *job, select_shared_t *sh, const lwk_sel
             sh->candidates = inclusive;
     }
     __syncthreads();
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < sh->candidates; i += SELECT_THREADS) {
         uint32_t low = 0, high = job->blocks;
         while (high - low > 1) {
@@ -292,6 +313,7 @@ LWK_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh,
 LWK_DEVICE void cut_count_candidates(select_shared_t *sh, const cut_level_t *level)
 {
     const uint32_t count = sh->candidates;
+#pragma unroll 1
     for (uint32_t at = 0; at < count; at += SELECT_THREADS) {
         uint32_t i = at + threadIdx.x;
         uint64_t rank = i < count ? sh->candidate.rank[i] : 0;
@@ -304,6 +326,7 @@ LWK_DEVICE void cut_count_candidates(select_shared_t *sh, const cut_level_t *lev
 LWK_DEVICE void cut_count_slice(const select_job_t *job, select_shared_t *sh, const cut_level_t *level)
 {
     const select_slice_t own = job->own;
+#pragma unroll 1
     for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
         uint32_t slot = at + threadIdx.x;
         uint64_t rank = slot < own.end ? select_rank(select_key(&own, sh, slot), slot) : 0;
@@ -319,6 +342,7 @@ LWK_DEVICE void cut_count_before(const select_job_t *job, select_shared_t *sh, u
     if (job->blocks == 1)
         return;
     const uint32_t first = job->own.first;
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < sh->candidates; i += SELECT_THREADS)
         if (sh->candidate.rank[i] >= from && ~(uint32_t)sh->candidate.rank[i] < first)
             atomicAdd(&sh->before, 1u);
@@ -344,6 +368,7 @@ LWK_DEVICE cut_t cut_settle(select_shared_t *sh, const cut_limit_t *limit, const
                 before++;
                 weight += sh->candidate.size[k];
             }
+#pragma unroll 1
     for (int with = 1; with <= 2; with *= 2) {
         before += __shfl_xor_sync(LWK_WARP_ALL, before, with);
         weight += __shfl_xor_sync(LWK_WARP_ALL, weight, with);
@@ -371,6 +396,7 @@ LWK_DEVICE cut_t cut_find(select_job_t *job, select_shared_t *sh, const lwk_sele
     bool not_small = true;
     if (by_error) {
         not_small = false;
+#pragma unroll 1
         for (uint32_t q = 0; q < job->queries; q++)
             not_small = not_small || sh->rest[q] >= limit->target;
     }
@@ -381,6 +407,7 @@ LWK_DEVICE cut_t cut_find(select_job_t *job, select_shared_t *sh, const lwk_sele
     cut_level_t level = {0, 0, 0, 0};
     uint32_t entries = 0, tokens = 0;
     bool gathered = false;
+#pragma unroll 1
     for (;;) {
         cut_find_edge(job, sh, level.number == 0 ? &sh->first : &sh->level, limit, entries, tokens, skip);
         const select_edge_t edge = sh->edge;

@@ -24,6 +24,7 @@ LWK_DEVICE float errors_noise(const select_job_t *job, const lwk_tile_t *tile, c
     const float *channel = (const float *)(const void *)(tile->index + channel_at);
     const float *q = job->step->scratch.query + query->row * shape->head_dim;
     float sum = 0;
+#pragma unroll 1
     for (uint32_t j = select_lane(); j < shape->head_dim; j += 32)
         sum += channel[j] * q[j] * (channel[j] * q[j]);
     return votes_warp_sum(sum) * shape->scale * shape->scale / 24;
@@ -36,6 +37,7 @@ LWK_DEVICE uint32_t errors_open_ranges(const select_job_t *job, select_shared_t 
     if (sh->range_count > 0 && sh->range_first == first)
         return first + sh->range_count;
     uint32_t next = votes_open_ranges(job, sh, first, min(SELECT_RANGES, SELECT_NOISES / job->queries));
+#pragma unroll 1
     for (uint32_t i = select_warp(); i < sh->range_count * job->queries; i += SELECT_WARPS) {
         float noise = errors_noise(job, sh->range[i / job->queries].tile, &sh->query[i % job->queries]);
         if (select_lane() == 0)
@@ -132,6 +134,7 @@ LWK_DEVICE void errors_sum_window(const select_job_t *job, select_shared_t *sh, 
     }
 #pragma unroll
     for (uint32_t i = 0; i < ERRORS_QUERIES; i++) {
+#pragma unroll 1
         for (int step = 16; step > 0; step /= 2)
             sum[i] += __shfl_xor_sync(LWK_WARP_ALL, sum[i], step);
         if (select_lane() == 0)
@@ -139,6 +142,7 @@ LWK_DEVICE void errors_sum_window(const select_job_t *job, select_shared_t *sh, 
     }
     __syncthreads();
     if (threadIdx.x < ERRORS_QUERIES && first + threadIdx.x < queries)
+#pragma unroll 1
         for (uint32_t w = 0; w < SELECT_WARPS; w++)
             sh->mass[first + threadIdx.x] += sh->part[threadIdx.x][w];
     __syncthreads();
@@ -150,9 +154,11 @@ LWK_DEVICE void errors_normalise(select_job_t *job, select_shared_t *sh)
     const lwk_scratch_t *scratch = &job->step->scratch;
     const uint32_t tiles = (lwk_steady_count(job->session) + LWK_STEADY_TILE - 1) / LWK_STEADY_TILE;
     if (job->blocks > 1)
+#pragma unroll 1
         for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
             job->buffers->mass[job->block][q] = sh->mass[q];
     select_barrier(job);
+#pragma unroll 1
     for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
         const lwk_partial_t *steady =
             scratch->partial + sh->query[q].row * scratch->partial_capacity + lwk_slot_steady(scratch, 0);
@@ -161,9 +167,11 @@ LWK_DEVICE void errors_normalise(select_job_t *job, select_shared_t *sh)
             sum = select_lane() == 0 ? sh->mass[q] : 0;
         else if (select_lane() < job->blocks)
             sum = __ldcg(&job->buffers->mass[select_lane()][q]);
+#pragma unroll 1
         for (uint32_t i = select_lane(); i < tiles; i += 32)
             if (steady[i].z > 0)
                 sum += (double)steady[i].z * (double)expf(steady[i].m - sh->query[q].largest);
+#pragma unroll 1
         for (int step = 16; step > 0; step /= 2)
             sum += __shfl_xor_sync(LWK_WARP_ALL, sum, step);
         if (select_lane() == 0)
@@ -201,6 +209,7 @@ LWK_DEVICE void errors_rank_window(const select_job_t *job, select_shared_t *sh,
     }
 #pragma unroll
     for (uint32_t i = 0; i < ERRORS_QUERIES; i++) {
+#pragma unroll 1
         for (int step = 16; step > 0; step /= 2)
             sum[i] += __shfl_xor_sync(LWK_WARP_ALL, sum[i], step);
         if (select_lane() == 0 && first + i < queries)
@@ -214,6 +223,7 @@ LWK_DEVICE void errors_keys(const select_job_t *job, select_shared_t *sh)
 {
     const select_slice_t own = job->own;
     const votes_digits_t digits = votes_digits(job);
+#pragma unroll 1
     for (uint32_t at = own.first; at < own.end; at += SELECT_THREADS) {
         uint32_t slot = at + threadIdx.x, size = slot < own.end ? select_size(&own, sh, slot) : 0;
         uint32_t key = size > 0 ? __float_as_uint(__uint_as_float(select_key(&own, sh, slot)) / (float)size) + 1 : 0;
@@ -232,6 +242,7 @@ LWK_DEVICE void errors_add_listed(const select_job_t *job, select_shared_t *sh, 
     const select_slice_t own = job->own;
     const votes_digits_t digits = votes_digits(job);
     const uint32_t queries = job->queries, bits = job->bits, pairs = sh->listed * queries;
+#pragma unroll 1
     for (uint32_t p = threadIdx.x; p < pairs; p += SELECT_THREADS) {
         uint32_t slot = sh->eligible[p / queries], q = p % queries, key = select_key(&own, sh, slot);
         uint32_t bin = level.number == 0 ? votes_first_digit(&digits, key)
@@ -260,6 +271,7 @@ LWK_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh,
     while (from < own.end) {
         next = errors_open_ranges(job, sh, next);
         const uint32_t end = votes_window_end(job, next);
+#pragma unroll 1
         for (uint32_t at = from; at < end; at += SELECT_THREADS) {
             uint32_t slot = at + threadIdx.x;
             uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
@@ -283,15 +295,18 @@ LWK_CALLED void errors_count_level(const select_job_t *job, select_shared_t *sh,
  * sh->first is zero. */
 LWK_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const cut_limit_t limit)
 {
+#pragma unroll 1
     for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS) {
         sh->mass[q] = 0;
         sh->rest[q] = sh->above[q] = 0;
     }
+#pragma unroll 1
     for (uint32_t pass = 0; pass < 2; pass++) {
         uint32_t from = job->own.first, next = from < job->own.end ? select_range_of(job, from) : 0;
         while (from < job->own.end) {
             next = errors_open_ranges(job, sh, next);
             const uint32_t end = votes_window_end(job, next);
+#pragma unroll 1
             for (uint32_t first = 0; first < job->queries; first += ERRORS_QUERIES)
                 if (pass == 0)
                     errors_sum_window(job, sh, from, end, first);
@@ -305,10 +320,12 @@ LWK_CALLED void errors_all(select_job_t *job, select_shared_t *sh, const cut_lim
     }
     errors_keys(job, sh);
     if (job->blocks > 1)
+#pragma unroll 1
         for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
             atomicAdd(&job->buffers->rest[q], sh->rest[q]);
     cut_share(job, sh, &sh->first, 0, false);
     if (job->blocks > 1)
+#pragma unroll 1
         for (uint32_t q = threadIdx.x; q < job->queries; q += SELECT_THREADS)
             sh->rest[q] = __ldcg(&job->buffers->rest[q]);
     cut_limit_t reach = limit;

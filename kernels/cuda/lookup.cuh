@@ -23,6 +23,7 @@ LWK_DEVICE uint32_t lookup_mark(const select_job_t *job, select_shared_t *sh, ui
     const uint32_t part = (job->slots / SELECT_WARPS + 31) / 32 * 32, lane = select_lane();
     const uint32_t first = own.first + select_warp() * part, end = min(first + part, own.end);
     uint32_t count = 0;
+#pragma unroll 1
     for (uint32_t at = first; at < end; at += 32) {
         uint32_t slot = at + lane;
         uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
@@ -35,6 +36,7 @@ LWK_DEVICE uint32_t lookup_mark(const select_job_t *job, select_shared_t *sh, ui
         sh->offset[select_warp()] = count;
     __syncthreads();
     uint32_t inclusive = lane < SELECT_WARPS ? sh->offset[lane] : 0;
+#pragma unroll 1
     for (uint32_t step = 1; step < 32; step *= 2) {
         uint32_t x = __shfl_up_sync(LWK_WARP_ALL, inclusive, step);
         if (lane >= step)
@@ -56,6 +58,7 @@ LWK_DEVICE void lookup_list(const select_job_t *job, select_shared_t *sh, const 
     const uint32_t first = own.first + select_warp() * part, end = min(first + part, own.end);
     uint32_t number = sh->offset[select_warp()];
     __syncthreads(); /* the list lies where candidates were, or the list before it */
+#pragma unroll 1
     for (uint32_t at = first; at < end; at += 32) {
         uint32_t slot = at + lane;
         uint64_t rank = slot < end ? select_rank(select_key(&own, sh, slot), slot) : 0;
@@ -73,6 +76,7 @@ typedef struct lookup {
     lwk_store_t *store;
     lwk_tile_t *tile;
     uint32_t range, entry, size;
+    uint32_t *place_at, *stamp_at;
     uint32_t place;  /* REMOTE 0: no ticket */
     uint32_t admit;  /* LWK_TICKET_ADMIT or 0 */
 } lookup_t;
@@ -91,22 +95,26 @@ LWK_DEVICE lookup_t lookup_open(const select_job_t *job, select_shared_t *sh, ui
         look.range = sh->range_first + open;
         look.tile = (lwk_tile_t *)sh->range[open].tile;
         look.entry = slot - sh->range[open].base;
+        look.place_at = sh->range[open].place + look.entry;
+        look.stamp_at = sh->range[open].stamp + look.entry;
         return look;
     }
     look.range = select_range_of(job, slot);
     lwk_range_ref_t ref = job->session->ranges[look.range];
     look.tile = &look.store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
     look.entry = slot - ref.entry_base;
+    look.place_at = look.tile->place + look.entry;
+    look.stamp_at = look.tile->stamp + look.entry;
     return look;
 }
 
 /* Stamps the entry; says whether it was wanted within the window before. A touch by another session in this very step
  * counts. */
-LWK_DEVICE uint32_t lookup_touch(const lookup_t *look)
+LWK_DEVICE uint32_t lookup_touch(const lookup_t *look, const select_shared_t *sh)
 {
     if (look->job->step->flags & LWK_STEP_PREFETCH)
         return 0;
-    uint32_t now = look->store->step, stamp = atomicExch(&look->tile->stamp[look->entry], now), window = look->store->admit_window;
+    uint32_t now = sh->now, stamp = atomicExch(look->stamp_at, now), window = sh->window;
     return window == 0 || (stamp != 0 && now - stamp <= window) ? LWK_TICKET_ADMIT : 0;
 }
 
@@ -117,7 +125,7 @@ LWK_DEVICE bool lookup_issue(lookup_t *look, const select_shared_t *sh, uint32_t
     const lwk_step_t *step = look->job->step;
     uint64_t ticket = sh->head + index;
     if (ticket - sh->tail >= store->ticket_capacity) {
-        atomicExch(&look->tile->place[look->entry], lwk_place(LWK_PLACE_REMOTE, 0));
+        atomicExch(look->place_at, lwk_place(LWK_PLACE_REMOTE, 0));
         look->place = lwk_place(LWK_PLACE_REMOTE, 0);
         return false;
     }
@@ -130,7 +138,7 @@ LWK_DEVICE bool lookup_issue(lookup_t *look, const select_shared_t *sh, uint32_t
     if (local)
         store->arrivals[at] = lwk_arrival(ticket, lwk_local_record(&step->shape, look->tile, look->entry));
     look->place = lwk_place(LWK_PLACE_PENDING, (uint32_t)ticket);
-    atomicExch(&look->tile->place[look->entry], look->place | (look->admit ? PLACE_ADMIT : 0));
+    atomicExch(look->place_at, look->place | (look->admit ? PLACE_ADMIT : 0));
     return true;
 }
 
@@ -139,7 +147,7 @@ LWK_DEVICE uint32_t lookup_settled(const lookup_t *look, uint32_t place)
 {
     while (place == PLACE_BEING_ISSUED) {
         lwk_pause();
-        place = lwk_load_acquire(&look->tile->place[look->entry]);
+        place = lwk_load_acquire(look->place_at);
     }
     return place;
 }
@@ -151,7 +159,7 @@ LWK_DEVICE void lookup_found(lookup_t *look, uint32_t place, uint32_t counted[CO
         counted[COUNT_HIT_TOKENS] += look->size;
     } else if (place_kind(place) == LWK_PLACE_PENDING) {
         if (look->admit)
-            atomicOr(&look->tile->place[look->entry], PLACE_ADMIT);
+            atomicOr(look->place_at, PLACE_ADMIT);
         counted[COUNT_PENDING]++;
         counted[COUNT_PENDING_TOKENS] += look->size;
     }
@@ -166,8 +174,8 @@ LWK_DEVICE void lookup_round(const select_job_t *job, select_shared_t *sh, lwk_s
     uint32_t old = 0;
     if (valid) {
         look = lookup_open(job, sh, slot);
-        old = atomicCAS(&look.tile->place[look.entry], lwk_place(LWK_PLACE_REMOTE, 0), PLACE_BEING_ISSUED);
-        look.admit = lookup_touch(&look);
+        old = atomicCAS(look.place_at, lwk_place(LWK_PLACE_REMOTE, 0), PLACE_BEING_ISSUED);
+        look.admit = lookup_touch(&look, sh);
     }
     bool mine = valid && old == lwk_place(LWK_PLACE_REMOTE, 0);
     uint32_t total, index = select_scan<uint32_t>(sh, mine ? 1u : 0u, &total);
@@ -205,9 +213,11 @@ LWK_DEVICE void lookup_all(const select_job_t *job, select_shared_t *sh, lwk_sel
 {
     const lwk_scratch_t *scratch = &job->step->scratch;
     lwk_item_t *items = scratch->items + lwk_kv_row(job->step, job->s, job->head) * scratch->item_capacity;
+#pragma unroll 1
     for (uint32_t from = 0; from < count; from += SELECT_LIST) {
         uint32_t listed = min(count - from, SELECT_LIST);
         lookup_list(job, sh, retrieve, from);
+#pragma unroll 1
         for (uint32_t at = 0; at < listed; at += SELECT_THREADS) {
             uint32_t i = at + threadIdx.x;
             bool valid = i < listed;
@@ -233,13 +243,17 @@ LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_s
     if (threadIdx.x < COUNTS)
         sh->count[threadIdx.x] = 0;
     __syncthreads();
+#pragma unroll
     for (uint32_t i = 0; i < COUNTS; i++) {
         uint32_t sum = __reduce_add_sync(LWK_WARP_ALL, counted[i]);
         if (select_lane() == 0 && sum > 0)
             atomicAdd(&sh->count[i], sum);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && job->block == 0)
+        job->step->scratch.item_count[lwk_kv_row(job->step, job->s, job->head)] =
+            job->step->flags & LWK_STEP_PREFETCH ? 0 : retrieve->entries;
+    if (threadIdx.x == 0 && !(job->step->flags & LWK_STEP_PREFETCH)) {
         const uint32_t *n = sh->count;
         lookup_add(&delta->hits, n[COUNT_HITS]);
         lookup_add(&delta->misses, n[COUNT_MISSES]);
@@ -257,15 +271,13 @@ LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_s
             lookup_add(&delta->tokens_indexed, lwk_indexed_tokens(job->session));
             lookup_add(&delta->tokens_steady, lwk_steady_count(job->session));
             lookup_add(&delta->selections_cut, was_cut);
-            job->step->scratch.item_count[lwk_kv_row(job->step, job->s, job->head)] =
-                job->step->flags & LWK_STEP_PREFETCH ? 0 : retrieve->entries;
         }
     }
 }
 
 /* ---- the end of the launch ---- */
 
-/* Adds the launch's counters to pinned memory and rings the doorbell: the block that comes last. All blocks call. */
+/* Rings the doorbell: the block that comes last. All blocks call. */
 LWK_DEVICE void lookup_end(const lwk_step_t *step, select_shared_t *sh, lwk_select_global_t *global)
 {
     const lwk_store_t *store = step->store;
@@ -281,15 +293,6 @@ LWK_DEVICE void lookup_end(const lwk_step_t *step, select_shared_t *sh, lwk_sele
     if (sh->count[0] == 0)
         return;
     __threadfence();
-    const uint32_t words = sizeof(lwk_counters_t) / sizeof(uint64_t);
-    if (threadIdx.x < words) {
-        uint64_t *delta = (uint64_t *)&global->delta + threadIdx.x, added = __ldcg(delta);
-        if (added > 0) {
-            if (!(step->flags & LWK_STEP_PREFETCH))
-                atomicAdd((uint64_t *)store->counters + threadIdx.x, added); /* nobody waits for what it was */
-            *delta = 0;
-        }
-    }
     if (threadIdx.x == SELECT_THREADS - 1) {
         uint64_t issued = __ldcg(&global->issued), room = store->ticket_capacity - (sh->head - sh->tail);
         if (issued > room)

@@ -113,7 +113,7 @@ LWK_DEVICE void make_spread(const lwk_step_t *step, prepare_shared_t *sh, const 
     for (uint32_t base = lwk_warp(); base < d; base += PREPARE_WARPS * PREPARE_ROWS) {
         if (base >= PREPARE_WARPS)
             load_rows(rows, covariance, base, d, d);
-#pragma unroll 4
+#pragma unroll 1 /* code that is new to a processor costs more than the loop */
         for (uint32_t q = 0; q < count; q++) {
             const float *query = sh->query + q * d;
             float sum = 0.0f;
@@ -153,7 +153,7 @@ LWK_DEVICE void make_shift(const lwk_step_t *step, prepare_shared_t *sh, const f
 #pragma unroll
             for (uint32_t k = 0; k < EACH; k++)
                 rows[k] = load_row(cross, base + k * PREPARE_WARPS, d, base + k * PREPARE_WARPS < end);
-#pragma unroll 4
+#pragma unroll 1 /* code that is new to a processor costs more than the loop */
         for (uint32_t q = 0; q < count; q++) {
             float *to = step->scratch.shift + lwk_group_row(step, s, head, q) * d;
 #pragma unroll

@@ -10,6 +10,7 @@ template <unsigned WARPS, typename T> LWK_DEVICE T scan_block(T *sums, T x, T *t
 {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     T inclusive = x;
+#pragma unroll 1
     for (unsigned step = 1; step < 32; step *= 2) {
         T y = __shfl_up_sync(LWK_WARP_ALL, inclusive, step);
         if (lane >= step)
@@ -19,6 +20,7 @@ template <unsigned WARPS, typename T> LWK_DEVICE T scan_block(T *sums, T x, T *t
         sums[warp] = inclusive;
     __syncthreads();
     T others = lane < WARPS ? sums[lane] : 0;
+#pragma unroll 1
     for (unsigned step = 1; step < WARPS; step *= 2) {
         T y = __shfl_up_sync(LWK_WARP_ALL, others, step);
         if (lane >= step)

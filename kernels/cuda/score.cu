@@ -11,6 +11,7 @@
  * units; one for everything else. */
 #include "kernels/cuda/score.cuh"
 #include "kernels/cuda/score_coded.cuh"
+#include "kernels/cuda/select_work.h"
 #include "kernels/cuda/steady.cuh"
 
 /* A part at hand; thread 0 fills it in. */
@@ -111,6 +112,17 @@ LWK_CALLED void score_any(score_shared<D / LWK_ROW_PART, 4, CODED_THREADS> *sh, 
     score_tile<D / LWK_ROW_PART, 4, CODED_THREADS>(sh, step, at->session, &at->tile, &at->span, at->s, at->head, at->slot);
 }
 
+/* Reads how the ring of tickets stands for select: the host's memory is far away, and here nobody waits for it. */
+LWK_DEVICE void note_tickets(const lwk_step_t *step)
+{
+    lwk_select_global_t *global = (lwk_select_global_t *)step->scratch.workspace;
+    if (blockIdx.x + 1 < gridDim.x || threadIdx.x != 32 || global == NULL)
+        return;
+    const volatile uint64_t *head = step->store->ticket_head, *tail = step->store->ticket_tail;
+    global->head = *head;
+    global->tail = *tail;
+}
+
 /* CHUNKS: four queries each. */
 template <uint32_t D, uint32_t CHUNKS, uint32_t DTYPE>
 LWK_KERNEL(CODED_THREADS, D == 256 || CHUNKS == 2 ? 3 : 5)
@@ -130,6 +142,7 @@ void score_kernel(LWK_ARGS(lwk_step_t) step)
         open_part(&step, items, item, LANES);
     lwk_wait_before();
     lwk_let_next();
+    note_tickets(&step);
     if (!settled)
         list_items(&step, &items->steady, true);
     while (item < parts) {
@@ -158,6 +171,7 @@ void score_kernel_any(LWK_ARGS(lwk_step_t) step)
     score_items_t *items = &sh->items;
     lwk_wait_before();
     lwk_let_next();
+    note_tickets(&step);
     list_items(&step, &items->part, false);
     list_items(&step, &items->steady, true);
     uint32_t parts = items->part.first[step.session_count], total = parts + items->steady.first[step.session_count];

@@ -97,11 +97,14 @@ LWK_DEVICE void zero_buffers(const select_job_t *job, bool by_error)
         return;
     const uint32_t worker = job->block * SELECT_THREADS + threadIdx.x, workers = job->blocks * SELECT_THREADS;
     uint4 *hist = (uint4 *)job->buffers->hist, *sums = (uint4 *)job->buffers->sums;
+#pragma unroll 1
     for (uint32_t i = worker; i < (sizeof job->buffers->hist) / (sizeof(uint4)); i += workers)
         hist[i] = make_uint4(0, 0, 0, 0);
     if (by_error)
+#pragma unroll 1
         for (uint32_t i = worker; i < (sizeof job->buffers->sums) / (sizeof(uint4)); i += workers)
             sums[i] = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
     for (uint32_t q = worker; by_error && q < job->queries; q += workers)
         job->buffers->rest[q] = 0;
 }
@@ -168,12 +171,12 @@ LWK_DEVICE uint32_t count_before(select_job_t *job, select_shared_t *sh, const c
 
 LWK_DEVICE void drop_all(const select_job_t *job, uint8_t *mark)
 {
+#pragma unroll 1
     for (uint32_t slot = job->own.first + threadIdx.x; slot < job->own.end; slot += SELECT_THREADS)
         mark[slot] = LWK_MARK_DROP;
 }
 
-/* head, tail: of the ring of tickets, as the last thread knows them. */
-LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work, uint64_t head, uint64_t tail)
+LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
 {
     const lwk_policy_t *policy = &job->session->policy;
     const lwk_scratch_t *scratch = &job->step->scratch;
@@ -212,10 +215,6 @@ LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_sel
         }
     }
     uint32_t mine = lookup_mark(job, sh, mark, &retrieve, &estimate);
-    if (threadIdx.x == SELECT_THREADS - 1) {
-        sh->head = head;
-        sh->tail = tail;
-    }
     uint32_t first_item = count_before(job, sh, &retrieve, mine, before);
     lookup_all(job, sh, work->global, mark, &retrieve, first_item, mine, counted);
     lookup_count(job, sh, work->global, counted, &retrieve, all, estimate.entries - retrieve.entries, ended_early);
@@ -244,11 +243,6 @@ LWK_KERNEL(SELECT_THREADS, 1) void select_kernel(LWK_ARGS(lwk_step_t) step, LWK_
 {
     LWK_SHARED(select_shared_t, sh);
     const uint32_t jobs = step.session_count * step.shape.kv_head_count;
-    uint64_t head = 0, tail = 0;
-    if (threadIdx.x == SELECT_THREADS - 1) { /* from pinned memory: under way while the others go on */
-        head = *(volatile uint64_t *)step.store->ticket_head;
-        tail = *(volatile uint64_t *)step.store->ticket_tail;
-    }
     if (threadIdx.x == 0)
         sh->issued_any = 0;
     uint32_t number = blockIdx.x / split;
@@ -256,17 +250,18 @@ LWK_KERNEL(SELECT_THREADS, 1) void select_kernel(LWK_ARGS(lwk_step_t) step, LWK_
         begin_job(sh, &step, &work, number, split);
     lwk_wait_before();
     lwk_let_next();
+    if (threadIdx.x == SELECT_THREADS - 1) {
+        sh->head = __ldcg(&work.global->head);
+        sh->tail = __ldcg(&work.global->tail);
+        sh->now = step.store->step;
+        sh->window = step.store->admit_window;
+    }
     while (number < jobs) {
         if (sh->has_part)
-            select_one(&sh->job, sh, &work, head, tail);
+            select_one(&sh->job, sh, &work);
         number += gridDim.x / split;
         if (number < jobs)
             begin_job(sh, &step, &work, number, split);
-    }
-    __syncthreads();
-    if (threadIdx.x == SELECT_THREADS - 1) {
-        sh->head = head;
-        sh->tail = tail;
     }
     lookup_end(&step, sh, work.global);
 }

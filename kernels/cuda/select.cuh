@@ -19,7 +19,7 @@
 #define SELECT_SLICE_MIN 1024u /* a job gets another block for each so many slots, one for each thread */
 #define SELECT_CHUNK 256u      /* slices are multiples of it */
 #define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
-#define SELECT_RANGES 512u     /* ranges open at a time */
+#define SELECT_RANGES 256u     /* ranges open at a time */
 #define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
 #define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
 #define SELECT_SETTLE 256u     /* so few of them are compared with each other, by four threads each */
@@ -56,6 +56,7 @@ typedef struct select_query {
 /* An open range. */
 typedef struct select_range {
     const lwk_tile_t *tile;
+    uint32_t *place, *stamp;
     const uint16_t *sizes, *spreads;
     const uint16_t *cluster_scales, *outlier_scales; /* NULL: keys are not coded */
     uint32_t base; /* first slot */
@@ -127,6 +128,7 @@ typedef struct select_shared {
     uint32_t candidates, before, above_count; /* of cut.cuh */
     uint32_t range_first, range_count;        /* the open ones */
     uint32_t ticket_base, issued_any;         /* of lookup.cuh */
+    uint32_t now, window;                     /* of the store: the step, and in how many a second touch counts */
     uint32_t has_part;
     select_job_t job;
 } select_shared_t;
@@ -213,9 +215,11 @@ LWK_CALLED void select_barrier(select_job_t *job)
         lwk_select_hist_t *stale = turn == 0 ? &job->state->first : &job->buffers->hist[turn - 1];
         uint64_t *sums = job->buffers->sums[turn];
         uint32_t worker = job->block * SELECT_THREADS + threadIdx.x, workers = job->blocks * SELECT_THREADS;
+#pragma unroll 1
         for (uint32_t i = worker; i < SELECT_BINS; i += workers)
             stale->entries[i] = stale->tokens[i] = 0;
         if (turn > 0 && job->session->policy.budget == LWK_BUDGET_ERROR)
+#pragma unroll 1
             for (uint32_t i = worker; i < SELECT_SUMS; i += workers)
                 sums[i] = 0;
     }
@@ -259,6 +263,7 @@ LWK_DEVICE uint32_t select_range_of(const select_job_t *job, uint32_t slot)
 LWK_DEVICE uint32_t select_find_range(const select_job_t *job, uint32_t slot)
 {
     uint32_t before = 0; /* ranges that begin at or before the slot: the first one always does */
+#pragma unroll 1
     for (uint32_t at = 0; at < job->range_count; at += SELECT_THREADS) {
         uint32_t i = at + threadIdx.x;
         before += (uint32_t)__syncthreads_count(i < job->range_count && job->session->ranges[i].entry_base <= slot);

@@ -54,7 +54,8 @@ typedef struct lwk_admit_victim {
 typedef struct lwk_select_global {
     uint64_t launches;
     uint32_t issued, done;
-    lwk_counters_t delta; /* what the launch adds to the counters */
+    uint64_t head, tail;  /* of the ring of tickets, which is the host's: score has read them */
+    lwk_counters_t delta; /* what is to be added to the counters: admit does, once a step */
     uint64_t admit_flag[LWK_SELECT_BLOCKS_MAX]; /* only grow */
     uint64_t admit_epoch;
     uint32_t admit_open;                        /* LWK_ADMIT_PLAN_MAX - the first ticket that is open; 0: none */

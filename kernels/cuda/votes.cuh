@@ -11,12 +11,14 @@
 
 LWK_DEVICE float votes_warp_max(float x)
 {
+#pragma unroll 1
     for (int step = 16; step > 0; step /= 2)
         x = fmaxf(x, __shfl_xor_sync(LWK_WARP_ALL, x, step));
     return x;
 }
 LWK_DEVICE float votes_warp_sum(float x)
 {
+#pragma unroll 1
     for (int step = 16; step > 0; step /= 2)
         x += __shfl_xor_sync(LWK_WARP_ALL, x, step);
     return x;
@@ -30,14 +32,17 @@ LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
     const lwk_scratch_t *scratch = &step->scratch;
     const uint32_t group = step->shape.group, lane = select_lane();
     const uint32_t slots = job->range_count * lwk_parts(job->range_count, step->shape.kv_head_count);
+#pragma unroll 1
     for (uint32_t q = select_warp(); q < job->queries; q += SELECT_WARPS) {
         size_t row = lwk_query_row(step, job->s, q / group, job->head * group + q % group);
         const float *tile_max = scratch->tile_max + row * scratch->part_capacity;
         const float *tile_sum = scratch->tile_sum + row * scratch->part_capacity;
         float largest = -INFINITY, sum = 0;
+#pragma unroll 1
         for (uint32_t i = lane; i < slots; i += 32)
             largest = fmaxf(largest, tile_max[i]);
         largest = votes_warp_max(largest);
+#pragma unroll 1
         for (uint32_t i = lane; i < slots; i += 32)
             if (tile_sum[i] > 0)
                 sum += tile_sum[i] * expf(tile_max[i] - largest);
@@ -61,10 +66,13 @@ LWK_CALLED uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *
     const lwk_store_t *store = step->store;
     const uint32_t count = min(job->range_count - first, room);
     __syncthreads();
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < count; i += SELECT_THREADS) {
         lwk_range_ref_t ref = job->session->ranges[first + i];
         const lwk_tile_t *tile = &store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
         sh->range[i].tile = tile;
+        sh->range[i].place = tile->place;
+        sh->range[i].stamp = tile->stamp;
         sh->range[i].sizes = tile->sizes;
         lwk_index_layout_t at = lwk_tile_layout(tile, step->shape.head_dim);
         sh->range[i].spreads = (const uint16_t *)(const void *)(tile->index + at.cluster_spreads);
@@ -178,6 +186,7 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
     const float inverse_cap = job->step->shape.soft_cap > 0 ? 1 / job->step->shape.soft_cap : 0;
     const float z = policy->rank == LWK_RANK_EXPECTED_MAX ? policy->z : 0, squared = z > 0 ? 2 * z * z * 0.69314718f : 0;
     uint32_t range = from + threadIdx.x < end ? select_open_range_of(sh, from + threadIdx.x) : 0;
+#pragma unroll 1
     for (uint32_t at = from; at < end; at += VOTES_AT_ONCE * SELECT_THREADS) {
         votes_entry_t entry[VOTES_AT_ONCE];
         uint32_t slot[VOTES_AT_ONCE];
@@ -190,6 +199,7 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
             /* z sqrt(variance 2 ln s) = sqrt(variance * reach) */
             reach[k] = squared * lwk_log2((float)max(entry[k].size, 1u));
         }
+#pragma unroll 1
         for (uint32_t q = 0; q < queries; q += 4) {
             float logit[4][VOTES_AT_ONCE];
 #pragma unroll
