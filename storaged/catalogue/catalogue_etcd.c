@@ -34,7 +34,7 @@ static void marker_delete(lwd_catalogue_t *cat)
     lw_error_t error;
     lwd_etcd_reply_t *reply = NULL;
     const lwd_etcd_op_t op = {.kind = LWD_ETCD_DELETE,
-                              .key = lwd_etcd_key(cat, key, "cat/o/%016llx", (unsigned long long)cat->handle)};
+                              .key = lwd_kv_key(cat, key, "cat/o/%016llx", (unsigned long long)cat->handle)};
     const lwd_etcd_txn_t txn = {.ops = &op, .op_count = 1};
     if (cat->marker_revision && lwd_etcd_txn(cat->etcd, &txn, lwd_etcd_until(LWD_ETCD_AWAY_US), &reply, &error) != LW_OK)
         LW_INFO("catalogue", "a marker stays: %s", error.text);
@@ -68,7 +68,7 @@ static lw_status_t random_body(etcd_op_t *op)
     fleet_t *fleet = op->arg;
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "cat/%s", fleet->name), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "cat/%s", fleet->name), &text);
     if (status != LW_OK)
         return status;
     if (text->mod_revision == 0) {
@@ -95,7 +95,7 @@ static lw_status_t epoch_body(etcd_op_t *op)
     fleet_t *fleet = op->arg;
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "cat/epoch"), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "cat/epoch"), &text);
     if (status == LW_OK)
         fleet->epoch = text_number(text);
     return status;
@@ -104,9 +104,9 @@ static lw_status_t epoch_body(etcd_op_t *op)
 static lw_status_t etcd_fleet(lwd_catalogue_t *cat, uint64_t *fleet_id_out, uint64_t *epoch_out, lw_error_t *error)
 {
     fleet_t fleet = {.name = "fleet"};
-    lw_status_t status = lwd_etcd_op_run(cat, random_body, &fleet, error);
+    lw_status_t status = lwd_kv_op_run(cat, random_body, &fleet, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, epoch_body, &fleet, error);
+        status = lwd_kv_op_run(cat, epoch_body, &fleet, error);
     if (status != LW_OK)
         return status;
     memcpy(fleet_id_out, fleet.bytes, sizeof(*fleet_id_out));
@@ -117,7 +117,7 @@ static lw_status_t etcd_fleet(lwd_catalogue_t *cat, uint64_t *fleet_id_out, uint
 static lw_status_t etcd_node_token(lwd_catalogue_t *cat, uint8_t token_out[LW_TOKEN_BYTES], lw_error_t *error)
 {
     fleet_t fleet = {.name = "nodetoken"};
-    lw_status_t status = lwd_etcd_op_run(cat, random_body, &fleet, error);
+    lw_status_t status = lwd_kv_op_run(cat, random_body, &fleet, error);
     if (status == LW_OK)
         memcpy(token_out, fleet.bytes, LW_TOKEN_BYTES);
     return status;
@@ -128,7 +128,7 @@ static lw_status_t set_epoch_body(etcd_op_t *op)
     const fleet_t *fleet = op->arg;
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "cat/epoch"), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "cat/epoch"), &text);
     if (status != LW_OK)
         return status;
     if (fleet->epoch <= text_number(text))
@@ -143,7 +143,7 @@ static lw_status_t set_epoch_body(etcd_op_t *op)
 static lw_status_t etcd_set_epoch(lwd_catalogue_t *cat, uint64_t epoch, lw_error_t *error)
 {
     fleet_t fleet = {.epoch = epoch};
-    return lwd_etcd_op_run(cat, set_epoch_body, &fleet, error);
+    return lwd_kv_op_run(cat, set_epoch_body, &fleet, error);
 }
 
 /* Writes the addresses that have changed, a batch at a time. */
@@ -156,7 +156,7 @@ static lw_status_t members_body(etcd_op_t *op)
     bool *same = calloc(fleet->count, sizeof(*same));
     if (!same)
         return ETCD_FAIL(op, LW_ERR_NO_MEMORY, "no memory for %u members", fleet->count);
-    lw_status_t status = lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "cat/members/"), NULL, 0, &reply);
+    lw_status_t status = lwd_kv_read(op, lwd_kv_key(op->cat, key, "cat/members/"), NULL, 0, &reply);
     uint32_t known = status == LW_OK ? reply->count : 0;
     for (uint32_t at = 0; status == LW_OK && at < fleet->count * known; at++) {
         uint32_t i = at / known;
@@ -173,7 +173,7 @@ static lw_status_t members_body(etcd_op_t *op)
         if (same[i])
             continue;
         written++;
-        status = lwd_etcd_put(op, lwd_etcd_key(op->cat, key, "cat/members/%04u", i), fleet->control[i],
+        status = lwd_kv_put(op, lwd_kv_key(op->cat, key, "cat/members/%04u", i), fleet->control[i],
                               strlen(fleet->control[i]));
     }
     free(same);
@@ -185,7 +185,7 @@ static lw_status_t etcd_members(lwd_catalogue_t *cat, const char *const *control
 {
     fleet_t fleet = {.control = control, .count = count};
     lw_status_t status = lwd_catalogue_check_members(control, count, error);
-    return status == LW_OK ? lwd_etcd_op_run(cat, members_body, &fleet, error) : status;
+    return status == LW_OK ? lwd_kv_op_run(cat, members_body, &fleet, error) : status;
 }
 
 static lw_status_t drain_body(etcd_op_t *op)
@@ -193,7 +193,7 @@ static lw_status_t drain_body(etcd_op_t *op)
     fleet_t *fleet = op->arg;
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "nodes/%04u/drain", fleet->node_index), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "nodes/%04u/drain", fleet->node_index), &text);
     if (status == LW_OK)
         fleet->drain = text->mod_revision != 0;
     return status;
@@ -204,7 +204,7 @@ static lw_status_t set_drain_body(etcd_op_t *op)
     const fleet_t *fleet = op->arg;
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "nodes/%04u/drain", fleet->node_index), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "nodes/%04u/drain", fleet->node_index), &text);
     if (status != LW_OK)
         return status;
     text->value_bytes = 0;
@@ -217,7 +217,7 @@ static lw_status_t etcd_set_drain(lwd_catalogue_t *cat, uint16_t node_index, boo
 {
     fleet_t fleet = {.node_index = node_index, .drain = drain};
     lw_status_t status = lwd_catalogue_check_node(node_index, error);
-    return status == LW_OK ? lwd_etcd_op_run(cat, set_drain_body, &fleet, error) : status;
+    return status == LW_OK ? lwd_kv_op_run(cat, set_drain_body, &fleet, error) : status;
 }
 
 static lw_status_t etcd_drain(lwd_catalogue_t *cat, uint16_t node_index, bool *drain_out, lw_error_t *error)
@@ -225,7 +225,7 @@ static lw_status_t etcd_drain(lwd_catalogue_t *cat, uint16_t node_index, bool *d
     fleet_t fleet = {.node_index = node_index};
     lw_status_t status = lwd_catalogue_check_node(node_index, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, drain_body, &fleet, error);
+        status = lwd_kv_op_run(cat, drain_body, &fleet, error);
     if (status == LW_OK)
         *drain_out = fleet.drain;
     return status;
@@ -235,11 +235,11 @@ const lwd_catalogue_ops_t *lwd_catalogue_etcd(void)
 {
     static const lwd_catalogue_ops_t ops = {
         .name = "etcd", .open = etcd_open, .close = etcd_close,
-        .create = lwd_etcd_create, .open_session = lwd_etcd_open_session, .renew = lwd_etcd_renew, .release = lwd_etcd_release,
-        .fork = lwd_etcd_fork, .pin = lwd_etcd_pin, .drop = lwd_etcd_drop, .get = lwd_etcd_get, .list = lwd_etcd_list,
-        .commit = lwd_etcd_commit, .ranges = lwd_etcd_ranges, .check = lwd_etcd_check, .orphans = lwd_etcd_orphans,
-        .placed = lwd_etcd_placed, .move = lwd_etcd_move,
-        .expire = lwd_etcd_expire, .ended = lwd_etcd_ended, .trim = lwd_etcd_trim,
+        .create = lwd_kv_create, .open_session = lwd_kv_open_session, .renew = lwd_kv_renew, .release = lwd_kv_release,
+        .fork = lwd_kv_fork, .pin = lwd_kv_pin, .drop = lwd_kv_drop, .get = lwd_kv_get, .list = lwd_kv_list,
+        .commit = lwd_kv_commit, .ranges = lwd_kv_ranges, .check = lwd_kv_check, .orphans = lwd_kv_orphans,
+        .placed = lwd_kv_placed, .move = lwd_kv_move,
+        .expire = lwd_kv_expire, .ended = lwd_kv_ended, .trim = lwd_kv_trim,
         .fleet = etcd_fleet, .set_epoch = etcd_set_epoch, .members = etcd_members,
         .node_token = etcd_node_token, .set_drain = etcd_set_drain, .drain = etcd_drain,
     };

@@ -24,17 +24,17 @@ static lw_status_t end_readers(etcd_op_t *op, const etcd_session_t *session, boo
     char key[LWD_ETCD_KEY_MAX];
     uint64_t id = session->row.session_id;
     lwd_etcd_reply_t *reply = NULL;
-    lw_status_t status = lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/r/", (unsigned long long)id), NULL,
+    lw_status_t status = lwd_kv_read(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/r/", (unsigned long long)id), NULL,
                                        ETCD_BATCH, &reply);
     *had_out = status == LW_OK && reply->count > 0;
     for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         etcd_client_t *client;
-        status = lwd_etcd_client_load(op, strtoull(reply->kvs[i].key + strlen(key), NULL, 16), &client);
-        etcd_lease_t *lease = status == LW_OK ? lwd_etcd_lease_find(client, id, 0) : NULL;
+        status = lwd_kv_client_load(op, strtoull(reply->kvs[i].key + strlen(key), NULL, 16), &client);
+        etcd_lease_t *lease = status == LW_OK ? lwd_kv_lease_find(client, id, 0) : NULL;
         if (lease)
-            status = lwd_etcd_lease_end(op, client, (uint32_t)(lease - client->leases));
+            status = lwd_kv_lease_end(op, client, (uint32_t)(lease - client->leases));
         else if (status == LW_OK)
-            status = lwd_etcd_delete(op, reply->kvs[i].key, NULL);
+            status = lwd_kv_delete(op, reply->kvs[i].key, NULL);
     }
     bool more = status == LW_OK && reply->ranges[0].more;
     lwd_etcd_reply_free(reply);
@@ -47,7 +47,7 @@ static lw_status_t end_needed(etcd_op_t *op, uint64_t id, uint32_t *needed_out)
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     lw_status_t status =
-        lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/k/", (unsigned long long)id), NULL, 0, &reply);
+        lwd_kv_read(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/k/", (unsigned long long)id), NULL, 0, &reply);
     *needed_out = 0;
     for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         char text[16] = "";
@@ -67,10 +67,10 @@ static lw_status_t end_cut_off(etcd_op_t *op, etcd_session_t *session, uint32_t 
         etcd_row_t row;
         size_t at = 0;
         uint32_t end = session->row.cut_tokens;
-        lw_status_t status = lwd_etcd_manifest_load(op, session, (uint16_t)rank, &manifest);
+        lw_status_t status = lwd_kv_manifest_load(op, session, (uint16_t)rank, &manifest);
         if (status != LW_OK)
             return status;
-        while (lwd_etcd_row_next(manifest, &at, &row)) {
+        while (lwd_kv_row_next(manifest, &at, &row)) {
             if (etcd_row_end(&row) > keep)
                 *freed_out += row.bytes * row.replicas;
             else
@@ -79,7 +79,7 @@ static lw_status_t end_cut_off(etcd_op_t *op, etcd_session_t *session, uint32_t 
         session->ends[rank] = end;
     }
     session->row.bytes -= *freed_out;
-    lwd_etcd_count_tokens(session);
+    lwd_kv_count_tokens(session);
     return LW_OK;
 }
 
@@ -90,16 +90,16 @@ static lw_status_t end_remove(etcd_op_t *op, etcd_session_t *session, uint64_t *
     const lwd_session_row_t *row = &session->row;
     etcd_session_t *parent;
     session->gone = true;
-    lwd_etcd_prefix_end(lwd_etcd_key(op->cat, key, "cat/m/%016llx/", (unsigned long long)row->session_id), end);
-    lw_status_t status = lwd_etcd_delete(op, key, end);
+    lwd_etcd_prefix_end(lwd_kv_key(op->cat, key, "cat/m/%016llx/", (unsigned long long)row->session_id), end);
+    lw_status_t status = lwd_kv_delete(op, key, end);
     if (status == LW_OK)
-        status = lwd_etcd_session_parent(op, session, &parent);
+        status = lwd_kv_session_parent(op, session, &parent);
     if (status != LW_OK || !parent)
         return status;
     parent->changed = true; /* with every change of its forks */
     if (parent->row.state == LWD_SESSION_RETAINED)
         *parent_out = row->parent_id;
-    return lwd_etcd_delete(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/k/%016llx", (unsigned long long)row->parent_id,
+    return lwd_kv_delete(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/k/%016llx", (unsigned long long)row->parent_id,
                                             (unsigned long long)row->session_id), NULL);
 }
 
@@ -121,10 +121,10 @@ static bool end_may(const end_t *end, const etcd_session_t *session, uint32_t ne
 static lw_status_t end_find(etcd_op_t *op, const end_t *end, etcd_session_t **out)
 {
     if (end->reason == END_DROP)
-        return lwd_etcd_session_open(op, end->tenant, end->session_id, out);
-    lw_status_t status = lwd_etcd_session_load(op, end->session_id, out);
+        return lwd_kv_session_open(op, end->tenant, end->session_id, out);
+    lw_status_t status = lwd_kv_session_load(op, end->session_id, out);
     if (status == LW_OK && *out && end->reason != END_SETTLE)
-        status = lwd_etcd_session_readers(op, *out);
+        status = lwd_kv_session_readers(op, *out);
     return status;
 }
 
@@ -133,10 +133,10 @@ static lw_status_t end_writer(etcd_op_t *op, etcd_session_t *session)
     etcd_client_t *client;
     if (session->row.state != LWD_SESSION_ACTIVE)
         return LW_OK;
-    lw_status_t status = lwd_etcd_client_load(op, session->row.lease_client, &client);
+    lw_status_t status = lwd_kv_client_load(op, session->row.lease_client, &client);
     etcd_lease_t *lease =
-        status == LW_OK ? lwd_etcd_lease_find(client, session->row.session_id, session->row.term) : NULL;
-    return lease ? lwd_etcd_lease_end(op, client, (uint32_t)(lease - client->leases)) : status;
+        status == LW_OK ? lwd_kv_lease_find(client, session->row.session_id, session->row.term) : NULL;
+    return lease ? lwd_kv_lease_end(op, client, (uint32_t)(lease - client->leases)) : status;
 }
 
 static lw_status_t end_body(etcd_op_t *op)
@@ -161,37 +161,37 @@ static lw_status_t end_body(etcd_op_t *op)
         status = end_cut_off(op, session, needed, &end->freed);
     if (status != LW_OK)
         return status;
-    lwd_etcd_log_ending(op, id, LWD_RANK_ALL, needed, UINT32_MAX);
+    lwd_kv_log_ending(op, id, LWD_RANK_ALL, needed, UINT32_MAX);
     end->ended = true;
     end->had_parent = session->row.parent_id != 0;
     session->kept = needed;
     session->row.pinned = false;
     if (needed == 0)
         return end_remove(op, session, &end->parent_id);
-    lwd_etcd_session_set_state(session, LWD_SESSION_RETAINED);
+    lwd_kv_session_set_state(session, LWD_SESSION_RETAINED);
     return LW_OK;
 }
 
 /* Ends a session, then what it alone had kept. */
 static lw_status_t end_run(lwd_catalogue_t *cat, end_t *end, uint64_t *freed, uint64_t until_us, lw_error_t *error)
 {
-    lw_status_t status = lwd_etcd_op_run_until(cat, end_body, end, until_us, error);
+    lw_status_t status = lwd_kv_op_run_until(cat, end_body, end, until_us, error);
     uint64_t parent_id = end->parent_id;
     *freed += status == LW_OK ? end->freed : 0;
     while (status == LW_OK && parent_id) {
         end_t parent = {.reason = END_SETTLE, .session_id = parent_id};
-        status = lwd_etcd_op_run_until(cat, end_body, &parent, until_us, error);
+        status = lwd_kv_op_run_until(cat, end_body, &parent, until_us, error);
         *freed += status == LW_OK ? parent.freed : 0;
         parent_id = parent.parent_id;
     }
     return status;
 }
 
-lw_status_t lwd_etcd_drop(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, uint64_t now, lw_error_t *error)
+lw_status_t lwd_kv_drop(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, uint64_t now, lw_error_t *error)
 {
     uint64_t freed = 0;
     end_t end = {.reason = END_DROP, .tenant = tenant, .session_id = session_id, .now = now};
-    return end_run(cat, &end, &freed, lwd_etcd_until(ETCD_OP_US), error);
+    return end_run(cat, &end, &freed, etcd_op_until(cat), error);
 }
 
 /* ---- expire ---- */
@@ -227,7 +227,7 @@ static lw_status_t clients_body(etcd_op_t *op)
 {
     sweep_t *sweep = op->arg;
     sweep->count = 0;
-    lw_status_t status = lwd_etcd_clients_load_all(op);
+    lw_status_t status = lwd_kv_clients_load_all(op);
     for (uint32_t i = 0; i < op->client_count && status == LW_OK; i++) {
         const etcd_client_t *client = op->clients[i];
         bool over = client->count == 0 && client->seen_us + LWD_CLIENT_KEPT_US <= sweep->now;
@@ -244,7 +244,7 @@ static lw_status_t client_body(etcd_op_t *op)
     const sweep_t *sweep = op->arg;
     etcd_client_t *client;
     uint32_t done = 0;
-    lw_status_t status = lwd_etcd_client_load(op, sweep->client_id, &client);
+    lw_status_t status = lwd_kv_client_load(op, sweep->client_id, &client);
     if (status != LW_OK || client->mod_revision == 0)
         return status;
     for (uint32_t l = 0; l < client->count && status == LW_OK && done < ETCD_BATCH;) {
@@ -252,7 +252,7 @@ static lw_status_t client_body(etcd_op_t *op)
             l++;
             continue;
         }
-        status = lwd_etcd_lease_end(op, client, l);
+        status = lwd_kv_lease_end(op, client, l);
         done++;
     }
     client->gone = client->count == 0 && client->seen_us + LWD_CLIENT_KEPT_US <= sweep->now;
@@ -281,23 +281,23 @@ static lw_status_t sessions_body(etcd_op_t *op)
     etcd_scan_t scan;
     etcd_scanned_t found;
     sweep->count = 0;
-    lw_status_t status = lwd_etcd_clients_load_all(op);
-    lwd_etcd_scan_start(op, 0, &scan);
+    lw_status_t status = lwd_kv_clients_load_all(op);
+    lwd_kv_scan_start(op, 0, &scan);
     while (status == LW_OK) {
-        status = lwd_etcd_scan_next(&scan, &found);
+        status = lwd_kv_scan_next(&scan, &found);
         if (status == LW_OK && sweep_wants(sweep, &found))
             status = sweep_note(op, sweep, found.session.row.session_id, found.session.row.used_us);
     }
-    lwd_etcd_scan_stop(&scan);
+    lwd_kv_scan_stop(&scan);
     return status == LW_ERR_NOT_FOUND ? LW_OK : status;
 }
 
 static lw_status_t expire_leases(sweep_t *sweep, lw_error_t *error)
 {
-    lw_status_t status = lwd_etcd_op_run_until(sweep->cat, clients_body, sweep, sweep->until_us, error);
+    lw_status_t status = lwd_kv_op_run_until(sweep->cat, clients_body, sweep, sweep->until_us, error);
     for (uint32_t i = 0; i < sweep->count && status == LW_OK; i++) {
         sweep->client_id = sweep->ids[i];
-        status = lwd_etcd_op_run_until(sweep->cat, client_body, sweep, sweep->until_us, error);
+        status = lwd_kv_op_run_until(sweep->cat, client_body, sweep, sweep->until_us, error);
     }
     return status;
 }
@@ -320,7 +320,7 @@ static lw_status_t expire_sessions(sweep_t *sweep, end_reason_t reason, uint64_t
     sweep->reason = reason;
     while (again && *freed < bytes && status == LW_OK) {
         again = false;
-        status = lwd_etcd_op_run_until(sweep->cat, sessions_body, sweep, sweep->until_us, error);
+        status = lwd_kv_op_run_until(sweep->cat, sessions_body, sweep, sweep->until_us, error);
         while (status == LW_OK && sweep->count && *freed < bytes) {
             uint32_t at = sweep_next(sweep);
             end_t end = {.reason = reason, .session_id = sweep->ids[at], .now = sweep->now};
@@ -336,11 +336,11 @@ static lw_status_t expire_sessions(sweep_t *sweep, end_reason_t reason, uint64_t
     return status;
 }
 
-lw_status_t lwd_etcd_expire(lwd_catalogue_t *cat, uint64_t bytes, uint64_t now, uint64_t *bytes_freed_out,
+lw_status_t lwd_kv_expire(lwd_catalogue_t *cat, uint64_t bytes, uint64_t now, uint64_t *bytes_freed_out,
                             lw_error_t *error)
 {
     uint64_t freed = 0;
-    sweep_t sweep = {.cat = cat, .now = now, .until_us = lwd_etcd_until(ETCD_OP_US)};
+    sweep_t sweep = {.cat = cat, .now = now, .until_us = etcd_op_until(cat)};
     lw_status_t status = expire_leases(&sweep, error);
     if (status == LW_OK)
         status = expire_sessions(&sweep, END_SETTLE, UINT64_MAX, &freed, error);
@@ -359,21 +359,21 @@ lw_status_t lwd_etcd_expire(lwd_catalogue_t *cat, uint64_t bytes, uint64_t now, 
 /* ---- the log of endings ---- */
 
 
-lw_status_t lwd_etcd_ended(lwd_catalogue_t *cat, uint64_t after, uint32_t capacity, lwd_ended_t *rows, uint32_t *count_out,
+lw_status_t lwd_kv_ended(lwd_catalogue_t *cat, uint64_t after, uint32_t capacity, lwd_ended_t *rows, uint32_t *count_out,
                            lw_error_t *error)
 {
     char key[LWD_ETCD_KEY_MAX], end[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     uint32_t count = 0;
-    const lwd_etcd_op_t range = {.kind = LWD_ETCD_RANGE, .key = lwd_etcd_key(cat, key, "log/"),
+    const lwd_etcd_op_t range = {.kind = LWD_ETCD_RANGE, .key = lwd_kv_key(cat, key, "log/"),
                                  .end = lwd_etcd_prefix_end(key, end), .min_mod_revision = (int64_t)(after / 256),
                                  .by_revision = true, .limit = (int64_t)capacity + 1};
     const lwd_etcd_txn_t txn = {.ops = &range, .op_count = 1};
-    lw_status_t status = lwd_etcd_txn(cat->etcd, &txn, lwd_etcd_until(ETCD_OP_US), &reply, error);
+    lw_status_t status = lwd_etcd_txn(cat->etcd, &txn, etcd_op_until(cat), &reply, error);
     for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         const lwd_etcd_kv_t *kv = &reply->kvs[i];
         lwd_ended_t found[8];
-        uint32_t found_count = lwd_etcd_ended_unpack(kv->value, kv->value_bytes, (uint64_t)kv->mod_revision, found);
+        uint32_t found_count = lwd_kv_ended_unpack(kv->value, kv->value_bytes, (uint64_t)kv->mod_revision, found);
         for (uint32_t f = 0; f < found_count && count < capacity; f++)
             if (found[f].serial > after)
                 rows[count++] = found[f];
@@ -394,22 +394,22 @@ static lw_status_t trim_body(etcd_op_t *op)
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     uint32_t done = 0;
-    lw_status_t status = lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "log/"), NULL, 0, &reply);
+    lw_status_t status = lwd_kv_read(op, lwd_kv_key(op->cat, key, "log/"), NULL, 0, &reply);
     for (uint32_t i = 0; status == LW_OK && i < reply->count && done < ETCD_BATCH; i++) {
         const lwd_etcd_kv_t *kv = &reply->kvs[i];
         lwd_ended_t rows[8];
-        uint32_t count = lwd_etcd_ended_unpack(kv->value, kv->value_bytes, (uint64_t)kv->mod_revision, rows);
+        uint32_t count = lwd_kv_ended_unpack(kv->value, kv->value_bytes, (uint64_t)kv->mod_revision, rows);
         if (count && rows[count - 1].serial > trim->serial)
             continue;
-        status = lwd_etcd_delete(op, kv->key, NULL);
+        status = lwd_kv_delete(op, kv->key, NULL);
         done++;
     }
     lwd_etcd_reply_free(reply);
     return status == LW_OK && done == ETCD_BATCH ? LW_INPROGRESS : status;
 }
 
-lw_status_t lwd_etcd_trim(lwd_catalogue_t *cat, uint64_t serial, lw_error_t *error)
+lw_status_t lwd_kv_trim(lwd_catalogue_t *cat, uint64_t serial, lw_error_t *error)
 {
     trim_t trim = {.serial = serial};
-    return lwd_etcd_op_run(cat, trim_body, &trim, error);
+    return lwd_kv_op_run(cat, trim_body, &trim, error);
 }

@@ -12,7 +12,7 @@
 
 #include "base/prng.h"
 
-const char *lwd_etcd_key(const lwd_catalogue_t *cat, char *text, const char *format, ...)
+const char *lwd_kv_key(const lwd_catalogue_t *cat, char *text, const char *format, ...)
 {
     int bytes = snprintf(text, LWD_ETCD_KEY_MAX, "%s/", cat->prefix);
     va_list args;
@@ -83,7 +83,7 @@ static lw_status_t op_ask(etcd_op_t *op, lwd_etcd_op_t *ranges, uint32_t count, 
     return status;
 }
 
-lw_status_t lwd_etcd_read(etcd_op_t *op, const char *key, const char *end, uint32_t limit, lwd_etcd_reply_t **out)
+lw_status_t lwd_kv_read(etcd_op_t *op, const char *key, const char *end, uint32_t limit, lwd_etcd_reply_t **out)
 {
     char last[LWD_ETCD_KEY_MAX];
     lwd_etcd_op_t range = {.kind = LWD_ETCD_RANGE, .key = key, .end = end ? end : lwd_etcd_prefix_end(key, last),
@@ -119,32 +119,32 @@ static lw_status_t client_take(etcd_op_t *op, uint64_t id, const lwd_etcd_kv_t *
     client->id = id;
     if (kv) {
         client->mod_revision = kv->mod_revision;
-        if (!lwd_etcd_client_unpack(kv->value, kv->value_bytes, client))
+        if (!lwd_kv_client_unpack(kv->value, kv->value_bytes, client))
             return makes_no_sense(op, kv->key);
     }
     *out = client;
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_client_load(etcd_op_t *op, uint64_t id, etcd_client_t **out)
+lw_status_t lwd_kv_client_load(etcd_op_t *op, uint64_t id, etcd_client_t **out)
 {
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     *out = client_find(op, id);
     if (*out)
         return LW_OK;
-    lw_status_t status = read_one(op, lwd_etcd_key(op->cat, key, "cat/c/%016llx", (unsigned long long)id), &reply);
+    lw_status_t status = read_one(op, lwd_kv_key(op->cat, key, "cat/c/%016llx", (unsigned long long)id), &reply);
     if (status == LW_OK)
         status = client_take(op, id, reply->count ? &reply->kvs[0] : NULL, out);
     lwd_etcd_reply_free(reply);
     return status;
 }
 
-lw_status_t lwd_etcd_clients_load_all(etcd_op_t *op)
+lw_status_t lwd_kv_clients_load_all(etcd_op_t *op)
 {
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
-    lw_status_t status = lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "cat/c/"), NULL, 0, &reply);
+    lw_status_t status = lwd_kv_read(op, lwd_kv_key(op->cat, key, "cat/c/"), NULL, 0, &reply);
     for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         etcd_client_t *client;
         uint64_t id = strtoull(reply->kvs[i].key + strlen(key), NULL, 16);
@@ -163,7 +163,7 @@ static etcd_session_t *session_find(const etcd_op_t *op, uint64_t id)
     return NULL;
 }
 
-lw_status_t lwd_etcd_session_add(etcd_op_t *op, uint64_t id, etcd_session_t **out)
+lw_status_t lwd_kv_session_add(etcd_op_t *op, uint64_t id, etcd_session_t **out)
 {
     etcd_session_t *session = op_add((void ***)&op->sessions, &op->session_count, sizeof(*session));
     if (!session)
@@ -175,10 +175,10 @@ lw_status_t lwd_etcd_session_add(etcd_op_t *op, uint64_t id, etcd_session_t **ou
 
 static lw_status_t session_take(etcd_op_t *op, uint64_t id, const lwd_etcd_kv_t *kv, etcd_session_t **out)
 {
-    lw_status_t status = lwd_etcd_session_add(op, id, out);
+    lw_status_t status = lwd_kv_session_add(op, id, out);
     if (status != LW_OK || !kv)
         return status;
-    if (!lwd_etcd_session_unpack(kv->value, kv->value_bytes, *out))
+    if (!lwd_kv_session_unpack(kv->value, kv->value_bytes, *out))
         return makes_no_sense(op, kv->key);
     (*out)->row.session_id = id;
     (*out)->mod_revision = kv->mod_revision;
@@ -192,23 +192,23 @@ static lw_status_t session_lease(etcd_op_t *op, etcd_session_t *session)
     etcd_client_t *client;
     if (row->state != LWD_SESSION_ACTIVE)
         return LW_OK;
-    lw_status_t status = lwd_etcd_client_load(op, row->lease_client, &client);
+    lw_status_t status = lwd_kv_client_load(op, row->lease_client, &client);
     if (status != LW_OK)
         return status;
-    const etcd_lease_t *lease = lwd_etcd_lease_find(client, row->session_id, row->term);
+    const etcd_lease_t *lease = lwd_kv_lease_find(client, row->session_id, row->term);
     row->lease_until_us = lease ? lease->until_us : 0;
     row->used_us = lw_max_u64(row->used_us, lease ? lease->used_us : 0);
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_session_load(etcd_op_t *op, uint64_t id, etcd_session_t **out)
+lw_status_t lwd_kv_session_load(etcd_op_t *op, uint64_t id, etcd_session_t **out)
 {
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     lw_status_t status = LW_OK;
     etcd_session_t *session = session_find(op, id);
     if (!session) {
-        status = read_one(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx", (unsigned long long)id), &reply);
+        status = read_one(op, lwd_kv_key(op->cat, key, "cat/s/%016llx", (unsigned long long)id), &reply);
         if (status == LW_OK)
             status = session_take(op, id, reply->count ? &reply->kvs[0] : NULL, &session);
         if (status == LW_OK)
@@ -230,7 +230,7 @@ static lw_status_t sessions_ask(etcd_op_t *op, const uint64_t *ids, uint32_t cou
         return no_memory(op);
     for (uint32_t i = 0; i < count; i++)
         ranges[i] = (lwd_etcd_op_t){.kind = LWD_ETCD_RANGE,
-                                    .key = lwd_etcd_key(op->cat, keys[i], "cat/s/%016llx", (unsigned long long)ids[i])};
+                                    .key = lwd_kv_key(op->cat, keys[i], "cat/s/%016llx", (unsigned long long)ids[i])};
     lw_status_t status = op_ask(op, ranges, count, &reply);
     for (uint32_t i = 0; i < count && status == LW_OK; i++) {
         etcd_session_t *session;
@@ -243,13 +243,13 @@ static lw_status_t sessions_ask(etcd_op_t *op, const uint64_t *ids, uint32_t cou
     return status;
 }
 
-lw_status_t lwd_etcd_sessions_fetch(etcd_op_t *op, const uint64_t *ids, uint32_t count)
+lw_status_t lwd_kv_sessions_fetch(etcd_op_t *op, const uint64_t *ids, uint32_t count)
 {
     lw_status_t status = LW_OK;
     for (uint32_t at = 0; at < count && status == LW_OK; at += LWD_ETCD_OPS_MAX)
         status = sessions_ask(op, ids + at, (uint32_t)lw_min_u64(count - at, LWD_ETCD_OPS_MAX));
     if (status == LW_OK && count > 4)
-        status = lwd_etcd_clients_load_all(op);
+        status = lwd_kv_clients_load_all(op);
     for (uint32_t i = 0; i < op->session_count && status == LW_OK; i++)
         status = session_lease(op, op->sessions[i]);
     return status;
@@ -261,14 +261,14 @@ static void manifest_cut_off(etcd_manifest_t *manifest, uint32_t keep)
     etcd_row_t row;
     size_t at = 0;
     uint32_t count = 0;
-    while (lwd_etcd_row_next(manifest, &at, &row) && etcd_row_end(&row) <= keep)
+    while (lwd_kv_row_next(manifest, &at, &row) && etcd_row_end(&row) <= keep)
         count++;
     if (count < manifest->count)
         manifest->bytes = row.at;
     manifest->count = count;
 }
 
-lw_status_t lwd_etcd_manifest_load(etcd_op_t *op, const etcd_session_t *session, uint16_t rank, etcd_manifest_t **out)
+lw_status_t lwd_kv_manifest_load(etcd_op_t *op, const etcd_session_t *session, uint16_t rank, etcd_manifest_t **out)
 {
     char key[LWD_ETCD_KEY_MAX];
     uint64_t id = session->row.session_id;
@@ -278,7 +278,7 @@ lw_status_t lwd_etcd_manifest_load(etcd_op_t *op, const etcd_session_t *session,
             *out = op->manifests[i];
             return LW_OK;
         }
-    lw_status_t status = read_one(op, lwd_etcd_key(op->cat, key, "cat/m/%016llx/%04x", (unsigned long long)id, rank), &reply);
+    lw_status_t status = read_one(op, lwd_kv_key(op->cat, key, "cat/m/%016llx/%04x", (unsigned long long)id, rank), &reply);
     if (status != LW_OK)
         return status;
     etcd_manifest_t *manifest = op_add((void ***)&op->manifests, &op->manifest_count, sizeof(*manifest));
@@ -291,7 +291,7 @@ lw_status_t lwd_etcd_manifest_load(etcd_op_t *op, const etcd_session_t *session,
         status = no_memory(op);
     } else if (reply->count) {
         manifest->mod_revision = reply->kvs[0].mod_revision;
-        if (!lwd_etcd_manifest_unpack(reply->kvs[0].value, reply->kvs[0].value_bytes, manifest))
+        if (!lwd_kv_manifest_unpack(reply->kvs[0].value, reply->kvs[0].value_bytes, manifest))
             status = makes_no_sense(op, key);
         else if (session->row.state == LWD_SESSION_RETAINED)
             manifest_cut_off(manifest, session->kept);
@@ -301,7 +301,7 @@ lw_status_t lwd_etcd_manifest_load(etcd_op_t *op, const etcd_session_t *session,
     return status;
 }
 
-lw_status_t lwd_etcd_text_load(etcd_op_t *op, const char *key, etcd_text_t **out)
+lw_status_t lwd_kv_text_load(etcd_op_t *op, const char *key, etcd_text_t **out)
 {
     lwd_etcd_reply_t *reply = NULL;
     etcd_text_t *text = op_add((void ***)&op->texts, &op->text_count, sizeof(*text));
@@ -333,7 +333,7 @@ static etcd_text_t *text_of(etcd_op_t *op, const char *key)
     return text;
 }
 
-lw_status_t lwd_etcd_put(etcd_op_t *op, const char *key, const void *value, size_t value_bytes)
+lw_status_t lwd_kv_put(etcd_op_t *op, const char *key, const void *value, size_t value_bytes)
 {
     etcd_text_t *text = text_of(op, key);
     if (!text)
@@ -347,7 +347,7 @@ lw_status_t lwd_etcd_put(etcd_op_t *op, const char *key, const void *value, size
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_delete(etcd_op_t *op, const char *key, const char *end)
+lw_status_t lwd_kv_delete(etcd_op_t *op, const char *key, const char *end)
 {
     etcd_text_t *text = text_of(op, key);
     if (!text)
@@ -358,7 +358,7 @@ lw_status_t lwd_etcd_delete(etcd_op_t *op, const char *key, const char *end)
     return LW_OK;
 }
 
-void lwd_etcd_log_ending(etcd_op_t *op, uint64_t origin, uint16_t rank, uint32_t from_token, uint32_t generation_max)
+void lwd_kv_log_ending(etcd_op_t *op, uint64_t origin, uint16_t rank, uint32_t from_token, uint32_t generation_max)
 {
     LW_ASSERT(op->ended_count < LW_ARRAY_SIZE(op->ended));
     op->ended[op->ended_count++] =
@@ -405,7 +405,7 @@ static bool batch_session(etcd_op_t *op, batch_t *batch, const etcd_session_t *s
 {
     if (!session->changed && !session->gone && !session->guard)
         return true;
-    const char *key = lwd_etcd_key(op->cat, batch->keys[batch->key_count++], "cat/s/%016llx",
+    const char *key = lwd_kv_key(op->cat, batch->keys[batch->key_count++], "cat/s/%016llx",
                                    (unsigned long long)session->row.session_id);
     batch_compare(batch, key, session->mod_revision);
     if (session->gone) {
@@ -414,7 +414,7 @@ static bool batch_session(etcd_op_t *op, batch_t *batch, const etcd_session_t *s
         uint8_t *value = batch_value(batch, ETCD_SESSION_BYTES_MAX);
         if (!value)
             return false;
-        batch_write(batch, key, value, lwd_etcd_session_pack(session, value));
+        batch_write(batch, key, value, lwd_kv_session_pack(session, value));
     }
     return true;
 }
@@ -424,16 +424,16 @@ static bool batch_client(etcd_op_t *op, batch_t *batch, const etcd_client_t *cli
     if (!client->changed && !client->gone && !client->guard)
         return true;
     const char *key =
-        lwd_etcd_key(op->cat, batch->keys[batch->key_count++], "cat/c/%016llx", (unsigned long long)client->id);
+        lwd_kv_key(op->cat, batch->keys[batch->key_count++], "cat/c/%016llx", (unsigned long long)client->id);
     batch_compare(batch, key, client->mod_revision);
     if (client->gone) {
         batch_write(batch, key, NULL, 0);
     } else if (client->changed) {
-        size_t bytes = lwd_etcd_client_bytes(client);
+        size_t bytes = lwd_kv_client_bytes(client);
         uint8_t *value = batch_value(batch, bytes);
         if (!value)
             return false;
-        lwd_etcd_client_pack(client, value);
+        lwd_kv_client_pack(client, value);
         batch_write(batch, key, value, bytes);
     }
     return true;
@@ -443,12 +443,12 @@ static bool batch_manifest(etcd_op_t *op, batch_t *batch, const etcd_manifest_t 
 {
     if (!manifest->changed)
         return true;
-    const char *key = lwd_etcd_key(op->cat, batch->keys[batch->key_count++], "cat/m/%016llx/%04x",
+    const char *key = lwd_kv_key(op->cat, batch->keys[batch->key_count++], "cat/m/%016llx/%04x",
                                    (unsigned long long)manifest->session_id, manifest->rank);
     uint8_t *value = batch_value(batch, ETCD_MANIFEST_HEAD + manifest->bytes);
     if (!value)
         return false;
-    lwd_etcd_manifest_pack_head(manifest, value);
+    lwd_kv_manifest_pack_head(manifest, value);
     memcpy(value + ETCD_MANIFEST_HEAD, manifest->rows, manifest->bytes);
     batch_compare(batch, key, manifest->mod_revision);
     batch_write(batch, key, value, ETCD_MANIFEST_HEAD + manifest->bytes);
@@ -475,9 +475,9 @@ static bool batch_ended(etcd_op_t *op, batch_t *batch)
         return true;
     if (!value)
         return false;
-    const char *key = lwd_etcd_key(op->cat, batch->keys[batch->key_count++], "log/%016llx-%llu",
+    const char *key = lwd_kv_key(op->cat, batch->keys[batch->key_count++], "log/%016llx-%llu",
                                    (unsigned long long)op->cat->handle, (unsigned long long)op->cat->number);
-    batch_write(batch, key, value, lwd_etcd_ended_pack(op->ended, op->ended_count, value));
+    batch_write(batch, key, value, lwd_kv_ended_pack(op->ended, op->ended_count, value));
     return true;
 }
 
@@ -499,7 +499,7 @@ static lw_status_t batch_fill(etcd_op_t *op, batch_t *batch)
 
 static const char *marker_key(const lwd_catalogue_t *cat, char *text)
 {
-    return lwd_etcd_key(cat, text, "cat/o/%016llx", (unsigned long long)cat->handle);
+    return lwd_kv_key(cat, text, "cat/o/%016llx", (unsigned long long)cat->handle);
 }
 
 /* Reads the marker as it is now; *number_out: of the last transaction that happened. */
@@ -619,7 +619,7 @@ static void op_step_back(lwd_catalogue_t *cat, uint32_t tries)
     (void)nanosleep(&wait, NULL);
 }
 
-lw_status_t lwd_etcd_op_run_until(lwd_catalogue_t *cat, etcd_body_fn body, void *arg, uint64_t until_us, lw_error_t *error)
+lw_status_t lwd_kv_op_run_until(lwd_catalogue_t *cat, etcd_body_fn body, void *arg, uint64_t until_us, lw_error_t *error)
 {
     lw_error_t ignored;
     etcd_op_t op = {.cat = cat, .until_us = until_us, .error = error ? error : &ignored, .arg = arg};
@@ -649,7 +649,7 @@ lw_status_t lwd_etcd_op_run_until(lwd_catalogue_t *cat, etcd_body_fn body, void 
     return status;
 }
 
-lw_status_t lwd_etcd_op_run(lwd_catalogue_t *cat, etcd_body_fn body, void *arg, lw_error_t *error)
+lw_status_t lwd_kv_op_run(lwd_catalogue_t *cat, etcd_body_fn body, void *arg, lw_error_t *error)
 {
-    return lwd_etcd_op_run_until(cat, body, arg, lwd_etcd_until(ETCD_OP_US), error);
+    return lwd_kv_op_run_until(cat, body, arg, etcd_op_until(cat), error);
 }

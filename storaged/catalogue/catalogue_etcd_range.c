@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-void lwd_etcd_count_tokens(etcd_session_t *session)
+void lwd_kv_count_tokens(etcd_session_t *session)
 {
     uint32_t least = UINT32_MAX;
     for (uint32_t rank = 0; rank < session->row.shape.rank_count; rank++)
@@ -18,7 +18,7 @@ static bool manifest_ends_at(const etcd_manifest_t *manifest, uint32_t token)
 {
     etcd_row_t row;
     size_t at = 0;
-    while (lwd_etcd_row_next(manifest, &at, &row))
+    while (lwd_kv_row_next(manifest, &at, &row))
         if (etcd_row_end(&row) == token)
             return !(row.flags & LW_RANGE_RAW);
     return false;
@@ -31,11 +31,11 @@ static lw_status_t session_cut(etcd_op_t *op, const etcd_session_t *session, uin
     etcd_row_t row;
     size_t at = 0;
     uint32_t best = 0;
-    lw_status_t status = lwd_etcd_manifest_load(op, session, 0, &first);
-    while (status == LW_OK && lwd_etcd_row_next(first, &at, &row)) {
+    lw_status_t status = lwd_kv_manifest_load(op, session, 0, &first);
+    while (status == LW_OK && lwd_kv_row_next(first, &at, &row)) {
         bool all = etcd_row_end(&row) <= limit && !(row.flags & LW_RANGE_RAW);
         for (uint32_t rank = 1; rank < session->row.shape.rank_count && all && status == LW_OK; rank++) {
-            status = lwd_etcd_manifest_load(op, session, (uint16_t)rank, &other);
+            status = lwd_kv_manifest_load(op, session, (uint16_t)rank, &other);
             all = status == LW_OK && manifest_ends_at(other, etcd_row_end(&row));
         }
         if (all)
@@ -45,7 +45,7 @@ static lw_status_t session_cut(etcd_op_t *op, const etcd_session_t *session, uin
     return status;
 }
 
-lw_status_t lwd_etcd_cut(etcd_op_t *op, etcd_session_t *session, uint32_t limit, uint32_t *cut_out)
+lw_status_t lwd_kv_cut(etcd_op_t *op, etcd_session_t *session, uint32_t limit, uint32_t *cut_out)
 {
     lw_status_t status = LW_OK;
     *cut_out = 0;
@@ -53,7 +53,7 @@ lw_status_t lwd_etcd_cut(etcd_op_t *op, etcd_session_t *session, uint32_t limit,
         status = session_cut(op, session, limit, cut_out);
         limit = session->row.cut_tokens < limit ? session->row.cut_tokens : limit;
         if (status == LW_OK)
-            status = lwd_etcd_session_parent(op, session, &session);
+            status = lwd_kv_session_parent(op, session, &session);
     }
     return status;
 }
@@ -77,7 +77,7 @@ static place_t place_find(const etcd_manifest_t *manifest, uint32_t first_token)
     place_t place = {.has_last = false};
     etcd_row_t row;
     size_t at = 0;
-    while (lwd_etcd_row_next(manifest, &at, &row)) {
+    while (lwd_kv_row_next(manifest, &at, &row)) {
         if (row.first_token == first_token) {
             place.same = row;
             place.found = true;
@@ -94,14 +94,14 @@ static void commit_replace(etcd_op_t *op, etcd_session_t *session, etcd_manifest
     manifest->bytes = old->at;
     manifest->count--;
     session->row.bytes -= old->bytes * old->replicas;
-    lwd_etcd_log_ending(op, session->row.session_id, manifest->rank, old->first_token, old->generation);
+    lwd_kv_log_ending(op, session->row.session_id, manifest->rank, old->first_token, old->generation);
 }
 
 static lw_status_t commit_add(etcd_op_t *op, etcd_session_t *session, etcd_manifest_t *manifest, const lwd_range_t *range)
 {
     if (manifest->count >= LW_RANGES_MAX)
         return ETCD_FAIL(op, LW_ERR_EXHAUSTED, "the session has %u ranges", manifest->count);
-    if (!lwd_etcd_row_add(manifest, range))
+    if (!lwd_kv_row_add(manifest, range))
         return ETCD_FAIL(op, LW_ERR_NO_MEMORY, "no memory for a manifest");
     if (ETCD_MANIFEST_HEAD + manifest->bytes > ETCD_MANIFEST_MAX)
         return ETCD_FAIL(op, LW_ERR_EXHAUSTED, "session %llu, rank %u: with the range at token %u its manifest has %zu bytes, "
@@ -121,7 +121,7 @@ static lw_status_t commit_one(etcd_op_t *op, etcd_session_t *session, etcd_manif
     uint32_t end = place.has_last ? etcd_row_end(last) : session->row.cut_tokens;
     if (place.found) {
         lwd_range_t same;
-        lwd_etcd_row_full(manifest, &place.same, &same);
+        lwd_kv_row_full(manifest, &place.same, &same);
         if (lwd_range_same(&same, range, manifest->layers))
             return LW_OK;
         if (same.first_token != last->first_token || !(same.flags & LW_RANGE_RAW) || same.generation >= range->generation)
@@ -143,16 +143,16 @@ static lw_status_t commit_body(etcd_op_t *op)
     etcd_session_t *session;
     etcd_manifest_t *manifest;
     etcd_client_t *writer;
-    lw_status_t status = lwd_etcd_session_open(op, NULL, commit->session_id, &session);
+    lw_status_t status = lwd_kv_session_open(op, NULL, commit->session_id, &session);
     if (status == LW_OK)
-        status = lwd_etcd_writer(op, session, commit->term, commit->now);
+        status = lwd_kv_writer(op, session, commit->term, commit->now);
     if (status == LW_OK)
         status = lwd_catalogue_check_ranges(&session->row.shape, commit->rank, commit->term, commit->ranges, commit->count,
                                             op->error);
     if (status == LW_OK)
-        status = lwd_etcd_client_load(op, session->row.lease_client, &writer);
+        status = lwd_kv_client_load(op, session->row.lease_client, &writer);
     if (status == LW_OK)
-        status = lwd_etcd_manifest_load(op, session, commit->rank, &manifest);
+        status = lwd_kv_manifest_load(op, session, commit->rank, &manifest);
     for (uint32_t i = 0; i < commit->count && status == LW_OK; i++)
         status = commit_one(op, session, manifest, &commit->ranges[i]);
     if (status != LW_OK)
@@ -160,15 +160,15 @@ static lw_status_t commit_body(etcd_op_t *op)
     writer->guard = true; /* live when this happens, too */
     session->row.used_us = commit->now;
     session->changed = true;
-    lwd_etcd_count_tokens(session);
+    lwd_kv_count_tokens(session);
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_commit(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t term,
+lw_status_t lwd_kv_commit(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t term,
                             const lwd_range_t *ranges, uint32_t count, uint64_t now, lw_error_t *error)
 {
     commit_t commit = {.session_id = session_id, .now = now, .rank = rank, .term = term, .count = count, .ranges = ranges};
-    return lwd_etcd_op_run(cat, commit_body, &commit, error);
+    return lwd_kv_op_run(cat, commit_body, &commit, error);
 }
 
 /* ---- reading ---- */
@@ -190,7 +190,7 @@ static lw_status_t line_load(etcd_op_t *op, etcd_session_t *session, line_t *lin
         line->sessions[line->count] = session;
         line->limits[line->count++] = limit;
         limit = session->row.cut_tokens < limit ? session->row.cut_tokens : limit;
-        status = lwd_etcd_session_parent(op, session, &session);
+        status = lwd_kv_session_parent(op, session, &session);
     }
     return status;
 }
@@ -209,10 +209,10 @@ static lw_status_t ranges_of(etcd_op_t *op, const etcd_session_t *session, uint3
     size_t at = 0;
     if (limit <= listing->from_token)
         return LW_OK; /* nothing here begins late enough */
-    lw_status_t status = lwd_etcd_manifest_load(op, session, listing->rank, &manifest);
-    while (status == LW_OK && listing->count < listing->capacity && lwd_etcd_row_next(manifest, &at, &row))
+    lw_status_t status = lwd_kv_manifest_load(op, session, listing->rank, &manifest);
+    while (status == LW_OK && listing->count < listing->capacity && lwd_kv_row_next(manifest, &at, &row))
         if (row.first_token >= listing->from_token && etcd_row_end(&row) <= limit)
-            lwd_etcd_row_full(manifest, &row, &listing->ranges[listing->count++]);
+            lwd_kv_row_full(manifest, &row, &listing->ranges[listing->count++]);
     return status;
 }
 
@@ -222,7 +222,7 @@ static lw_status_t ranges_body(etcd_op_t *op)
     etcd_session_t *session;
     line_t line;
     listing->count = 0;
-    lw_status_t status = lwd_etcd_session_open(op, NULL, listing->session_id, &session);
+    lw_status_t status = lwd_kv_session_open(op, NULL, listing->session_id, &session);
     if (status != LW_OK)
         return status;
     if (listing->rank >= session->row.shape.rank_count)
@@ -233,12 +233,12 @@ static lw_status_t ranges_body(etcd_op_t *op)
     return status;
 }
 
-lw_status_t lwd_etcd_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t from_token,
+lw_status_t lwd_kv_ranges(lwd_catalogue_t *cat, uint64_t session_id, uint16_t rank, uint32_t from_token,
                             uint32_t capacity, lwd_range_t *ranges, uint32_t *count_out, lw_error_t *error)
 {
     listing_t listing = {.session_id = session_id, .rank = rank, .from_token = from_token, .capacity = capacity,
                          .ranges = ranges};
-    lw_status_t status = lwd_etcd_op_run(cat, ranges_body, &listing, error);
+    lw_status_t status = lwd_kv_op_run(cat, ranges_body, &listing, error);
     if (status == LW_OK)
         *count_out = listing.count;
     return status;
@@ -258,13 +258,13 @@ static lw_status_t check_body(etcd_op_t *op)
     check_t *check = op->arg;
     etcd_session_t *session;
     line_t line;
-    lw_status_t status = lwd_etcd_session_open(op, NULL, check->session_id, &session);
+    lw_status_t status = lwd_kv_session_open(op, NULL, check->session_id, &session);
     if (status != LW_OK)
         return status;
     if (!lwd_token_equal(check->token, session->row.token))
         return ETCD_FAIL(op, LW_ERR_PERMISSION, "session %llu: wrong token", (unsigned long long)check->session_id);
     if (check->write)
-        status = lwd_etcd_writer(op, session, check->term, check->now);
+        status = lwd_kv_writer(op, session, check->term, check->now);
     if (status == LW_OK)
         status = line_load(op, session, &line);
     if (status != LW_OK)
@@ -279,13 +279,13 @@ static lw_status_t check_body(etcd_op_t *op)
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_check(lwd_catalogue_t *cat, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
+lw_status_t lwd_kv_check(lwd_catalogue_t *cat, uint64_t session_id, const uint8_t token[LW_TOKEN_BYTES], bool write,
                            uint32_t term, uint64_t now, uint64_t *origins, uint32_t *cuts, uint32_t capacity,
                            uint32_t *count_out, lw_error_t *error)
 {
     check_t check = {.session_id = session_id, .now = now, .token = token, .write = write, .term = term,
                      .capacity = capacity, .origins = origins, .cuts = cuts};
-    lw_status_t status = lwd_etcd_op_run(cat, check_body, &check, error);
+    lw_status_t status = lwd_kv_op_run(cat, check_body, &check, error);
     if (status == LW_OK)
         *count_out = check.count;
     return status;

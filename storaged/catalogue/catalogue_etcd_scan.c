@@ -4,14 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void lwd_etcd_scan_start(etcd_op_t *op, uint64_t after_id, etcd_scan_t *scan)
+void lwd_kv_scan_start(etcd_op_t *op, uint64_t after_id, etcd_scan_t *scan)
 {
     *scan = (etcd_scan_t){.op = op, .more = after_id != UINT64_MAX};
     if (scan->more)
-        lwd_etcd_key(op->cat, scan->key, "cat/s/%016llx", (unsigned long long)(after_id + 1));
+        lwd_kv_key(op->cat, scan->key, "cat/s/%016llx", (unsigned long long)(after_id + 1));
 }
 
-void lwd_etcd_scan_stop(etcd_scan_t *scan)
+void lwd_kv_scan_stop(etcd_scan_t *scan)
 {
     lwd_etcd_reply_free(scan->page);
     scan->page = NULL;
@@ -26,9 +26,9 @@ static const lwd_etcd_kv_t *scan_peek(etcd_scan_t *scan, lw_status_t *status)
         return &scan->page->kvs[scan->at];
     if (!scan->more)
         return NULL;
-    lwd_etcd_scan_stop(scan);
-    lwd_etcd_prefix_end(lwd_etcd_key(scan->op->cat, prefix, "cat/s/"), end);
-    *status = lwd_etcd_read(scan->op, scan->key, end, ETCD_PAGE, &scan->page);
+    lwd_kv_scan_stop(scan);
+    lwd_etcd_prefix_end(lwd_kv_key(scan->op->cat, prefix, "cat/s/"), end);
+    *status = lwd_kv_read(scan->op, scan->key, end, ETCD_PAGE, &scan->page);
     if (*status != LW_OK)
         return NULL;
     scan->at = 0;
@@ -43,7 +43,7 @@ static void scan_lease(const etcd_op_t *op, uint64_t client_id, uint32_t term, l
     for (uint32_t i = 0; i < op->client_count; i++) {
         const etcd_client_t *client = op->clients[i];
         const etcd_lease_t *lease =
-            client->id == client_id ? lwd_etcd_lease_find(client, row->session_id, term) : NULL;
+            client->id == client_id ? lwd_kv_lease_find(client, row->session_id, term) : NULL;
         if (!lease)
             continue;
         row->used_us = lw_max_u64(row->used_us, lease->used_us);
@@ -66,7 +66,7 @@ static void scan_take(const etcd_op_t *op, const char *rest, const lwd_etcd_kv_t
     }
 }
 
-lw_status_t lwd_etcd_scan_next(etcd_scan_t *scan, etcd_scanned_t *out)
+lw_status_t lwd_kv_scan_next(etcd_scan_t *scan, etcd_scanned_t *out)
 {
     etcd_op_t *op = scan->op;
     size_t prefix_bytes = strlen(op->cat->prefix) + sizeof("/cat/s/") - 1;
@@ -78,7 +78,7 @@ lw_status_t lwd_etcd_scan_next(etcd_scan_t *scan, etcd_scanned_t *out)
     }
     if (!kv)
         return status == LW_OK ? LW_ERR_NOT_FOUND : status;
-    if (!lwd_etcd_session_unpack(kv->value, kv->value_bytes, &out->session))
+    if (!lwd_kv_session_unpack(kv->value, kv->value_bytes, &out->session))
         return ETCD_FAIL(op, LW_ERR_CORRUPT, "etcd %s: the value of %s makes no sense", lwd_etcd_endpoint(op->cat->etcd), kv->key);
     lwd_session_row_t *row = &out->session.row;
     row->session_id = strtoull(kv->key + prefix_bytes, NULL, 16);

@@ -9,32 +9,32 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-lw_status_t lwd_etcd_no_session(etcd_op_t *op, uint64_t session_id)
+lw_status_t lwd_kv_no_session(etcd_op_t *op, uint64_t session_id)
 {
     return ETCD_FAIL(op, LW_ERR_NOT_FOUND, "session %llu: no such session", (unsigned long long)session_id);
 }
 
-lw_status_t lwd_etcd_session_open(etcd_op_t *op, const char *tenant, uint64_t id, etcd_session_t **out)
+lw_status_t lwd_kv_session_open(etcd_op_t *op, const char *tenant, uint64_t id, etcd_session_t **out)
 {
     etcd_session_t *session;
     *out = NULL;
-    lw_status_t status = lwd_etcd_session_load(op, id, &session);
+    lw_status_t status = lwd_kv_session_load(op, id, &session);
     if (status != LW_OK)
         return status;
     if (!session || !lwd_session_open(&session->row) || (tenant && strcmp(tenant, session->row.tenant) != 0))
-        return lwd_etcd_no_session(op, id);
+        return lwd_kv_no_session(op, id);
     *out = session;
     return LW_OK;
 }
 
-lw_status_t lwd_etcd_session_parent(etcd_op_t *op, const etcd_session_t *session, etcd_session_t **out)
+lw_status_t lwd_kv_session_parent(etcd_op_t *op, const etcd_session_t *session, etcd_session_t **out)
 {
     *out = NULL;
-    return session->row.parent_id && session->row.cut_tokens ? lwd_etcd_session_load(op, session->row.parent_id, out)
+    return session->row.parent_id && session->row.cut_tokens ? lwd_kv_session_load(op, session->row.parent_id, out)
                                                              : LW_OK;
 }
 
-void lwd_etcd_session_set_state(etcd_session_t *session, lwd_session_state_t state)
+void lwd_kv_session_set_state(etcd_session_t *session, lwd_session_state_t state)
 {
     LW_ASSERT(lwd_session_may_move(session->row.state, state));
     session->row.state = state;
@@ -46,7 +46,7 @@ void lwd_etcd_session_set_state(etcd_session_t *session, lwd_session_state_t sta
     }
 }
 
-lw_status_t lwd_etcd_writer(etcd_op_t *op, etcd_session_t *session, uint32_t term, uint64_t now)
+lw_status_t lwd_kv_writer(etcd_op_t *op, etcd_session_t *session, uint32_t term, uint64_t now)
 {
     unsigned long long id = session->row.session_id;
     if (term != session->row.term)
@@ -58,7 +58,7 @@ lw_status_t lwd_etcd_writer(etcd_op_t *op, etcd_session_t *session, uint32_t ter
 
 /* ---- leases ---- */
 
-etcd_lease_t *lwd_etcd_lease_find(const etcd_client_t *client, uint64_t session_id, uint32_t term)
+etcd_lease_t *lwd_kv_lease_find(const etcd_client_t *client, uint64_t session_id, uint32_t term)
 {
     for (uint32_t i = 0; i < client->count; i++)
         if (client->leases[i].session_id == session_id && client->leases[i].term == term)
@@ -93,15 +93,15 @@ static void lease_remove(etcd_client_t *client, uint32_t at)
 static lw_status_t reader_key_delete(etcd_op_t *op, uint64_t session_id, uint64_t client_id)
 {
     char key[LWD_ETCD_KEY_MAX];
-    return lwd_etcd_delete(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/r/%016llx", (unsigned long long)session_id,
+    return lwd_kv_delete(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/r/%016llx", (unsigned long long)session_id,
                                             (unsigned long long)client_id), NULL);
 }
 
-lw_status_t lwd_etcd_lease_end(etcd_op_t *op, etcd_client_t *client, uint32_t at)
+lw_status_t lwd_kv_lease_end(etcd_op_t *op, etcd_client_t *client, uint32_t at)
 {
     const etcd_lease_t lease = client->leases[at];
     etcd_session_t *session;
-    lw_status_t status = lwd_etcd_session_load(op, lease.session_id, &session);
+    lw_status_t status = lwd_kv_session_load(op, lease.session_id, &session);
     lease_remove(client, at);
     if (status != LW_OK || !session)
         return status;
@@ -111,22 +111,22 @@ lw_status_t lwd_etcd_lease_end(etcd_op_t *op, etcd_client_t *client, uint32_t at
         return reader_key_delete(op, lease.session_id, client->id);
     if (session->row.state == LWD_SESSION_ACTIVE && session->row.lease_client == client->id &&
         session->row.term == lease.term)
-        lwd_etcd_session_set_state(session, LWD_SESSION_IDLE);
+        lwd_kv_session_set_state(session, LWD_SESSION_IDLE);
     return LW_OK;
 }
 
 /* Takes one lease away where there is one. */
 static lw_status_t lease_drop(etcd_op_t *op, etcd_client_t *client, uint64_t session_id, uint32_t term)
 {
-    etcd_lease_t *lease = lwd_etcd_lease_find(client, session_id, term);
-    return lease ? lwd_etcd_lease_end(op, client, (uint32_t)(lease - client->leases)) : LW_OK;
+    etcd_lease_t *lease = lwd_kv_lease_find(client, session_id, term);
+    return lease ? lwd_kv_lease_end(op, client, (uint32_t)(lease - client->leases)) : LW_OK;
 }
 
 /* ---- clients ---- */
 
 static lw_status_t client_check(etcd_op_t *op, uint64_t id, uint64_t incarnation, etcd_client_t **out)
 {
-    lw_status_t status = lwd_etcd_client_load(op, id, out);
+    lw_status_t status = lwd_kv_client_load(op, id, out);
     if (status == LW_OK && (*out)->mod_revision && (*out)->incarnation > incarnation)
         return ETCD_FAIL(op, LW_ERR_STALE, "client %llx: incarnation %llu was superseded by %llu", (unsigned long long)id,
                          (unsigned long long)incarnation, (unsigned long long)(*out)->incarnation);
@@ -141,7 +141,7 @@ static lw_status_t client_touch(etcd_op_t *op, etcd_client_t *client, uint64_t i
     if (client->mod_revision && client->incarnation == incarnation)
         return LW_OK;
     for (uint32_t done = 0; client->count && done < ETCD_BATCH; done++) {
-        lw_status_t status = lwd_etcd_lease_end(op, client, client->count - 1);
+        lw_status_t status = lwd_kv_lease_end(op, client, client->count - 1);
         if (status != LW_OK)
             return status;
     }
@@ -153,19 +153,19 @@ static lw_status_t client_touch(etcd_op_t *op, etcd_client_t *client, uint64_t i
 
 /* ---- readers ---- */
 
-lw_status_t lwd_etcd_session_readers(etcd_op_t *op, etcd_session_t *session)
+lw_status_t lwd_kv_session_readers(etcd_op_t *op, etcd_session_t *session)
 {
     char key[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     uint64_t id = session->row.session_id;
     lw_status_t status =
-        lwd_etcd_read(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/r/", (unsigned long long)id), NULL, 0, &reply);
+        lwd_kv_read(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/r/", (unsigned long long)id), NULL, 0, &reply);
     if (status == LW_OK && reply->count > 4)
-        status = lwd_etcd_clients_load_all(op);
+        status = lwd_kv_clients_load_all(op);
     for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         etcd_client_t *client;
-        status = lwd_etcd_client_load(op, strtoull(reply->kvs[i].key + strlen(key), NULL, 16), &client);
-        const etcd_lease_t *lease = status == LW_OK ? lwd_etcd_lease_find(client, id, 0) : NULL;
+        status = lwd_kv_client_load(op, strtoull(reply->kvs[i].key + strlen(key), NULL, 16), &client);
+        const etcd_lease_t *lease = status == LW_OK ? lwd_kv_lease_find(client, id, 0) : NULL;
         if (lease)
             session->row.used_us = lw_max_u64(session->row.used_us, lease->used_us);
     }
@@ -182,7 +182,7 @@ static lw_status_t ids_body(etcd_op_t *op)
     char key[LWD_ETCD_KEY_MAX];
     etcd_text_t *text;
     uint64_t *first = op->arg;
-    lw_status_t status = lwd_etcd_text_load(op, lwd_etcd_key(op->cat, key, "cat/next"), &text);
+    lw_status_t status = lwd_kv_text_load(op, lwd_kv_key(op->cat, key, "cat/next"), &text);
     if (status != LW_OK)
         return status;
     text->value[lw_min_u64(text->value_bytes, sizeof(text->value) - 1)] = 0;
@@ -201,7 +201,7 @@ static lw_status_t take_id(etcd_op_t *op, uint64_t *id)
         return LW_OK; /* of the try before */
     if (cat->next_id == cat->ids_end) {
         uint64_t first = 0;
-        lw_status_t status = lwd_etcd_op_run_until(cat, ids_body, &first, op->until_us, op->error);
+        lw_status_t status = lwd_kv_op_run_until(cat, ids_body, &first, op->until_us, op->error);
         if (status != LW_OK)
             return status;
         cat->next_id = first;
@@ -227,7 +227,7 @@ static lw_status_t session_new(etcd_op_t *op, call_t *call, etcd_client_t *clien
     etcd_session_t *session;
     lw_status_t status = take_id(op, &call->id);
     if (status == LW_OK)
-        status = lwd_etcd_session_add(op, call->id, &session);
+        status = lwd_kv_session_add(op, call->id, &session);
     if (status != LW_OK)
         return status;
     lwd_session_row_t *row = &session->row;
@@ -269,7 +269,7 @@ static lw_status_t create_body(etcd_op_t *op)
     return status;
 }
 
-lw_status_t lwd_etcd_create(lwd_catalogue_t *cat, const lwd_create_t *create, uint64_t now, lwd_session_row_t *row_out,
+lw_status_t lwd_kv_create(lwd_catalogue_t *cat, const lwd_create_t *create, uint64_t now, lwd_session_row_t *row_out,
                             lw_error_t *error)
 {
     lwd_session_row_t row;
@@ -279,7 +279,7 @@ lw_status_t lwd_etcd_create(lwd_catalogue_t *cat, const lwd_create_t *create, ui
     if (status == LW_OK)
         status = token_draw(&call, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, create_body, &call, error);
+        status = lwd_kv_op_run(cat, create_body, &call, error);
     if (status == LW_OK)
         *row_out = row;
     return status;
@@ -293,7 +293,7 @@ static lw_status_t open_write(etcd_op_t *op, const call_t *call, etcd_client_t *
     lw_status_t status = LW_OK;
     if (row->state == LWD_SESSION_ACTIVE) { /* its own lease, or one that ran out and nobody has swept yet */
         etcd_client_t *before;
-        status = lwd_etcd_client_load(op, row->lease_client, &before);
+        status = lwd_kv_client_load(op, row->lease_client, &before);
         if (status == LW_OK)
             status = lease_drop(op, before, row->session_id, row->term);
     }
@@ -301,7 +301,7 @@ static lw_status_t open_write(etcd_op_t *op, const call_t *call, etcd_client_t *
         return status;
     row->term++;
     session->fenced = false;
-    lwd_etcd_session_set_state(session, LWD_SESSION_ACTIVE);
+    lwd_kv_session_set_state(session, LWD_SESSION_ACTIVE);
     row->lease_client = call->client_id;
     row->lease_incarnation = call->incarnation;
     row->lease_until_us = call->now + call->lease_us;
@@ -314,7 +314,7 @@ static lw_status_t open_read(etcd_op_t *op, const call_t *call, etcd_client_t *c
 {
     char key[LWD_ETCD_KEY_MAX];
     uint64_t id = session->row.session_id;
-    etcd_lease_t *held = lwd_etcd_lease_find(client, id, 0);
+    etcd_lease_t *held = lwd_kv_lease_find(client, id, 0);
     const etcd_lease_t lease = {.session_id = id, .until_us = call->now + call->lease_us, .used_us = call->now};
     if (held) {
         *held = lease;
@@ -322,7 +322,7 @@ static lw_status_t open_read(etcd_op_t *op, const call_t *call, etcd_client_t *c
     }
     session->row.readers++;
     lw_status_t status = lease_add(op, client, &lease);
-    return status == LW_OK ? lwd_etcd_put(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/r/%016llx", (unsigned long long)id,
+    return status == LW_OK ? lwd_kv_put(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/r/%016llx", (unsigned long long)id,
                                                            (unsigned long long)client->id), "", 0)
                            : status;
 }
@@ -331,8 +331,8 @@ static lw_status_t open_read(etcd_op_t *op, const call_t *call, etcd_client_t *c
 static lw_status_t open_count(etcd_op_t *op, const call_t *call, const etcd_client_t *client, bool was_reader,
                               etcd_session_t *session)
 {
-    lw_status_t status = lwd_etcd_session_readers(op, session);
-    bool is_reader = lwd_etcd_lease_find(client, call->session_id, 0) != NULL;
+    lw_status_t status = lwd_kv_session_readers(op, session);
+    bool is_reader = lwd_kv_lease_find(client, call->session_id, 0) != NULL;
     if (status == LW_OK && was_reader && !is_reader)
         session->row.readers--;
     return status;
@@ -345,14 +345,14 @@ static lw_status_t open_body(etcd_op_t *op)
     etcd_session_t *session;
     lw_status_t status = client_check(op, call->client_id, call->incarnation, &client);
     if (status == LW_OK)
-        status = lwd_etcd_session_open(op, call->tenant, call->session_id, &session);
+        status = lwd_kv_session_open(op, call->tenant, call->session_id, &session);
     if (status != LW_OK)
         return status;
     const lwd_session_row_t *row = &session->row;
     if (call->write && lwd_session_live(row, call->now) && row->lease_client != call->client_id)
         return ETCD_FAIL(op, LW_ERR_BUSY, "session %llu: client %llx writes it", (unsigned long long)call->session_id,
                          (unsigned long long)row->lease_client);
-    bool was_reader = lwd_etcd_lease_find(client, call->session_id, 0) != NULL;
+    bool was_reader = lwd_kv_lease_find(client, call->session_id, 0) != NULL;
     status = client_touch(op, client, call->incarnation, call->now);
     if (status == LW_OK)
         status = open_count(op, call, client, was_reader, session);
@@ -368,7 +368,7 @@ static lw_status_t open_body(etcd_op_t *op)
     return status;
 }
 
-lw_status_t lwd_etcd_open_session(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, bool write,
+lw_status_t lwd_kv_open_session(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, bool write,
                                   uint64_t client_id, uint64_t incarnation, uint64_t lease_us, uint64_t now,
                                   lwd_session_row_t *row_out, lw_error_t *error)
 {
@@ -377,7 +377,7 @@ lw_status_t lwd_etcd_open_session(lwd_catalogue_t *cat, const char *tenant, uint
                    .incarnation = incarnation, .lease_us = lease_us, .now = now, .row = &row};
     lw_status_t status = lwd_catalogue_check_lease(client_id, lease_us, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, open_body, &call, error);
+        status = lwd_kv_op_run(cat, open_body, &call, error);
     if (status == LW_OK)
         *row_out = row;
     return status;
@@ -404,13 +404,13 @@ static lw_status_t renew_body(etcd_op_t *op)
     return status;
 }
 
-lw_status_t lwd_etcd_renew(lwd_catalogue_t *cat, uint64_t client_id, uint64_t incarnation, uint64_t lease_us, uint64_t now,
+lw_status_t lwd_kv_renew(lwd_catalogue_t *cat, uint64_t client_id, uint64_t incarnation, uint64_t lease_us, uint64_t now,
                            uint32_t *renewed_out, lw_error_t *error)
 {
     call_t call = {.client_id = client_id, .incarnation = incarnation, .lease_us = lease_us, .now = now};
     lw_status_t status = lwd_catalogue_check_lease(client_id, lease_us, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, renew_body, &call, error);
+        status = lwd_kv_op_run(cat, renew_body, &call, error);
     if (status == LW_OK)
         *renewed_out = call.count;
     return status;
@@ -423,7 +423,7 @@ static lw_status_t release_body(etcd_op_t *op)
     etcd_session_t *session;
     lw_status_t status = client_check(op, call->client_id, call->incarnation, &client);
     if (status == LW_OK)
-        status = lwd_etcd_session_open(op, NULL, call->session_id, &session);
+        status = lwd_kv_session_open(op, NULL, call->session_id, &session);
     if (status == LW_OK)
         status = client_touch(op, client, call->incarnation, call->now);
     if (status == LW_OK && session->row.state == LWD_SESSION_ACTIVE && session->row.lease_client == call->client_id)
@@ -431,11 +431,11 @@ static lw_status_t release_body(etcd_op_t *op)
     return status == LW_OK ? lease_drop(op, client, call->session_id, 0) : status;
 }
 
-lw_status_t lwd_etcd_release(lwd_catalogue_t *cat, uint64_t session_id, uint64_t client_id, uint64_t incarnation,
+lw_status_t lwd_kv_release(lwd_catalogue_t *cat, uint64_t session_id, uint64_t client_id, uint64_t incarnation,
                              uint64_t now, lw_error_t *error)
 {
     call_t call = {.session_id = session_id, .client_id = client_id, .incarnation = incarnation, .now = now};
-    return lwd_etcd_op_run(cat, release_body, &call, error);
+    return lwd_kv_op_run(cat, release_body, &call, error);
 }
 
 /* ---- fork ---- */
@@ -447,7 +447,7 @@ static lw_status_t fork_depth(etcd_op_t *op, etcd_session_t *session, uint32_t *
     *depth_out = 0;
     while (session && status == LW_OK) {
         ++*depth_out;
-        status = lwd_etcd_session_parent(op, session, &session);
+        status = lwd_kv_session_parent(op, session, &session);
     }
     return status;
 }
@@ -468,7 +468,7 @@ static lw_status_t fork_child(etcd_op_t *op, call_t *call, etcd_client_t *client
     if (cut == 0)
         return LW_OK; /* it needs nothing of its parent */
     int bytes = snprintf(text, sizeof(text), "%u", cut);
-    return lwd_etcd_put(op, lwd_etcd_key(op->cat, key, "cat/s/%016llx/k/%016llx", (unsigned long long)parent->row.session_id,
+    return lwd_kv_put(op, lwd_kv_key(op->cat, key, "cat/s/%016llx/k/%016llx", (unsigned long long)parent->row.session_id,
                                          (unsigned long long)call->id), text, (size_t)bytes);
 }
 
@@ -480,14 +480,14 @@ static lw_status_t fork_body(etcd_op_t *op)
     uint32_t depth = 0, cut = 0;
     lw_status_t status = client_check(op, call->client_id, call->incarnation, &client);
     if (status == LW_OK)
-        status = lwd_etcd_session_open(op, call->tenant, call->session_id, &parent);
+        status = lwd_kv_session_open(op, call->tenant, call->session_id, &parent);
     if (status == LW_OK)
         status = fork_depth(op, parent, &depth);
     if (status == LW_OK && depth + 1 > LWD_FORK_DEPTH_MAX)
         return ETCD_FAIL(op, LW_ERR_EXHAUSTED, "session %llu is the end of a line of %u forks",
                          (unsigned long long)call->session_id, depth);
     if (status == LW_OK)
-        status = lwd_etcd_cut(op, parent, call->max_tokens ? call->max_tokens : UINT32_MAX, &cut);
+        status = lwd_kv_cut(op, parent, call->max_tokens ? call->max_tokens : UINT32_MAX, &cut);
     if (status == LW_OK)
         status = client_touch(op, client, call->incarnation, call->now);
     if (status != LW_OK)
@@ -497,7 +497,7 @@ static lw_status_t fork_body(etcd_op_t *op)
     return fork_child(op, call, client, parent, cut);
 }
 
-lw_status_t lwd_etcd_fork(lwd_catalogue_t *cat, const char *tenant, uint64_t parent_id, uint32_t max_tokens,
+lw_status_t lwd_kv_fork(lwd_catalogue_t *cat, const char *tenant, uint64_t parent_id, uint32_t max_tokens,
                           uint64_t client_id, uint64_t incarnation, uint64_t lease_us, uint64_t now,
                           lwd_session_row_t *row_out, lw_error_t *error)
 {
@@ -508,7 +508,7 @@ lw_status_t lwd_etcd_fork(lwd_catalogue_t *cat, const char *tenant, uint64_t par
     if (status == LW_OK)
         status = token_draw(&call, error);
     if (status == LW_OK)
-        status = lwd_etcd_op_run(cat, fork_body, &call, error);
+        status = lwd_kv_op_run(cat, fork_body, &call, error);
     if (status == LW_OK)
         *row_out = row;
     return status;
@@ -520,7 +520,7 @@ static lw_status_t pin_body(etcd_op_t *op)
 {
     const call_t *call = op->arg;
     etcd_session_t *session;
-    lw_status_t status = lwd_etcd_session_open(op, call->tenant, call->session_id, &session);
+    lw_status_t status = lwd_kv_session_open(op, call->tenant, call->session_id, &session);
     if (status == LW_OK) {
         session->row.pinned = call->pinned;
         session->changed = true;
@@ -528,33 +528,33 @@ static lw_status_t pin_body(etcd_op_t *op)
     return status;
 }
 
-lw_status_t lwd_etcd_pin(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, bool pinned, lw_error_t *error)
+lw_status_t lwd_kv_pin(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, bool pinned, lw_error_t *error)
 {
     call_t call = {.tenant = tenant, .session_id = session_id, .pinned = pinned};
-    return lwd_etcd_op_run(cat, pin_body, &call, error);
+    return lwd_kv_op_run(cat, pin_body, &call, error);
 }
 
 static lw_status_t get_body(etcd_op_t *op)
 {
     const call_t *call = op->arg;
     etcd_session_t *session;
-    lw_status_t status = lwd_etcd_session_load(op, call->session_id, &session);
+    lw_status_t status = lwd_kv_session_load(op, call->session_id, &session);
     if (status != LW_OK)
         return status;
     if (!session || (call->tenant && strcmp(call->tenant, session->row.tenant) != 0))
-        return lwd_etcd_no_session(op, call->session_id);
-    status = lwd_etcd_session_readers(op, session);
+        return lwd_kv_no_session(op, call->session_id);
+    status = lwd_kv_session_readers(op, session);
     if (status == LW_OK)
         *call->row = session->row;
     return status;
 }
 
-lw_status_t lwd_etcd_get(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, lwd_session_row_t *row_out,
+lw_status_t lwd_kv_get(lwd_catalogue_t *cat, const char *tenant, uint64_t session_id, lwd_session_row_t *row_out,
                          lw_error_t *error)
 {
     lwd_session_row_t row;
     call_t call = {.tenant = tenant, .session_id = session_id, .row = &row};
-    lw_status_t status = lwd_etcd_op_run(cat, get_body, &call, error);
+    lw_status_t status = lwd_kv_op_run(cat, get_body, &call, error);
     if (status == LW_OK)
         *row_out = row;
     return status;
@@ -566,22 +566,22 @@ static lw_status_t list_body(etcd_op_t *op)
     etcd_scan_t scan;
     etcd_scanned_t found;
     call->count = 0;
-    lw_status_t status = lwd_etcd_clients_load_all(op);
-    lwd_etcd_scan_start(op, call->session_id, &scan);
+    lw_status_t status = lwd_kv_clients_load_all(op);
+    lwd_kv_scan_start(op, call->session_id, &scan);
     while (status == LW_OK && call->count < call->capacity) {
-        status = lwd_etcd_scan_next(&scan, &found);
+        status = lwd_kv_scan_next(&scan, &found);
         if (status == LW_OK && (!call->tenant || strcmp(call->tenant, found.session.row.tenant) == 0))
             call->row[call->count++] = found.session.row;
     }
-    lwd_etcd_scan_stop(&scan);
+    lwd_kv_scan_stop(&scan);
     return status == LW_ERR_NOT_FOUND ? LW_OK : status;
 }
 
-lw_status_t lwd_etcd_list(lwd_catalogue_t *cat, const char *tenant, uint64_t after_id, uint32_t capacity,
+lw_status_t lwd_kv_list(lwd_catalogue_t *cat, const char *tenant, uint64_t after_id, uint32_t capacity,
                           lwd_session_row_t *rows, uint32_t *count_out, lw_error_t *error)
 {
     call_t call = {.tenant = tenant, .session_id = after_id, .capacity = capacity, .row = rows};
-    lw_status_t status = lwd_etcd_op_run(cat, list_body, &call, error);
+    lw_status_t status = lwd_kv_op_run(cat, list_body, &call, error);
     if (status == LW_OK)
         *count_out = call.count;
     return status;

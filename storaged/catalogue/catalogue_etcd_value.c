@@ -65,7 +65,7 @@ static uint8_t *give_text(uint8_t *out, const char *text)
 
 /* ---- sessions ---- */
 
-size_t lwd_etcd_session_pack(const etcd_session_t *session, uint8_t *out)
+size_t lwd_kv_session_pack(const etcd_session_t *session, uint8_t *out)
 {
     const lwd_session_row_t *row = &session->row;
     const lwd_session_shape_t *s = &row->shape;
@@ -96,7 +96,7 @@ size_t lwd_etcd_session_pack(const etcd_session_t *session, uint8_t *out)
     return (size_t)(at - out);
 }
 
-bool lwd_etcd_session_unpack(const uint8_t *value, size_t bytes, etcd_session_t *out)
+bool lwd_kv_session_unpack(const uint8_t *value, size_t bytes, etcd_session_t *out)
 {
     cursor_t in = {value, value + bytes, false};
     lwd_session_row_t *row = &out->row;
@@ -131,18 +131,18 @@ bool lwd_etcd_session_unpack(const uint8_t *value, size_t bytes, etcd_session_t 
         return false;
     for (uint32_t rank = 0; rank < s->rank_count; rank++)
         out->ends[rank] = (uint32_t)take(&in, 4);
-    lwd_etcd_count_tokens(out);
+    lwd_kv_count_tokens(out);
     return !in.bad && in.at == in.end;
 }
 
 /* ---- clients ---- */
 
-size_t lwd_etcd_client_bytes(const etcd_client_t *client)
+size_t lwd_kv_client_bytes(const etcd_client_t *client)
 {
     return 21 + (size_t)client->count * LEASE_BYTES;
 }
 
-void lwd_etcd_client_pack(const etcd_client_t *client, uint8_t *out)
+void lwd_kv_client_pack(const etcd_client_t *client, uint8_t *out)
 {
     out = give(out, ETCD_FORMAT, 1);
     out = give(out, client->incarnation, 8);
@@ -156,7 +156,7 @@ void lwd_etcd_client_pack(const etcd_client_t *client, uint8_t *out)
     }
 }
 
-bool lwd_etcd_client_unpack(const uint8_t *value, size_t bytes, etcd_client_t *out)
+bool lwd_kv_client_unpack(const uint8_t *value, size_t bytes, etcd_client_t *out)
 {
     cursor_t in = {value, value + bytes, false};
     if (take(&in, 1) != ETCD_FORMAT)
@@ -184,14 +184,14 @@ static size_t row_bytes(const etcd_manifest_t *manifest, uint32_t replicas)
     return ROW_HEAD + (size_t)manifest->layers * replicas * 2;
 }
 
-void lwd_etcd_manifest_pack_head(const etcd_manifest_t *manifest, uint8_t out[ETCD_MANIFEST_HEAD])
+void lwd_kv_manifest_pack_head(const etcd_manifest_t *manifest, uint8_t out[ETCD_MANIFEST_HEAD])
 {
     out = give(out, ETCD_FORMAT, 4);
     out = give(out, manifest->layers, 4);
     (void)give(out, manifest->count, 4);
 }
 
-bool lwd_etcd_manifest_unpack(const uint8_t *value, size_t bytes, etcd_manifest_t *out)
+bool lwd_kv_manifest_unpack(const uint8_t *value, size_t bytes, etcd_manifest_t *out)
 {
     cursor_t in = {value, value + bytes, false};
     uint32_t format = (uint32_t)take(&in, 4), layers = (uint32_t)take(&in, 4), count = (uint32_t)take(&in, 4), seen = 0;
@@ -206,12 +206,12 @@ bool lwd_etcd_manifest_unpack(const uint8_t *value, size_t bytes, etcd_manifest_
     out->count = count;
     etcd_row_t row;
     size_t at = 0;
-    while (lwd_etcd_row_next(out, &at, &row))
+    while (lwd_kv_row_next(out, &at, &row))
         seen++;
     return seen == count && at == out->bytes;
 }
 
-bool lwd_etcd_row_next(const etcd_manifest_t *manifest, size_t *at, etcd_row_t *row)
+bool lwd_kv_row_next(const etcd_manifest_t *manifest, size_t *at, etcd_row_t *row)
 {
     cursor_t in = {manifest->rows + *at, manifest->rows + manifest->bytes, false};
     if (manifest->bytes - *at < ROW_HEAD)
@@ -230,7 +230,7 @@ bool lwd_etcd_row_next(const etcd_manifest_t *manifest, size_t *at, etcd_row_t *
     return true;
 }
 
-void lwd_etcd_row_full(const etcd_manifest_t *manifest, const etcd_row_t *row, lwd_range_t *out)
+void lwd_kv_row_full(const etcd_manifest_t *manifest, const etcd_row_t *row, lwd_range_t *out)
 {
     const uint8_t *nodes = manifest->rows + row->at + ROW_HEAD;
     *out = (lwd_range_t){.origin = manifest->session_id, .first_token = row->first_token, .token_count = row->token_count,
@@ -252,7 +252,7 @@ static void row_write(uint8_t *out, const etcd_manifest_t *manifest, const lwd_r
         out = give(out, range->node_index[i], 2);
 }
 
-bool lwd_etcd_row_add(etcd_manifest_t *manifest, const lwd_range_t *range)
+bool lwd_kv_row_add(etcd_manifest_t *manifest, const lwd_range_t *range)
 {
     size_t bytes = row_bytes(manifest, range->replicas);
     if (manifest->bytes + bytes > manifest->capacity) {
@@ -269,14 +269,14 @@ bool lwd_etcd_row_add(etcd_manifest_t *manifest, const lwd_range_t *range)
     return true;
 }
 
-void lwd_etcd_row_set(etcd_manifest_t *manifest, const etcd_row_t *row, const lwd_range_t *range)
+void lwd_kv_row_set(etcd_manifest_t *manifest, const etcd_row_t *row, const lwd_range_t *range)
 {
     row_write(manifest->rows + row->at, manifest, range);
 }
 
 /* ---- endings ---- */
 
-size_t lwd_etcd_ended_pack(const lwd_ended_t *rows, uint32_t count, uint8_t *out)
+size_t lwd_kv_ended_pack(const lwd_ended_t *rows, uint32_t count, uint8_t *out)
 {
     uint8_t *at = give(give(out, ETCD_FORMAT, 1), count, 1);
     for (uint32_t i = 0; i < count; i++) {
@@ -288,7 +288,7 @@ size_t lwd_etcd_ended_pack(const lwd_ended_t *rows, uint32_t count, uint8_t *out
     return (size_t)(at - out);
 }
 
-uint32_t lwd_etcd_ended_unpack(const uint8_t *value, size_t bytes, uint64_t revision, lwd_ended_t rows[8])
+uint32_t lwd_kv_ended_unpack(const uint8_t *value, size_t bytes, uint64_t revision, lwd_ended_t rows[8])
 {
     cursor_t in = {value, value + bytes, false};
     uint32_t format = (uint32_t)take(&in, 1), count = (uint32_t)take(&in, 1);

@@ -200,10 +200,11 @@ static right_t *right_row(ctl_agent_t *agent, uint64_t session_id)
     return &agent->rights[session_id % AGENT_CACHE_ROWS];
 }
 
-static const right_t *right_find(ctl_agent_t *agent, const lwd_ctl_check_t *check)
+/* `now` 0: however old. */
+static const right_t *right_find(ctl_agent_t *agent, const lwd_ctl_check_t *check, uint64_t now)
 {
     const right_t *right = right_row(agent, check->session_id);
-    bool found = !check->write && right->session_id == check->session_id && right->until_us > ctl_now(agent->ctl) &&
+    bool found = !check->write && right->session_id == check->session_id && right->until_us > now &&
                  memcmp(right->token, check->token, LW_TOKEN_BYTES) == 0;
     return found ? right : NULL;
 }
@@ -252,7 +253,10 @@ static void answer_check(ctl_agent_t *agent, ask_t *ask)
         }
         ask->checked(ask->arg, LW_OK, reply->origins, reply->cuts, (uint32_t)reply->n_origins);
     } else {
-        ask->checked(ask->arg, ask->status, NULL, NULL, 0);
+        /* While the catalogue is away reads go on: what was allowed still is, since no ending can have come. */
+        const right_t *right = ask->status == LW_ERR_FLEET ? right_find(agent, &ask->check, 0) : NULL;
+        ask->checked(ask->arg, right ? LW_OK : ask->status, right ? right->origins : NULL, right ? right->cuts : NULL,
+                     right ? right->count : 0);
     }
     if (reply)
         longwave__v1__check_reply__free_unpacked(reply, NULL);
@@ -567,7 +571,7 @@ static void agent_ask(ctl_agent_t *agent, ask_t *ask)
 {
     if (ask->kind == ASK_CHECK) {
         lw_count(&agent->ctl->stats[1].checks, 1);
-        const right_t *right = right_find(agent, &ask->check);
+        const right_t *right = right_find(agent, &ask->check, ctl_now(agent->ctl));
         if (right) {
             lw_count(&agent->ctl->stats[1].checks_cached, 1);
             ask->checked(ask->arg, LW_OK, right->origins, right->cuts, right->count);

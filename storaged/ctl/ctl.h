@@ -107,7 +107,8 @@ typedef struct lwd_ctl_check {
 } lwd_ctl_check_t;
 /* May (session, token, term) touch the data plane? status OK, ERR_PERMISSION (also for a session that does not exist),
  * ERR_STALE (old term), ERR_FLEET. `origins` are the sessions whose segments it may read, each below cuts[i] (its own:
- * UINT32_MAX). Read checks may be answered from a cache that is up to 2 s old; endings empty it. */
+ * UINT32_MAX). Read checks may be answered from a cache that is up to 2 s old, and older while the catalogue is away; endings
+ * empty it. */
 typedef void (*lwd_ctl_checked_fn)(void *arg, lw_status_t status, const uint64_t *origins, const uint32_t *cuts,
                                    uint32_t count);
 LW_CHECK lw_status_t lwd_ctl_check_async(lwd_ctl_t *ctl, const lwd_ctl_check_t *check, lwd_ctl_checked_fn done, void *arg);

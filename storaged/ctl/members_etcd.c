@@ -21,6 +21,7 @@
 
 #define ETCD_CALL_US 1000000ull
 #define TOLD_FORGET_US 3600000000ull
+#define FIRST_AWAY_US 2000000ull /* a start waits for etcd this long, then goes on without */
 #define NO_INDEX UINT32_MAX
 
 typedef enum phase { PHASE_READ, PHASE_REGISTER, PHASE_KEEP } phase_t;
@@ -489,16 +490,17 @@ static void *members_thread(void *arg)
 /* The first registration, before there is a thread: an id that is taken is an error of the start. */
 static lw_status_t register_first(ctl_etcd_t *etcd, lw_error_t *error)
 {
-    uint64_t until = lwd_etcd_until((CTL_ETCD_TTL_S + 2) * 1000000ull);
+    uint64_t until = lwd_etcd_until((CTL_ETCD_TTL_S + 2) * 1000000ull), away_until = lwd_etcd_until(FIRST_AWAY_US);
     bool taken = false;
     for (;;) {
         lw_status_t status = one_step(etcd, error);
         if (status == LW_OK && etcd->phase == PHASE_KEEP)
             return LW_OK;
         bool late = lwd_etcd_until(0) >= until;
-        if (status == LW_ERR_EXISTS && !late) {
-            taken = true;
-            pause_us(CTL_ETCD_POLL_US); /* a dead process's lease may still run */
+        bool wait = status == LW_ERR_EXISTS && !late; /* a dead process's lease may still run */
+        taken = taken || wait;
+        if (wait || (status == LW_ERR_FLEET && lwd_etcd_until(0) < away_until)) {
+            pause_us(CTL_ETCD_POLL_US);
             continue;
         }
         if (status == LW_ERR_FLEET || (status == LW_OK && late && !taken)) {

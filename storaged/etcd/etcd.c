@@ -39,6 +39,7 @@ lw_status_t lwd_etcd_open(const lwd_etcd_params_t *params, lwd_etcd_t **etcd_out
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for a client of etcd");
     bool failed = false;
     lw_status_t status = parse_endpoints(etcd, params->endpoints, error);
+    etcd->timeout_us = params->timeout_us;
     etcd->ca_pem = copy_text(params->ca_pem, &failed);
     etcd->cert_pem = copy_text(params->cert_pem, &failed);
     etcd->key_pem = copy_text(params->key_pem, &failed);
@@ -71,6 +72,11 @@ void lwd_etcd_close(lwd_etcd_t *etcd)
 const char *lwd_etcd_endpoint(const lwd_etcd_t *etcd)
 {
     return etcd->endpoints[etcd->current];
+}
+
+uint64_t lwd_etcd_timeout_us(const lwd_etcd_t *etcd)
+{
+    return etcd->timeout_us;
 }
 
 uint64_t lwd_etcd_until(uint64_t timeout_us)

@@ -30,18 +30,21 @@ typedef struct lwd_etcd_watch lwd_etcd_watch_t;
 typedef struct lwd_etcd_params {
     const char *endpoints; /* "host:port,host:port" */
     const char *ca_pem, *cert_pem, *key_pem;
+    uint64_t timeout_us; /* lwd_etcd_timeout_us */
 } lwd_etcd_params_t;
 
 /* Checks the parameters and connects to nobody yet. */
 LW_CHECK lw_status_t lwd_etcd_open(const lwd_etcd_params_t *params, lwd_etcd_t **etcd_out, lw_error_t *error);
 /* The same from one text: "etcd://host:port,host:port/prefix?ca=FILE&cert=FILE&key=FILE", the files' part left out for
- * plaintext. prefix_out gets LWD_ETCD_PREFIX_MAX bytes: the text before all keys of this fleet. */
+ * plaintext; "timeout_ms=N" among them: lwd_etcd_timeout_us. prefix_out gets LWD_ETCD_PREFIX_MAX bytes: the text before all keys of this fleet. */
 #define LWD_ETCD_PREFIX_MAX 64u
 LW_CHECK lw_status_t lwd_etcd_open_where(const char *where, lwd_etcd_t **etcd_out, char *prefix_out, lw_error_t *error);
 /* Its watches must be closed. NULL is fine. */
 void lwd_etcd_close(lwd_etcd_t *etcd);
 /* The endpoint in use, "host:port"; lives as long as the handle. */
 const char *lwd_etcd_endpoint(const lwd_etcd_t *etcd);
+/* How long one operation of a user of this handle may take, as its text says; 0: it does not say. */
+uint64_t lwd_etcd_timeout_us(const lwd_etcd_t *etcd);
 /* The moment timeout_us from now, for until_us. */
 uint64_t lwd_etcd_until(uint64_t timeout_us);
 

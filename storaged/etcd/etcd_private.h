@@ -15,6 +15,7 @@ struct lwd_etcd {
     lw_rpc_channel_t *channels[LWD_ETCD_ENDPOINTS_MAX]; /* opened on first use */
     uint32_t endpoint_count, current;
     char *ca_pem, *cert_pem, *key_pem; /* owned copies */
+    uint64_t timeout_us;
     lw_rpc_stream_t *keep;             /* NULL: none open */
     uint32_t keep_endpoint;
     bool away;                         /* the last call was not answered */

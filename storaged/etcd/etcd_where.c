@@ -28,18 +28,22 @@ static lw_status_t read_file(const char *path, char **text_out, lw_error_t *erro
                 : lw_fail(error, LW_ERR_NO_MEMORY, "etcd: no memory for %s", path);
 }
 
-/* "ca=FILE&cert=FILE&key=FILE" */
-static lw_status_t read_files(char *query, char *texts[3], lw_error_t *error)
+/* "ca=FILE&cert=FILE&key=FILE&timeout_ms=N" */
+static lw_status_t read_query(char *query, char *texts[3], uint64_t *timeout_us, lw_error_t *error)
 {
     static const char *const names[3] = {"ca=", "cert=", "key="};
     char *rest = NULL;
     for (char *part = strtok_r(query, "&", &rest); part; part = strtok_r(NULL, "&", &rest)) {
         int which = -1;
+        if (strncmp(part, "timeout_ms=", 11) == 0) {
+            *timeout_us = strtoull(part + 11, NULL, 10) * 1000;
+            continue;
+        }
         for (int i = 0; i < 3; i++)
             if (strncmp(part, names[i], strlen(names[i])) == 0)
                 which = i;
         if (which < 0 || texts[which])
-            return lw_fail(error, LW_ERR_INVALID, "etcd: '%.60s' is not ca=, cert= or key=, once each", part);
+            return lw_fail(error, LW_ERR_INVALID, "etcd: '%.60s' is not ca=, cert=, key= or timeout_ms=, once each", part);
         lw_status_t status = read_file(part + strlen(names[which]), &texts[which], error);
         if (status != LW_OK)
             return status;
@@ -61,6 +65,7 @@ static lw_status_t check_prefix(const char *prefix, lw_error_t *error)
 lw_status_t lwd_etcd_open_where(const char *where, lwd_etcd_t **etcd_out, char *prefix_out, lw_error_t *error)
 {
     char copy[WHERE_MAX], *texts[3] = {NULL, NULL, NULL};
+    uint64_t timeout_us = 0;
     if (!where || strncmp(where, "etcd://", 7) != 0 || strlen(where) >= sizeof(copy))
         return lw_fail(error, LW_ERR_INVALID, "'%.80s' is not etcd://host:port/prefix", where ? where : "");
     snprintf(copy, sizeof(copy), "%s", where + 7);
@@ -72,8 +77,9 @@ lw_status_t lwd_etcd_open_where(const char *where, lwd_etcd_t **etcd_out, char *
         *prefix++ = 0;
     lw_status_t status = check_prefix(prefix ? prefix : "", error);
     if (status == LW_OK && query)
-        status = read_files(query, texts, error);
-    const lwd_etcd_params_t params = {.endpoints = copy, .ca_pem = texts[0], .cert_pem = texts[1], .key_pem = texts[2]};
+        status = read_query(query, texts, &timeout_us, error);
+    const lwd_etcd_params_t params = {.endpoints = copy, .ca_pem = texts[0], .cert_pem = texts[1], .key_pem = texts[2],
+                                      .timeout_us = timeout_us};
     if (status == LW_OK)
         status = lwd_etcd_open(&params, etcd_out, error);
     if (status == LW_OK)

@@ -7,6 +7,7 @@ if(TARGET lwd_etcd)
   target_link_libraries(test_catalogue PRIVATE lwd_etcd)
   add_test(NAME test_catalogue_etcd COMMAND test_catalogue etcd)
   set_tests_properties(test_catalogue_etcd PROPERTIES TIMEOUT 180 SKIP_RETURN_CODE 77 LABELS unit)
+  lw_add_test(NAME test_catalogue_etcd_value SOURCES test_catalogue_etcd_value.c LIBS lwd_catalogue lwd_etcd)
   lw_add_test(NAME test_catalogue_etcd_many SOURCES test_catalogue_etcd_many.c etcd_process.c
               LIBS lwd_catalogue lwd_etcd Threads::Threads TIMEOUT 180)
 endif()

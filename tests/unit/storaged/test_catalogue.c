@@ -17,7 +17,7 @@ static const char *where(void)
     static char text[96];
     static unsigned number; /* a fleet of its own for each test */
     if (etcd.pid) {
-        snprintf(text, sizeof(text), "etcd://%s/test-%u", etcd.endpoint, number++);
+        snprintf(text, sizeof(text), "etcd://%s/test-%u?timeout_ms=20000", etcd.endpoint, number++);
         return text;
     }
 #endif

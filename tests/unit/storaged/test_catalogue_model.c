@@ -232,7 +232,7 @@ static void test_both_catalogues_answer_alike(void **state)
 #ifdef LW_HAVE_ETCD
     if (etcd.pid) {
         model.sides[0].ops = lwd_catalogue_etcd();
-        snprintf(where, sizeof(where), "etcd://%s/model", etcd.endpoint);
+        snprintf(where, sizeof(where), "etcd://%s/model?timeout_ms=20000", etcd.endpoint);
     }
 #endif
     for (int i = 0; i < 2; i++)

@@ -65,8 +65,10 @@ static int teardown(void **state)
 
 static void start_all(void)
 {
-    for (unsigned i = 0; i < NODES; i++)
+    for (unsigned i = 0; i < NODES; i++) { /* one after another: the first has index 0 */
         nodes[i].ctl = node_start(&nodes[i].params);
+        WAIT_FOR(lwd_ctl_epoch(nodes[i].ctl) != 0);
+    }
 }
 
 /* Does the node see its fleet in these states ("UUD": up, up, down; G: draining)? */
@@ -143,7 +145,7 @@ static void test_an_id_that_a_live_node_has_is_refused_and_free_once_that_has_st
     assert_int_equal(lwd_ctl_start(&nodes[1].params, &none, &error), LW_ERR_EXISTS);
     assert_non_null(strstr(error.text, nodes[0].address));
     WAIT_FOR(view_is(&nodes[0], "U"));
-    assert_true(lwd_ctl_writable(nodes[0].ctl));
+    WAIT_FOR(lwd_ctl_writable(nodes[0].ctl));
     stop(&nodes[0]);
     nodes[1].ctl = node_start(&nodes[1].params); /* the same node, somewhere else */
     WAIT_FOR(view_is(&nodes[1], "U"));
@@ -157,7 +159,7 @@ static void test_all_nodes_see_one_view_and_each_keeps_its_index(void **state)
     WAIT_FOR(views_agree("UUU"));
     for (unsigned i = 0; i < NODES; i++) {
         assert_true(lwd_ctl_holds_catalogue(nodes[i].ctl));
-        assert_true(lwd_ctl_writable(nodes[i].ctl));
+        WAIT_FOR(lwd_ctl_writable(nodes[i].ctl));
     }
     uint64_t before = incarnation_of(&nodes[0], 1), epoch = lwd_ctl_epoch(nodes[0].ctl);
     stop(&nodes[1]); /* gives its lease up */
