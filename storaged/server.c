@@ -335,6 +335,8 @@ static lw_status_t build(lwd_server_t *server, lw_error_t *error)
     if (status == LW_OK)
         status = build_loop(server, error);
     if (status == LW_OK)
+        status = lwd_server_move_prepare(server, error);
+    if (status == LW_OK)
         status = lwd_server_ctl_start(server, error);
     if (status == LW_OK)
         status = start_threads(server, error);

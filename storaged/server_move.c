@@ -140,8 +140,9 @@ size_t lwd_server_moves_text(void *arg, char *text, size_t text_bytes)
 {
     lwd_server_t *server = arg;
     lwd_move_status_t status = {0};
-    if (server->move != NULL)
-        lwd_move_status(server->move, &status);
+    lwd_move_t *move = atomic_load_explicit(&server->move_told, memory_order_acquire);
+    if (move != NULL)
+        lwd_move_status(move, &status);
     int bytes = snprintf(text, text_bytes,
                          "scans %llu\nplaced %llu\ndegraded %llu\nlost %llu\njobs %u\nlast_error %s\n",
                          (unsigned long long)status.scans, (unsigned long long)status.placed,
@@ -157,12 +158,17 @@ static void *move_main(void *arg)
     return NULL;
 }
 
-lw_status_t lwd_server_move_start(lwd_server_t *server, lw_error_t *error)
+lw_status_t lwd_server_move_prepare(lwd_server_t *server, lw_error_t *error)
 {
     server->move_stats = aligned_alloc(64, lw_align_up(sizeof(*server->move_stats), 64));
     if (server->move_stats == NULL)
         return lw_fail(error, LW_ERR_NO_MEMORY, "no memory for the mover's figures");
     memset(server->move_stats, 0, sizeof(*server->move_stats));
+    return LW_OK;
+}
+
+lw_status_t lwd_server_move_start(lwd_server_t *server, lw_error_t *error)
+{
     lwd_move_params_t params = {
         .fabric = lw_fabric_ucx(),
         .transports = server->options.data_transports,

@@ -74,7 +74,9 @@ LW_CHECK lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *erro
 void lwd_server_ctl_stop(lwd_server_t *server);
 /* Copies what the control side knows (fleet, epoch, may write) to where the workers look. */
 void lwd_server_ctl_sync(lwd_server_t *server);
-/* server_move.c: after the control plane has started, before the data threads run; and the reverse. */
+/* server_move.c. prepare: before the control plane starts, whose threads show the mover's figures. start: after it, and
+ * after the data threads; then the reverse. */
+LW_CHECK lw_status_t lwd_server_move_prepare(lwd_server_t *server, lw_error_t *error);
 LW_CHECK lw_status_t lwd_server_move_start(lwd_server_t *server, lw_error_t *error);
 void lwd_server_move_stop(lwd_server_t *server);    /* ends the thread; questions may still be answered */
 void lwd_server_move_destroy(lwd_server_t *server); /* once the control plane has ended */

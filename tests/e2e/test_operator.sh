@@ -30,7 +30,16 @@ for verb in show pin unpin drop; do
   "$longwave" sessions $verb 4711 --fleet "$fleet" 2>"$dir/err" && fail "$verb of an unknown session is 0"
   grep -q "no such session" "$dir/err" || fail "$verb does not say why"
 done
-for wrong in "sessions show" "sessions show x" "sessions fly 1" "status --nonsense" "doctor extra"; do
+"$longwave" nodes --fleet "$fleet" | grep -q " up " || fail "nodes shows none that is up"
+"$longwave" drain 7 --fleet "$fleet" 2>"$dir/err" && fail "draining a node that is not there is 0"
+grep -q "has no node 7" "$dir/err" || fail "drain does not say why"
+"$longwave" drain 1 --deadline 20 --fleet "$fleet" | grep -q "is empty" || fail "an empty node is not drained"
+"$longwave" nodes --fleet "$fleet" --json | python3 -c '
+import json, sys
+nodes = json.load(sys.stdin)["nodes"]
+assert [n["state"] for n in nodes] == ["up", "draining"] and all(n["placed"] == 0 for n in nodes), nodes' || fail "nodes --json"
+"$longwave" drain 1 --cancel --fleet "$fleet" || fail "a drain cannot be taken back"
+for wrong in "drain" "drain 1 --deadline x" "drain 1 2" "nodes 1" "sessions show" "sessions show x" "sessions fly 1" "status --nonsense" "doctor extra"; do
   code=0; "$longwave" $wrong >/dev/null 2>&1 || code=$?
   [ "$code" = 2 ] || fail "'$wrong' gives $code, not 2"
 done
@@ -41,7 +50,7 @@ if "$longwave" --help | grep -q '^  demo '; then
   "$longwave" demo --model /dev/null --document /dev/null --backend cuda 2>"$dir/err" && fail "the demo's host tensors go to a device"
   grep -q "must be cpu or ref" "$dir/err" || fail "the demo does not name its backends"
 fi
-for command in status sessions doctor; do
+for command in status nodes drain sessions doctor; do
   "$longwave" $command --help | grep -q "longwave $command" || fail "$command --help"
 done
 "$longwave" doctor --json | python3 -c 'import json, sys; d = json.load(sys.stdin); assert d["usable"] and len(d["checks"]) >= 8' || fail "doctor --json"

@@ -77,7 +77,9 @@ static void world_check(lwd_ctl_t *ctl)
 static const ctl_method_t *method_pick(uint8_t number)
 {
     static const char *const admin[] = {"/longwave.v1.Fleet/Get", "/longwave.v1.Fleet/Sync", "/longwave.v1.Fleet/Orphans",
-                                        "/longwave.v1.Fleet/Expire", "/longwave.v1.Admin/Status",
+                                        "/longwave.v1.Fleet/Expire", "/longwave.v1.Fleet/Placed",
+                                        "/longwave.v1.Fleet/Move", "/longwave.v1.Fleet/Drain",
+                                        "/longwave.v1.Admin/Status",
                                         "/longwave.v1.Admin/SetLogLevel", "/grpc.health.v1.Health/Check"};
     number %= LW_ARRAY_SIZE(ctl_session_methods) + LW_ARRAY_SIZE(admin);
     return number < LW_ARRAY_SIZE(ctl_session_methods) ? &ctl_session_methods[number]
