@@ -8,7 +8,7 @@ set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;; esac
 
 build="build-essential cmake ninja-build pkg-config ca-certificates python3 python3-pip
-  libucx-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libnuma-dev libsqlite3-dev
+  libucx-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libnuma-dev liburing-dev libsqlite3-dev
   libmicrohttpd-dev libxxhash-dev libopenblas-pthread-dev"
 test="libcmocka-dev openssl python3-grpcio python3-protobuf protobuf-compiler protobuf-compiler-grpc procps git etcd-server"
 bench="redis-server libhiredis-dev iperf3 ucx-utils clang libclang-rt-14-dev"

@@ -102,6 +102,18 @@ static bool known_transport(const char *value)
     return false;
 }
 
+static lw_status_t check_tier_io(const char *value, lwd_tier_io_t *io_out, lw_error_t *error)
+{
+    static const char *const known[] = {"auto", "uring", "threads"};
+    for (size_t i = 0; i < LW_ARRAY_SIZE(known); i++) {
+        if (strcmp(value, known[i]) == 0) {
+            *io_out = (lwd_tier_io_t)i;
+            return LW_OK;
+        }
+    }
+    return lw_fail(error, LW_ERR_INVALID, "tier.io is \"%s\", must be auto, uring or threads", value);
+}
+
 lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choices_out, lw_error_t *error)
 {
     lwd_choices_t choices = {0};
@@ -116,6 +128,8 @@ lw_status_t lwd_options_check(const lwd_options_t *options, lwd_choices_t *choic
         return lw_fail(error, LW_ERR_INVALID, "data.transports is \"%s\", must be auto, tcp, shm or rdma",
                        options->data_transports);
     lw_status_t status = check_numa(options->mem_numa_node, &choices.numa_node, error);
+    if (status == LW_OK)
+        status = check_tier_io(options->tier_io, &choices.tier_io, error);
     if (status == LW_OK)
         status = check_listen("data.listen", options->data_listen, "data.advertise", options->data_advertise,
                               error);

@@ -23,9 +23,12 @@ typedef struct lwd_options {
 /* Static. */
 const lw_option_table_t *lwd_option_table(void);
 
+typedef enum lwd_tier_io { LWD_TIER_IO_AUTO, LWD_TIER_IO_URING, LWD_TIER_IO_THREADS } lwd_tier_io_t;
+
 /* What the strings mean. Filled by lwd_options_check. */
 typedef struct lwd_choices {
     lwd_pages_t pages;
+    lwd_tier_io_t tier_io;
     int numa_node; /* -1: interleave */
     lw_log_level_t log_level;
 } lwd_choices_t;

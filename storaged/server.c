@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "storaged/mem/budget.h"
 #include "storaged/mem/numa.h"
 #include "storaged/server_private.h"
 
@@ -16,16 +15,11 @@
 #define SEGMENTS_MIN 1024u
 #define SEGMENTS_MAX (1u << 20)
 
-uint64_t lwd_server_arena_bytes(const lwd_options_t *options)
-{
-    return options->mem_arena_bytes == UINT64_MAX ? lwd_budget_arena(NULL) : options->mem_arena_bytes;
-}
-
 uint32_t lwd_server_segment_max(const lwd_options_t *options, uint64_t arena_bytes)
 {
     if (options->store_segments != 0)
         return (uint32_t)options->store_segments;
-    uint64_t units = arena_bytes / LWD_ARENA_UNIT_BYTES;
+    uint64_t units = (arena_bytes + (options->tier_path[0] != '\0' ? options->tier_bytes : 0)) / LWD_ARENA_UNIT_BYTES;
     return (uint32_t)lw_min_u64(lw_max_u64(units, SEGMENTS_MIN), SEGMENTS_MAX);
 }
 
@@ -38,7 +32,7 @@ static lw_status_t build_memory(lwd_server_t *server, lw_error_t *error)
         .numa_node = server->choices.numa_node,
         .prefault = server->options.mem_prefault,
     };
-    lw_status_t status = lwd_arena_init(&params, &server->arena, error);
+    lw_status_t status = lwd_server_arena(server, &params, error);
     if (status == LW_OK &&
         lwd_extents_create(server->arena.bytes, LWD_ARENA_UNIT_BYTES, &server->extents) != LW_OK)
         status = lw_fail(error, LW_ERR_INVALID, "mem.arena_bytes is %llu: no allocator for it",
@@ -70,12 +64,14 @@ static lw_status_t build_shard(lwd_server_t *server, lw_error_t *error)
         .lease_us = options->lease_us,
         .guards = server->guards,
         .stats = &server->stats[0],
+        .journal = server->arena_file.head != NULL ? &server->journal : NULL,
     };
     lw_status_t status = lwd_shard_create(&params, &server->shard);
     if (status != LW_OK)
         return lw_fail(error, status, "no memory for %u segments (store.segments)", params.segment_max);
+    status = lwd_server_restore(server, error);
     lwd_shard_tick(server->shard, lw_now_us(lw_clock_real())); /* figures are right before the first round */
-    return LW_OK;
+    return status;
 }
 
 /* The listener of data thread `index`: ports count up from data.listen's, or are all free to choose. */
@@ -131,6 +127,8 @@ static lw_status_t build_worker(lwd_server_t *server, uint32_t index, lw_error_t
         .change_max = (uint32_t)(options->data_requests * (server->thread_count - 1)),
         .ask = lwd_server_ask,
         .ask_arg = server,
+        .duty = index == 0 && server->keep != NULL ? lwd_server_duty : NULL,
+        .duty_arg = server,
     };
     if (params.fabric == NULL)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this storaged was built without UCX");
@@ -355,11 +353,15 @@ static void tear_down(lwd_server_t *server)
         (void)pthread_join(server->threads[i], NULL);
     lwd_server_ctl_stop(server);
     lwd_server_move_destroy(server);
+    if (server->threads_started == server->thread_count)
+        lwd_server_flush(server);
+    lwd_server_tier_close(server); /* before what its transfers read from */
     for (uint32_t i = server->thread_count; i-- > 0;)
         lwd_worker_destroy(server->workers[i]);
     if (server->io != NULL)
         lwd_io_uv()->destroy(server->io);
     lwd_shard_destroy(server->shard);
+    lwd_server_keep_fini(server);
     lwd_extents_destroy(server->extents);
     lwd_extents_destroy(server->book_extents);
     lwd_arena_fini(&server->arena);
@@ -376,6 +378,7 @@ lw_status_t lwd_server_run(const lwd_server_params_t *params, lw_error_t *error)
     server->params = *params;
     server->options = *params->options;
     server->thread_count = (uint32_t)server->options.data_threads;
+    server->arena_file.fd = -1;
     server->node.incarnation = lw_clock_real()->unix_us(lw_clock_real()->self);
     atomic_init(&server->spin_us, server->options.data_spin_us);
     pthread_mutex_init(&server->options_lock, NULL);

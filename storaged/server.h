@@ -33,7 +33,7 @@ LW_CHECK lw_status_t lwd_server_run(const lwd_server_params_t *params, lw_error_
 
 /* Bytes that mem.arena_bytes stands for: with auto, half of what is left at the time of the call. */
 uint64_t lwd_server_arena_bytes(const lwd_options_t *options);
-/* Segments that store.segments stands for with an arena of that size. */
+/* Segments that store.segments stands for with an arena of that size (and the log, if there is one). */
 uint32_t lwd_server_segment_max(const lwd_options_t *options, uint64_t arena_bytes);
 
 #endif /* LWD_SERVER_H */

@@ -130,7 +130,11 @@ static bool ready(void *arg, char *reasons, size_t reasons_bytes)
         return false;
     }
     if (atomic_load_explicit(&server->node.fleet_id, memory_order_relaxed) == 0) {
+        uint32_t restoring = lwd_shard_restoring(server->shard);
         (void)snprintf(reasons, reasons_bytes, "the catalogue was not reached yet\n");
+        if (restoring > 0)
+            (void)snprintf(reasons, reasons_bytes, "the catalogue has not answered for %u restored segments yet\n",
+                           restoring);
         return false;
     }
     return true;
@@ -250,6 +254,10 @@ void lwd_server_ctl_sync(lwd_server_t *server)
     lwd_node_t *node = &server->node;
     atomic_store_explicit(&node->epoch, lwd_ctl_epoch(server->ctl), memory_order_relaxed);
     atomic_store_explicit(&node->writable, lwd_ctl_writable(server->ctl), memory_order_relaxed);
-    /* Last, because peers are greeted from here on. */
-    atomic_store_explicit(&node->fleet_id, lwd_ctl_fleet_id(server->ctl), memory_order_release);
+    uint64_t fleet_id = lwd_ctl_fleet_id(server->ctl);
+    lwd_shard_set_fleet(server->shard, fleet_id);
+    /* Last, because peers are greeted from here on: not before the catalogue has answered for every segment of an
+     * earlier life. */
+    if (lwd_shard_restoring(server->shard) == 0)
+        atomic_store_explicit(&node->fleet_id, fleet_id, memory_order_release);
 }

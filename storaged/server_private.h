@@ -7,6 +7,8 @@
 
 #include "storaged/ctl/ctl.h"
 #include "storaged/io/io.h"
+#include "storaged/keep/keep.h"
+#include "storaged/mem/arena_file.h"
 #include "storaged/mem/extent.h"
 #include "storaged/move/move.h"
 #include "storaged/net/net.h"
@@ -40,6 +42,10 @@ struct lwd_server {
     bool owner_told; /* to stop, after the other workers */
     uint64_t stop_at_us;
     lwd_arena_t arena;
+    lwd_arena_file_t arena_file; /* head NULL: the arena has none */
+    lwd_journal_t journal;       /* in the file's head */
+    lwd_tier_t *tier;            /* NULL: no log on disk */
+    lwd_keep_t *keep;
     lwd_extents_t *extents, *book_extents;
     lwd_guards_t *guards;
     lwd_shard_t *shard;
@@ -68,6 +74,17 @@ struct lwd_server {
     uint64_t drain_until_us; /* DRAINING */
     lwd_io_t *io;
 };
+
+/* server_keep.c */
+/* The arena, in its file if it has one, with a journal that can be read. */
+LW_CHECK lw_status_t lwd_server_arena(lwd_server_t *server, const lwd_arena_params_t *params, lw_error_t *error);
+/* What an earlier life left, into the new shard. */
+LW_CHECK lw_status_t lwd_server_restore(lwd_server_t *server, lw_error_t *error);
+unsigned lwd_server_duty(void *arg, uint64_t now_us); /* the owner's thread: the log's traffic */
+/* All data threads have ended: writes to the log what is in memory alone. */
+void lwd_server_flush(lwd_server_t *server);
+void lwd_server_tier_close(lwd_server_t *server);
+void lwd_server_keep_fini(lwd_server_t *server);
 
 /* server_ctl.c */
 LW_CHECK lw_status_t lwd_server_ctl_start(lwd_server_t *server, lw_error_t *error);

@@ -121,3 +121,22 @@ lw_status_t lwd_restore_arena(lwd_shard_t *shard, lwd_journal_t *journal, const 
     free(search.candidates);
     return LW_OK;
 }
+
+void lwd_restore_log(lwd_shard_t *shard, lwd_tier_t *tier, uint32_t record_max, lwd_restored_t *restored_out)
+{
+    *restored_out = (lwd_restored_t){0};
+    for (uint32_t record = 0; record < record_max; record++) {
+        lwd_tier_record_t is;
+        if (!lwd_tier_record(tier, record, &is))
+            continue;
+        lwd_restore_t restore = {is.name, is.bytes, is.fleet_id, LWD_EXTENT_NONE, record};
+        lw_status_t status = lwd_shard_restore(shard, &restore);
+        if (status == LW_OK) {
+            restored_out->segments++;
+            restored_out->bytes += is.bytes;
+            continue;
+        }
+        restored_out->dropped += status == LW_ERR_EXHAUSTED ? 1 : 0;
+        lwd_tier_forget(tier, record);
+    }
+}

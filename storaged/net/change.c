@@ -4,8 +4,8 @@
  * Rings hold as many entries as there are requests, so that a push cannot fail. */
 #include "storaged/net/net_private.h"
 
-/* On the owner's thread. */
-static void change_run(lwd_worker_t *owner, lwd_request_t *request)
+/* On the owner's thread. False: it is kept, and returned later. */
+static bool change_run(lwd_worker_t *owner, lwd_request_t *request)
 {
     lwd_shard_t *shard = owner->params.shard;
     const lw_msg_t *msg = &request->msg;
@@ -39,7 +39,9 @@ static void change_run(lwd_worker_t *owner, lwd_request_t *request)
         break;
     case LWD_CHANGE_ABORT: request->status = lwd_shard_abort(shard, request->ref); break;
     case LWD_CHANGE_DISTRUST: (void)lwd_shard_distrust(shard, request->ref); break;
+    case LWD_CHANGE_LOAD: return lwd_wait_begin(owner, request);
     }
+    return true;
 }
 
 /* Back on the thread that received the message. */
@@ -53,7 +55,25 @@ static void change_done(lwd_request_t *request)
     case LWD_CHANGE_COMMIT_END: lwd_commit_done(request); break;
     case LWD_CHANGE_ABORT:
     case LWD_CHANGE_DISTRUST: lwd_request_answer(request, request->status); break;
+    case LWD_CHANGE_LOAD:
+        if (request->type == LW_MSG_READ)
+            lwd_read_waited(request);
+        else
+            lwd_fetch_waited(request);
+        break;
     }
+}
+
+void lwd_change_return(lwd_worker_t *owner, lwd_request_t *request)
+{
+    lwd_worker_t *from = request->worker;
+    if (from == owner) {
+        change_done(request);
+        return;
+    }
+    bool pushed = lwd_ring_push(&from->returned, &request);
+    LW_ASSERT(pushed);
+    lwd_worker_wake(from);
 }
 
 void lwd_change_submit(lwd_request_t *request, lwd_change_t change)
@@ -61,8 +81,8 @@ void lwd_change_submit(lwd_request_t *request, lwd_change_t change)
     lwd_worker_t *worker = request->worker;
     request->change = change;
     if (lwd_is_owner(worker)) {
-        change_run(worker, request);
-        change_done(request);
+        if (change_run(worker, request))
+            change_done(request);
         return;
     }
     bool pushed = lwd_ring_push(&worker->params.owner->changes, &request);
@@ -75,11 +95,8 @@ unsigned lwd_changes_run(lwd_worker_t *worker)
     lwd_request_t *request;
     unsigned ran = 0;
     while (ran < LWD_ROUND_NEWS_MAX && lwd_ring_pop(&worker->changes, &request)) {
-        lwd_worker_t *from = request->worker;
-        change_run(worker, request);
-        bool pushed = lwd_ring_push(&from->returned, &request);
-        LW_ASSERT(pushed);
-        lwd_worker_wake(from);
+        if (change_run(worker, request))
+            lwd_change_return(worker, request);
         ran++;
     }
     return ran;

@@ -21,6 +21,7 @@ typedef struct fetch_plan {
     uint32_t run_count, record_count;
     uint32_t piece_count;  /* piece 0 is the reply's lists */
     uint32_t borrow_count; /* segments that pieces lie in */
+    uint32_t absent_count; /* runs whose segment is in the log on disk */
 } fetch_plan_t;
 
 /* Adds the records of one run; all of them or none. */
@@ -86,6 +87,15 @@ static void warm(const lwd_worker_t *worker, const lwd_peer_t *peer, const lw_ms
     }
 }
 
+/* A segment that cannot be read now: in the log on disk, or freed. */
+static lw_status_t missing(const lwd_worker_t *worker, lwd_ref_t ref, fetch_plan_t *plan)
+{
+    if (!lwd_shard_absent(worker->params.shard, ref))
+        return LW_ERR_STALE;
+    plan->absent_count++;
+    return LW_ERR_BUSY;
+}
+
 static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t *msg, fetch_plan_t *plan)
 {
     const uint16_t *entry = msg->entries;
@@ -101,14 +111,15 @@ static void resolve(lwd_worker_t *worker, const lwd_peer_t *peer, const lw_msg_t
         lw_status_t status = lwd_attach_resolve(worker->attach, peer->index, run->handle, &ref, &writer);
         if (status == LW_OK) {
             segment = lwd_shard_readable(worker->params.shard, ref);
-            status = segment != NULL ? resolve_run(worker, segment, run, entry, plan) : LW_ERR_STALE;
+            status = segment != NULL ? resolve_run(worker, segment, run, entry, plan) : missing(worker, ref, plan);
         }
         worker->run_status[r] = status;
         entry += run->count;
         if (status == LW_OK) {
             if (plan->borrow_count == 0 || worker->borrows[plan->borrow_count - 1] != segment)
                 worker->borrows[plan->borrow_count++] = segment;
-        } else {
+            lwd_segment_touch(segment, worker->now_us);
+        } else if (status != LW_ERR_BUSY) {
             lw_count(status == LW_ERR_STALE       ? &stats->fetch_runs_stale
                      : status == LW_ERR_NOT_FOUND ? &stats->fetch_runs_not_found
                                                   : &stats->fetch_runs_invalid,
@@ -204,6 +215,8 @@ static void serve(lwd_request_t *request, const lw_msg_t *msg)
     uint8_t *buffer = NULL;
     fetch_plan_t plan;
     resolve(worker, request->peer, msg, &plan);
+    if (plan.absent_count > 0 && !request->waited && lwd_wait_for_runs(request, msg, plan.absent_count))
+        return;
     lw_status_t status = plan.bulk_bytes > LW_MSG_BULK_MAX ? LW_ERR_INVALID : LW_OK;
     if (status == LW_OK && (msg->body.fetch.flags & LW_MSG_FETCH_CONTIGUOUS) != 0)
         status = make_contiguous(worker, &plan);
@@ -257,6 +270,11 @@ static void landed(void *arg, lw_status_t status)
     } else {
         serve(request, &request->msg);
     }
+}
+
+void lwd_fetch_waited(lwd_request_t *request)
+{
+    landed(request, LW_OK); /* its lists are in its buffer, as if they had just come */
 }
 
 void lwd_serve_fetch(lwd_worker_t *worker, lwd_peer_t *peer, lw_msg_t *msg, const lw_fabric_msg_t *arrived)

@@ -24,7 +24,7 @@ static bool nothing_waits(const lwd_worker_t *worker)
 {
     return lwd_ring_empty(&worker->answers) && lwd_ring_empty(&worker->endings) &&
            lwd_ring_empty(&worker->changes) && lwd_ring_empty(&worker->returned) &&
-           lwd_ring_empty(&worker->tasks);
+           lwd_ring_empty(&worker->tasks) && !atomic_load_explicit(&worker->nudged, memory_order_seq_cst);
 }
 
 /* Returns when there may be work, or after SLEEP_US. */

@@ -23,6 +23,7 @@
 #define LWD_TASKS_MAX 256u      /* tasks of other threads waiting for the owner */
 #define LWD_ROUND_NEWS_MAX 64u  /* news and changes handled in one round */
 #define LWD_SPACE_ASK_US 50000u /* between two requests for room */
+#define LWD_WAIT_US 500000u     /* a request waits this long for segments in the log */
 #define LWD_REPLY_UNIT_BYTES 4096u
 #define LWD_REPLY_BYTES_MIN (4u << 20)
 #define LWD_REGION_BYTES_MAX (3584ull << 20) /* one registration: 3.5 GiB */
@@ -102,6 +103,10 @@ typedef struct lwd_worker_params {
     uint32_t change_max; /* requests of all other workers together (worker 0) */
     lwd_ask_fn ask;
     void *ask_arg;
+    /* Worker 0, once a round, between two messages: something else that lives on the owner's thread. Bounded, never
+     * blocking; returns the number of things that happened. NULL: nothing. */
+    unsigned (*duty)(void *arg, uint64_t now_us);
+    void *duty_arg;
 } lwd_worker_params_t;
 
 /* Opens the fabric, listens, registers. Errors name what failed. */
@@ -119,6 +124,8 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us);
 /* Any thread. An answer always finds room. An ending goes to worker 0; ERR_BUSY: too many wait; tell again
  * later. */
 LW_CHECK lw_status_t lwd_worker_tell(lwd_worker_t *worker, const lwd_news_t *news);
+/* Any thread: the duty has something to do. */
+void lwd_worker_nudge(lwd_worker_t *worker);
 /* Any thread: runs a task on the owner's thread (worker 0). OK: it will run, unless the worker is destroyed first;
  * ERR_BUSY: too many wait. */
 LW_CHECK lw_status_t lwd_worker_submit(lwd_worker_t *owner, lwd_task_t *task);

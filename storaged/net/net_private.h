@@ -38,6 +38,7 @@ typedef enum lwd_change {
     LWD_CHANGE_COMMIT_END,
     LWD_CHANGE_ABORT,
     LWD_CHANGE_DISTRUST,
+    LWD_CHANGE_LOAD, /* may take a while: wait.c */
 } lwd_change_t;
 
 /* A request from its message to the end of its reply; request_max of them. */
@@ -61,6 +62,11 @@ struct lwd_request {
     lwd_reserved_t reserved;  /* RESERVE */
     bool done;                /* COMMIT of what was written before */
     lw_segment_name_t *names; /* ATTACH: in the buffer */
+    lwd_request_t *wait_next; /* LOAD: at the owner */
+    lwd_ref_t *wait_refs;     /* LOAD: in the buffer, or &ref */
+    uint32_t wait_count;
+    bool waited; /* once is enough */
+    uint64_t wait_until_us;
     lwd_ref_t *refs;          /* ATTACH: in the buffer; slot LWD_SLOT_NONE: not found */
     lw_msg_t msg;
 };
@@ -99,6 +105,9 @@ struct lwd_worker {
     uint32_t slice_count;
     lwd_ring_t answers, endings, changes, returned, tasks;
     uint64_t next_space_ask_us, next_show_us, next_stranger_us;
+    lwd_request_t *waiting_first, *waiting_last; /* the owner: requests for segments in the log, oldest first */
+    uint64_t waits_seen;                         /* lwd_shard_settled when they were looked at */
+    _Atomic bool nudged;                         /* the duty has something to do */
     bool orphans_asked;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
     uint32_t suspect_count;
@@ -148,6 +157,16 @@ void lwd_request_send(lwd_request_t *request, lw_msg_t *msg, const void *lists, 
 void lwd_change_submit(lwd_request_t *request, lwd_change_t change);
 unsigned lwd_changes_run(lwd_worker_t *worker); /* the owner: what others handed over */
 unsigned lwd_changes_returned(lwd_worker_t *worker);
+void lwd_change_return(lwd_worker_t *owner, lwd_request_t *request); /* the owner has done its part */
+
+/* wait.c */
+/* FETCH: waits for the absent segments of its runs; false: no room for that. The request is somebody else's then. */
+bool lwd_wait_for_runs(lwd_request_t *request, const lw_msg_t *msg, uint32_t absent_count);
+void lwd_wait_for_one(lwd_request_t *request, lwd_ref_t ref);         /* READ */
+bool lwd_wait_begin(lwd_worker_t *owner, lwd_request_t *request);     /* true: nothing to wait for */
+unsigned lwd_waits_run(lwd_worker_t *owner);
+void lwd_fetch_waited(lwd_request_t *request);
+void lwd_read_waited(lwd_request_t *request);
 
 /* am.c */
 void lwd_on_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg);

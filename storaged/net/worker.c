@@ -186,6 +186,12 @@ lw_status_t lwd_worker_submit(lwd_worker_t *owner, lwd_task_t *task)
     return LW_OK;
 }
 
+void lwd_worker_nudge(lwd_worker_t *worker)
+{
+    atomic_store_explicit(&worker->nudged, true, memory_order_seq_cst);
+    lwd_worker_wake(worker);
+}
+
 static unsigned run_tasks(lwd_worker_t *worker)
 {
     lwd_task_t *task;
@@ -290,6 +296,11 @@ unsigned lwd_worker_round(lwd_worker_t *worker, uint64_t now_us)
         lwd_peers_say_bye(worker);
     lwd_hello_expire(worker);
     if (lwd_is_owner(worker)) {
+        if (worker->params.duty != NULL) {
+            atomic_store_explicit(&worker->nudged, false, memory_order_seq_cst);
+            events += worker->params.duty(worker->params.duty_arg, now_us);
+        }
+        events += lwd_waits_run(worker);
         lwd_shard_tick(worker->params.shard, now_us);
         ask_for_room(worker);
         ask_about_orphans(worker);

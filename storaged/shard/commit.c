@@ -107,7 +107,7 @@ lw_status_t lwd_shard_commit_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t 
         return LW_FAULT(COMMIT_ACK_EARLY) ? LW_OK : verdict;
     }
     lwd_slot_list_remove(shard, &shard->reserved, ref.slot);
-    shard->written++;
+    lwd_slot_list_push(shard, &shard->written, ref.slot);
     segment->written_us = now_us;
     segment->ask_us = now_us + atomic_load_explicit(&shard->lease_us, memory_order_relaxed);
     lwd_segment_touch(segment, now_us);

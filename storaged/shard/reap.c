@@ -150,6 +150,7 @@ static void show(lwd_shard_t *shard)
 
 void lwd_shard_tick(lwd_shard_t *shard, uint64_t now_us)
 {
+    shard->now_us = now_us;
     if (shard->dying.count > 0)
         lwd_shard_recycle(shard, LWD_TICK_SLOTS);
     if (shard->leaving.count > 0)

@@ -37,6 +37,10 @@ uint32_t lwd_segment_make(lwd_shard_t *shard, lwd_origin_t *origin, const lw_seg
     uint64_t offset = lwd_extents_alloc(shard->params.extents, bytes);
     if (offset == LWD_EXTENT_NONE)
         return LWD_SLOT_NONE;
+    if (!lwd_load_room_left(shard, bytes)) {
+        lwd_extents_free(shard->params.extents, offset);
+        return LWD_SLOT_NONE;
+    }
     uint32_t slot = lwd_slot_fill(shard, origin, name, hash, bytes, offset);
     lwd_slot_list_push(shard, &shard->reserved, slot);
     lwd_segment_move(&shard->slots[slot], LWD_SEGMENT_RESERVED);
@@ -67,8 +71,9 @@ static lw_status_t reserve_again(lwd_shard_t *shard, uint32_t slot, const lwd_re
 static lw_status_t no_room(lwd_shard_t *shard, uint64_t bytes, lwd_reserved_t *reserved_out)
 {
     lw_count(&shard->params.stats->reserves_refused_full, 1);
-    lwd_shard_note_want(shard, bytes);
-    bool soon = shard->dying.count > 0 || shard->leaving.count > 0 || shard->writing_bytes > 0;
+    lwd_shard_note_want(shard, bytes + shard->largest_bytes); /* lwd_load_room_left */
+    bool soon = shard->dying.count > 0 || shard->leaving.count > 0 ||
+                (shard->log_forget != NULL && !shard->log_full && shard->written.count > 0);
     reserved_out->retry_after_ms = soon ? LWD_RETRY_DYING_MS : LWD_RETRY_FULL_MS;
     return LW_ERR_EXHAUSTED;
 }

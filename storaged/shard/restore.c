@@ -30,12 +30,13 @@ lw_status_t lwd_shard_restore(lwd_shard_t *shard, const lwd_restore_t *restore)
     lwd_segment_t *segment = &shard->slots[slot];
     segment->log_record = restore->log_record;
     segment->fleet_id = restore->fleet_id;
+    shard->largest_bytes = lw_max_u64(shard->largest_bytes, restore->bytes);
     origin->term = (uint32_t)lw_max_u64(origin->term, restore->name.generation);
     lwd_slot_list_push(shard, &shard->restored, slot);
     atomic_store_explicit(&shard->restoring, shard->restored.count, memory_order_release);
     lwd_segment_move(segment, LWD_SEGMENT_RESTORED);
     if (segment->extent != NULL && lwd_segment_build_table(shard, segment) != LW_OK) {
-        segment->log_record = LWD_LOG_NONE; /* stays the caller's */
+        segment->log_record = LWD_LOG_NONE; /* stays the caller's, who restores it without its place in memory */
         lwd_segment_kill(shard, slot);
         return LW_ERR_EXHAUSTED;
     }
@@ -46,6 +47,11 @@ lw_status_t lwd_shard_restore(lwd_shard_t *shard, const lwd_restore_t *restore)
 void lwd_shard_set_fleet(lwd_shard_t *shard, uint64_t fleet_id)
 {
     atomic_store_explicit(&shard->fleet_id, fleet_id, memory_order_relaxed);
+}
+
+uint64_t lwd_shard_fleet(const lwd_shard_t *shard)
+{
+    return atomic_load_explicit(&shard->fleet_id, memory_order_relaxed);
 }
 
 uint32_t lwd_shard_restoring(const lwd_shard_t *shard)
@@ -86,7 +92,7 @@ void lwd_segment_confirm(lwd_shard_t *shard, uint32_t slot)
     lwd_segment_t *segment = &shard->slots[slot];
     lwd_slot_list_remove(shard, &shard->restored, slot);
     if (segment->extent != NULL) {
-        shard->written++;
+        lwd_slot_list_push(shard, &shard->written, slot);
         lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
     } else {
         shard->spilled++;

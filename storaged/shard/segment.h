@@ -59,6 +59,7 @@ typedef struct lwd_segment {
     bool held;  /* a move works on it: no lease, term or verdict takes it away, an ending does */
     bool asked; /* the catalogue's verdict is awaited */
     bool writing;        /* written: on its way to the log */
+    bool stays;          /* it can never be in the log */
     bool wanted;         /* spilled: somebody waits for it */
     uint32_t log_record; /* LWD_LOG_NONE: not in the log */
     uint64_t fleet_id;   /* restored: the fleet whose sessions it knew */

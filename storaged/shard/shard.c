@@ -100,7 +100,8 @@ lw_status_t lwd_shard_create(const lwd_shard_params_t *params, lwd_shard_t **sha
     }
     memset(shard->slots, 0, params->segment_max * sizeof(*shard->slots));
     shard->free = (lwd_slot_list_t){LWD_SLOT_NONE, LWD_SLOT_NONE, 0};
-    shard->reserved = shard->dying = shard->restored = shard->leaving = shard->wanted = shard->free;
+    shard->reserved = shard->written = shard->dying = shard->free;
+    shard->restored = shard->leaving = shard->wanted = shard->free;
     for (uint32_t slot = 0; slot < params->segment_max; slot++) {
         atomic_init(&shard->slots[slot].word, lwd_segment_word(1, LWD_SEGMENT_FREE));
         lwd_slot_list_push(shard, &shard->free, slot);
@@ -138,7 +139,7 @@ static void leave_list(lwd_shard_t *shard, uint32_t slot, lwd_segment_state_t st
 {
     lwd_segment_t *segment = &shard->slots[slot];
     switch (state) {
-    case LWD_SEGMENT_WRITTEN: shard->written--; break;
+    case LWD_SEGMENT_WRITTEN: lwd_slot_list_remove(shard, &shard->written, slot); break;
     case LWD_SEGMENT_RESERVED:
     case LWD_SEGMENT_VERIFYING: lwd_slot_list_remove(shard, &shard->reserved, slot); break;
     case LWD_SEGMENT_RESTORED:
@@ -228,7 +229,7 @@ uint32_t lwd_slot_fill(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segmen
     segment->ask_us = segment->written_us = segment->seen = segment->unplaced_us = 0;
     segment->held = segment->asked = false;
     segment->log_record = LWD_LOG_NONE;
-    segment->writing = segment->wanted = false;
+    segment->writing = segment->wanted = segment->stays = false;
     segment->fleet_id = 0;
     atomic_store_explicit(&segment->heat, 0, memory_order_relaxed);
     lwd_origin_link(shard, origin, slot);
@@ -282,7 +283,7 @@ void lwd_shard_usage(const lwd_shard_t *shard, lwd_shard_usage_t *usage_out)
         .arena_bytes = arena.bytes,
         .arena_used_bytes = arena.used_bytes,
         .book_used_bytes = book.used_bytes,
-        .segments = shard->written,
+        .segments = shard->written.count,
         .reservations = shard->reserved.count,
         .dying = shard->dying.count,
         .segment_max = shard->params.segment_max,
@@ -335,11 +336,11 @@ bool lwd_shard_check(const lwd_shard_t *shard)
     lwd_extents_usage(shard->params.extents, &usage);
     uint32_t held = count[LWD_SEGMENT_RESERVED] + count[LWD_SEGMENT_VERIFYING];
     return count[LWD_SEGMENT_FREE] == shard->free.count && held == shard->reserved.count &&
-           count[LWD_SEGMENT_DYING] == shard->dying.count && count[LWD_SEGMENT_WRITTEN] == shard->written &&
+           count[LWD_SEGMENT_DYING] == shard->dying.count && count[LWD_SEGMENT_WRITTEN] == shard->written.count &&
            count[LWD_SEGMENT_RESTORED] == shard->restored.count &&
            count[LWD_SEGMENT_LEAVING] == shard->leaving.count && count[LWD_SEGMENT_SPILLED] == shard->spilled &&
            count[LWD_SEGMENT_LOADING] == shard->loading &&
-           linked == (uint64_t)held + shard->written + shard->restored.count + shard->leaving.count +
+           linked == (uint64_t)held + shard->written.count + shard->restored.count + shard->leaving.count +
                          shard->spilled + shard->loading && usage.extent_count == extent_count &&
            lwd_extents_check(shard->params.extents) && lwd_extents_check(shard->params.book_extents);
 }

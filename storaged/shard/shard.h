@@ -110,6 +110,7 @@ LW_CHECK lw_status_t lwd_shard_restore(lwd_shard_t *shard, const lwd_restore_t *
 /* [any] The fleet that the catalogue belongs to. Restored segments are asked about from then on; those of another
  * fleet are freed. */
 void lwd_shard_set_fleet(lwd_shard_t *shard, uint64_t fleet_id);
+uint64_t lwd_shard_fleet(const lwd_shard_t *shard); /* [any] */
 /* [any] Restored segments that the catalogue was not asked about yet. */
 uint32_t lwd_shard_restoring(const lwd_shard_t *shard);
 
@@ -123,10 +124,11 @@ typedef struct lwd_spill {
     const uint8_t *data; /* stays until spill_end */
     uint64_t bytes;
 } lwd_spill_t;
-/* The coldest segment to be written to the log now; false: enough memory is free, or on its way. */
-bool lwd_shard_spill_take(lwd_shard_t *shard, lwd_spill_t *spill_out);
+/* The coldest segment to be written to the log now; false: enough memory is free, or on its way. all: any segment that
+ * is not in the log yet (before an orderly end). */
+bool lwd_shard_spill_take(lwd_shard_t *shard, bool all, lwd_spill_t *spill_out);
 /* How it went: OK with the log's record. False: the segment was freed meanwhile, the record is not needed.
- * ERR_EXHAUSTED: the log is full, evictions follow until lwd_shard_log_room. */
+ * ERR_EXHAUSTED: the log is full, evictions follow until lwd_shard_log_room. ERR_INVALID: it can never be in the log. */
 bool lwd_shard_spill_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, uint32_t record);
 void lwd_shard_log_room(lwd_shard_t *shard); /* the log has room again */
 /* [any] Committed here, and not in memory. */

@@ -39,22 +39,22 @@ struct lwd_shard {
     lwd_segment_t *slots;
     uint32_t *index; /* open addressing by name: slot + 1, 0 empty */
     uint32_t index_mask;
-    lwd_slot_list_t free, reserved, dying;
+    lwd_slot_list_t free, reserved, written, dying;
     lwd_slot_list_t restored, leaving, wanted; /* wanted: spilled slots that somebody waits for */
-    uint32_t written, spilled, loading;
+    uint32_t spilled, loading;
     _Atomic uint32_t restoring; /* restored.count, for other threads */
     _Atomic uint64_t fleet_id;  /* 0: the catalogue was not reached yet */
     void (*log_forget)(void *arg, uint32_t record); /* NULL: no log */
     void *log_arg;
     bool log_full;
-    uint32_t cold_cursor;
-    uint64_t need_bytes;                   /* the largest extent that could not be had lately */
+    uint64_t largest_bytes;                /* of any segment that may be in the log */
+    uint64_t need_bytes, need_until_us;    /* the largest extent that could not be had lately */
     uint64_t leaving_bytes, writing_bytes; /* arena bytes that will be free soon */
     uint64_t settled;
     lwd_origin_table_t origins;
     lwd_client_table_t clients;
     _Atomic uint64_t lease_us; /* the control side may change it */
-    uint64_t next_tick_us;
+    uint64_t next_tick_us, now_us; /* now: of the last tick */
     uint64_t want_bytes;
     uint32_t written_cursor;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
@@ -94,6 +94,9 @@ void lwd_restored_suspects(lwd_shard_t *shard, uint64_t now_us);
 void lwd_segment_confirm(lwd_shard_t *shard, uint32_t slot); /* RESTORED: the catalogue knows it */
 
 /* spill.c */
+/* With a log: could the largest segment still come back from it? New ones never take the last room, or what is in a
+ * full log could not be read. */
+bool lwd_load_room_left(lwd_shard_t *shard, uint64_t new_bytes);
 void lwd_leaving_run(lwd_shard_t *shard, uint32_t most);
 /* Gives memory and tables of a segment back; the readers have passed. */
 void lwd_segment_unload(lwd_shard_t *shard, lwd_segment_t *segment);

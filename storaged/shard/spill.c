@@ -6,6 +6,8 @@
 
 #include "wire/segment_fmt.h"
 
+#define NEED_US 500000u /* who did not get room comes back within this, or has given up */
+
 void lwd_shard_set_log(lwd_shard_t *shard, void (*forget)(void *arg, uint32_t record), void *arg)
 {
     shard->log_forget = forget;
@@ -22,20 +24,11 @@ uint64_t lwd_shard_settled(const lwd_shard_t *shard)
     return shard->settled;
 }
 
-void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes)
-{
-    if (shard->log_forget != NULL)
-        shard->need_bytes = lw_max_u64(shard->need_bytes, bytes);
-    /* The catalogue is asked to evict only when nothing more can be spilled. */
-    if (shard->log_forget == NULL || shard->log_full || shard->free.count == 0 || shard->written == 0)
-        shard->want_bytes += bytes;
-}
-
 /* ---- out ---- */
 static void leave(lwd_shard_t *shard, uint32_t slot)
 {
     lwd_segment_t *segment = &shard->slots[slot];
-    shard->written--;
+    lwd_slot_list_remove(shard, &shard->written, slot);
     shard->leaving_bytes += segment->bytes;
     lwd_segment_move(segment, LWD_SEGMENT_LEAVING);
     segment->retired = lwd_guard_retire(shard->params.guards);
@@ -78,17 +71,26 @@ void lwd_leaving_run(lwd_shard_t *shard, uint32_t most)
     }
 }
 
-/* The coldest of the next slots; LWD_SLOT_NONE: none of them can leave. */
-static uint32_t coldest(lwd_shard_t *shard)
+typedef enum victims { ANY, IN_LOG, NOT_IN_LOG } victims_t;
+
+/* The coldest of the next `most` slots, or just the first one that is not in the log; LWD_SLOT_NONE: none of them can
+ * leave. */
+static uint32_t coldest(lwd_shard_t *shard, uint32_t most, victims_t kind)
 {
     uint32_t best = LWD_SLOT_NONE, best_heat = 0;
-    uint32_t most = shard->params.segment_max < LWD_HEAT_SCAN ? shard->params.segment_max : LWD_HEAT_SCAN;
+    most = (uint32_t)lw_min_u64(most, shard->written.count);
     for (uint32_t i = 0; i < most; i++) {
-        uint32_t slot = shard->cold_cursor;
-        shard->cold_cursor = (slot + 1) % shard->params.segment_max;
+        uint32_t slot = shard->written.first;
         const lwd_segment_t *segment = &shard->slots[slot];
-        if (lwd_segment_state(segment) != LWD_SEGMENT_WRITTEN || segment->writing)
+        lwd_slot_list_remove(shard, &shard->written, slot); /* the next look begins behind it */
+        lwd_slot_list_push(shard, &shard->written, slot);
+        if (segment->writing || segment->held)
             continue;
+        bool in_log = segment->log_record != LWD_LOG_NONE;
+        if (kind == IN_LOG ? !in_log : segment->stays || (kind == NOT_IN_LOG && in_log))
+            continue;
+        if (kind == NOT_IN_LOG)
+            return slot;
         uint32_t heat = atomic_load_explicit(&segment->heat, memory_order_relaxed);
         if (best == LWD_SLOT_NONE || heat < best_heat) {
             best = slot;
@@ -96,6 +98,30 @@ static uint32_t coldest(lwd_shard_t *shard)
         }
     }
     return best;
+}
+
+void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes)
+{
+    bool log = shard->log_forget != NULL && shard->free.count > 0;
+    if (log) {
+        shard->need_bytes = lw_max_u64(shard->need_bytes, bytes);
+        shard->need_until_us = shard->now_us + NEED_US;
+    }
+    /* The catalogue is asked to evict only when nothing more can leave for the log. */
+    if (!log || shard->written.count == 0 || (shard->log_full && coldest(shard, LWD_HEAT_SCAN, IN_LOG) == LWD_SLOT_NONE))
+        shard->want_bytes += bytes;
+}
+
+bool lwd_load_room_left(lwd_shard_t *shard, uint64_t new_bytes)
+{
+    if (shard->log_forget == NULL)
+        return true;
+    shard->largest_bytes = lw_max_u64(shard->largest_bytes, new_bytes);
+    uint64_t offset = lwd_extents_alloc(shard->params.extents, shard->largest_bytes);
+    if (offset == LWD_EXTENT_NONE)
+        return false;
+    lwd_extents_free(shard->params.extents, offset);
+    return true;
 }
 
 /* Is more memory wanted than is free or soon will be? */
@@ -106,7 +132,7 @@ static bool pressed(lwd_shard_t *shard)
     lwd_extents_usage_t book;
     lwd_extents_usage(shard->params.book_extents, &book);
     uint64_t coming = shard->leaving_bytes + shard->writing_bytes, unused = usage.bytes - usage.used_bytes;
-    if (usage.largest_free_bytes >= shard->need_bytes)
+    if (usage.largest_free_bytes >= shard->need_bytes || shard->now_us >= shard->need_until_us)
         shard->need_bytes = 0;
     else if (coming == 0)
         return true; /* enough may be free, but not in one piece */
@@ -115,27 +141,39 @@ static bool pressed(lwd_shard_t *shard)
     return unused + coming < lw_max_u64(usage.bytes / LWD_FREE_SHARE, shard->need_bytes);
 }
 
-bool lwd_shard_spill_take(lwd_shard_t *shard, lwd_spill_t *spill_out)
+static void write_begin(lwd_shard_t *shard, uint32_t slot, lwd_spill_t *spill_out)
 {
-    while (!shard->log_full && pressed(shard)) {
-        uint32_t slot = coldest(shard);
-        if (slot == LWD_SLOT_NONE)
+    lwd_segment_t *segment = &shard->slots[slot];
+    segment->writing = true;
+    shard->writing_bytes += segment->bytes;
+    lwd_segment_borrow(segment);
+    *spill_out = (lwd_spill_t){
+        .ref = {slot, lwd_segment_generation(segment)},
+        .name = segment->name,
+        .data = segment->extent,
+        .bytes = segment->bytes,
+    };
+}
+
+/* Served in the last moments: leaves only when somebody waits for room. */
+static bool is_hot(const lwd_shard_t *shard, uint32_t slot)
+{
+    return atomic_load_explicit(&shard->slots[slot].heat, memory_order_relaxed) + 1 >=
+           (uint32_t)(shard->now_us >> LWD_HEAT_SHIFT);
+}
+
+bool lwd_shard_spill_take(lwd_shard_t *shard, bool all, lwd_spill_t *spill_out)
+{
+    while (all ? !shard->log_full : pressed(shard)) {
+        uint32_t slot = all ? coldest(shard, UINT32_MAX, NOT_IN_LOG)
+                            : coldest(shard, LWD_HEAT_SCAN, shard->log_full ? IN_LOG : ANY);
+        if (slot == LWD_SLOT_NONE || (!all && shard->need_bytes == 0 && is_hot(shard, slot)))
             return false;
-        lwd_segment_t *segment = &shard->slots[slot];
-        if (segment->log_record != LWD_LOG_NONE) {
-            leave(shard, slot);
-            continue;
+        if (shard->slots[slot].log_record == LWD_LOG_NONE) {
+            write_begin(shard, slot, spill_out);
+            return true;
         }
-        segment->writing = true;
-        shard->writing_bytes += segment->bytes;
-        lwd_segment_borrow(segment);
-        *spill_out = (lwd_spill_t){
-            .ref = {slot, lwd_segment_generation(segment)},
-            .name = segment->name,
-            .data = segment->extent,
-            .bytes = segment->bytes,
-        };
-        return true;
+        leave(shard, slot);
     }
     return false;
 }
@@ -148,6 +186,8 @@ bool lwd_shard_spill_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t status, 
     segment->writing = false;
     if (status == LW_ERR_EXHAUSTED)
         shard->log_full = true;
+    if (status == LW_ERR_INVALID)
+        segment->stays = true;
     if (lwd_segment_live(shard, ref) == NULL)
         return false;
     if (status != LW_OK)
@@ -179,7 +219,7 @@ bool lwd_shard_want(lwd_shard_t *shard, lwd_ref_t ref, uint64_t now_us)
     case LWD_SEGMENT_LEAVING:
         lwd_slot_list_remove(shard, &shard->leaving, ref.slot);
         shard->leaving_bytes -= segment->bytes;
-        shard->written++;
+        lwd_slot_list_push(shard, &shard->written, ref.slot);
         lwd_segment_move(segment, LWD_SEGMENT_WRITTEN);
         return true;
     case LWD_SEGMENT_SPILLED:
@@ -253,7 +293,7 @@ lw_status_t lwd_shard_load_end(lwd_shard_t *shard, lwd_ref_t ref, lw_status_t st
     if (lwd_segment_build_table(shard, segment) != LW_OK)
         return load_again(shard, ref.slot);
     shard->loading--;
-    shard->written++;
+    lwd_slot_list_push(shard, &shard->written, ref.slot);
     shard->settled++;
     lwd_segment_touch(segment, now_us);
     lwd_segment_journal(shard, segment);

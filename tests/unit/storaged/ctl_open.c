@@ -1,4 +1,5 @@
-/* ctl_open.c - a control plane for tests: every session exists, every token is right, nothing is ever dead.
+/* ctl_open.c - a control plane for tests: every session exists, every token is right, and nothing is dead that the
+ * daemon asks about but what lies in layers of CTL_OPEN_DEAD_LAYER and above.
  *
  * Answers come at once from inside the question. A token that begins with 0xff is refused, so that refusals
  * can be tested; 0xfe answers that the term is old, 0xfd that the catalogue is away. */
@@ -7,6 +8,8 @@
 #include <string.h>
 
 #include "storaged/ctl/ctl.h"
+
+#define CTL_OPEN_DEAD_LAYER 0xF000u
 
 struct lwd_ctl {
     char listen[LW_ADDRESS_MAX];
@@ -89,9 +92,11 @@ lw_status_t lwd_ctl_check_async(lwd_ctl_t *ctl, const lwd_ctl_check_t *check, lw
 lw_status_t lwd_ctl_orphans_async(lwd_ctl_t *ctl, const lw_segment_name_t *names, uint32_t count,
                                   lwd_ctl_orphans_fn done, void *arg)
 {
-    static const bool alive[LWD_CTL_ORPHANS_MAX];
-    (void)ctl, (void)names;
-    done(arg, LW_OK, alive, count);
+    bool dead[LWD_CTL_ORPHANS_MAX];
+    (void)ctl;
+    for (uint32_t i = 0; i < count; i++)
+        dead[i] = names[i].layer >= CTL_OPEN_DEAD_LAYER;
+    done(arg, LW_OK, dead, count);
     return LW_OK;
 }
 

@@ -1,3 +1,8 @@
 if(TARGET lwd_keep)
   lw_add_test(NAME test_lwd_restore SOURCES test_restore.c shard_place.c segment_make.c LIBS lwd_keep)
+  lw_add_test(NAME test_lwd_keep SOURCES test_keep.c shard_place.c segment_make.c LIBS lwd_keep)
+endif()
+if(TARGET lwd_tier)
+  lw_add_test(NAME test_lwd_disk SOURCES test_disk.c LIBS lwd_disk)
+  lw_add_test(NAME test_lwd_tier SOURCES test_tier.c segment_make.c LIBS lwd_tier)
 endif()
