@@ -134,6 +134,8 @@ void etcd_process_start(etcd_process_t *etcd)
 void etcd_process_signal(const etcd_process_t *etcd, int signum)
 {
     assert_int_equal(kill(etcd->pid, signum), 0);
+    if (signum == SIGSTOP) /* it may run on for a moment */
+        assert_int_equal(waitpid(etcd->pid, NULL, WUNTRACED), etcd->pid);
 }
 
 void etcd_process_kill(etcd_process_t *etcd)
