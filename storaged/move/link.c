@@ -105,6 +105,15 @@ static void link_start(move_link_t *link, const char *address)
     request_send(request, &msg, NULL);
 }
 
+/* It has taken up as many handles as it may: once its last job is done with it, a new connection begins with none. */
+static void link_replace(move_link_t *link)
+{
+    if (link->requests > 0 || lwd_jobs_use(link))
+        return;
+    link->retry_us = 0;
+    link_close(link);
+}
+
 static const lw_node_t *node_of(const lwd_move_t *move, uint16_t index)
 {
     for (uint32_t i = 0; i < move->plan.view.node_count; i++)
@@ -131,7 +140,8 @@ move_link_t *lwd_link_get(lwd_move_t *move, uint16_t node, bool *failed_out)
     }
     if (link != NULL) {
         *failed_out = link->state == MOVE_LINK_WAITING;
-        link->used_us = move->now_us;
+        if (link->state == MOVE_LINK_READY && link->attached >= MOVE_ATTACHED_MAX)
+            link_replace(link);
         return link->state == MOVE_LINK_READY && link->attached < MOVE_ATTACHED_MAX ? link : NULL;
     }
     if (free_one == NULL)
@@ -162,6 +172,7 @@ void lwd_links_closed(void *arg, lw_conn_t *conn, lw_status_t status)
         if (request->kind != MOVE_REQUEST_FREE && request->link == link)
             request_done(request, LW_ERR_UNREACHABLE);
     }
+    lwd_jobs_unlink(link);
     link->conn = NULL;
     link->state = ours && link->retry_us == 0 ? MOVE_LINK_FREE : MOVE_LINK_WAITING;
     link->retry_us = move->now_us + MOVE_RETRY_US;
@@ -182,7 +193,7 @@ unsigned lwd_links_step(lwd_move_t *move)
             link_close(link);
             events++;
         } else if (link->state == MOVE_LINK_READY && link->requests == 0 &&
-                   move->now_us - link->used_us >= MOVE_IDLE_US) {
+                   move->now_us - link->used_us >= MOVE_IDLE_US && !lwd_jobs_use(link)) {
             link->retry_us = 0;
             link_close(link);
             events++;
@@ -214,7 +225,7 @@ static void send_read(move_request_t *request, uint64_t handle, uint64_t offset,
 
 bool lwd_link_size(move_link_t *link, move_job_t *job)
 {
-    move_request_t *request = request_new(link, MOVE_REQUEST_SIZE, job);
+    move_request_t *request = link->state == MOVE_LINK_READY ? request_new(link, MOVE_REQUEST_SIZE, job) : NULL;
     if (request != NULL)
         send_read(request, job->handle, 0, 64); /* the reply says how large the segment is */
     return request != NULL;
@@ -222,7 +233,7 @@ bool lwd_link_size(move_link_t *link, move_job_t *job)
 
 bool lwd_link_chunk(move_link_t *link, move_job_t *job, uint64_t offset, uint64_t bytes)
 {
-    move_request_t *request = request_new(link, MOVE_REQUEST_CHUNK, job);
+    move_request_t *request = link->state == MOVE_LINK_READY ? request_new(link, MOVE_REQUEST_CHUNK, job) : NULL;
     if (request == NULL)
         return false;
     request->offset = offset;
@@ -232,7 +243,8 @@ bool lwd_link_chunk(move_link_t *link, move_job_t *job, uint64_t offset, uint64_
 
 void lwd_link_doubt(move_link_t *link, uint64_t handle, uint64_t bytes)
 {
-    move_request_t *request = link->state == MOVE_LINK_READY ? request_new(link, MOVE_REQUEST_DOUBT, NULL) : NULL;
+    bool ready = link != NULL && link->state == MOVE_LINK_READY;
+    move_request_t *request = ready ? request_new(link, MOVE_REQUEST_DOUBT, NULL) : NULL;
     if (request == NULL)
         return;
     lw_msg_t msg = {.header.type = LW_MSG_COMMIT, .body.commit = {.handle = handle, .bytes = bytes}};
@@ -265,6 +277,8 @@ static void lists_landed(void *arg, lw_status_t status)
         status = LW_ERR_INVALID;
     if (status == LW_OK)
         status = (lw_status_t)request->reply.attached[0].status;
+    if (status == LW_ERR_EXHAUSTED) /* the source's limit for a connection is the smaller one */
+        request->link->attached = MOVE_ATTACHED_MAX;
     request_done(request, status);
 }
 

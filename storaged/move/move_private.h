@@ -89,7 +89,7 @@ struct move_job {
     uint16_t from;
     uint16_t sources[LW_REPLICAS_MAX];
     uint32_t source_count, source; /* source: the one in use */
-    move_link_t *link;
+    move_link_t *link; /* while it is connected and of use: NULL once that has ended */
     uint64_t handle, bytes, asked; /* of the segment's bytes: asked for up to here, but for those to ask again */
     uint64_t again[MOVE_WINDOW];   /* chunks that the source had no room for: their offsets */
     uint32_t again_count;
@@ -120,6 +120,7 @@ typedef struct move_scan {
     lwd_task_t task; /* first */
     move_scan_state_t state;
     bool running, rebalance, last_page;
+    bool retries; /* some job of the last one failed */
     uint64_t number, began_us, next_us;
     lwd_placed_t rows[LWD_MOVE_PAGE];
     uint32_t row_count, row, layer;
@@ -148,7 +149,8 @@ struct lwd_move {
     uint64_t job_serial;
     move_scan_t scan;
     int64_t allowance; /* bytes that may be asked for; below zero: later */
-    uint64_t filled_us, retry_us;
+    uint64_t filled_us;
+    uint64_t retry_us; /* from failed jobs to the next scan; grows while they fail */
     lwd_move_limits_t limits;
     uint8_t token[LW_TOKEN_BYTES];
     bool token_known;
@@ -183,6 +185,10 @@ unsigned lwd_jobs_step(lwd_move_t *move);
 void lwd_job_attached(move_job_t *job, lw_status_t status, uint64_t handle);
 void lwd_job_sized(move_job_t *job, lw_status_t status, uint64_t bytes);
 void lwd_job_chunk(move_job_t *job, lw_status_t status, uint64_t offset, uint64_t bytes);
+/* Does a job read through this link, or will it go on doing so? */
+bool lwd_jobs_use(const move_link_t *link);
+/* The link's connection has ended: its jobs must not use it again, nor their handles. */
+void lwd_jobs_unlink(const move_link_t *link);
 
 /* link.c */
 void lwd_links_message(void *arg, lw_conn_t *conn, const lw_fabric_msg_t *msg);
@@ -190,11 +196,11 @@ void lwd_links_closed(void *arg, lw_conn_t *conn, lw_status_t status);
 void lwd_links_accept(void *arg, lw_conn_t *conn);
 /* The link to a node once it is READY; NULL: not yet, or *failed_out: it cannot be had. Starts it where needed. */
 move_link_t *lwd_link_get(lwd_move_t *move, uint16_t node, bool *failed_out);
-/* These return false when no request is free; the answer comes through lwd_job_*. */
+/* These return false when no request is free or the link is being closed; the answer comes through lwd_job_*. */
 bool lwd_link_attach(move_link_t *link, move_job_t *job);
 bool lwd_link_size(move_link_t *link, move_job_t *job);
 bool lwd_link_chunk(move_link_t *link, move_job_t *job, uint64_t offset, uint64_t bytes);
-/* Tells a source that what came from it was wrong; what it finds is its own business. */
+/* Tells a source that what came from it was wrong; what it finds is its own business. Nothing when link is NULL. */
 void lwd_link_doubt(move_link_t *link, uint64_t handle, uint64_t bytes);
 unsigned lwd_links_step(lwd_move_t *move); /* silent and idle ones */
 

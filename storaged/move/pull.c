@@ -91,6 +91,7 @@ static bool job_submit(move_job_t *job, void (*run)(lwd_task_t *, lwd_shard_t *,
 static void job_leave(move_job_t *job, bool placed)
 {
     job->placed = placed;
+    job->link = NULL;
     if (job->held)
         job->state = MOVE_JOB_LEAVING;
     else
@@ -165,6 +166,29 @@ void lwd_job_chunk(move_job_t *job, lw_status_t status, uint64_t offset, uint64_
     }
 }
 
+bool lwd_jobs_use(const move_link_t *link)
+{
+    for (uint32_t i = 0; i < MOVE_JOBS_MAX; i++)
+        if (link->move->jobs[i].state != MOVE_JOB_FREE && link->move->jobs[i].link == link)
+            return true;
+    return false;
+}
+
+void lwd_jobs_unlink(const move_link_t *link)
+{
+    for (uint32_t i = 0; i < MOVE_JOBS_MAX; i++)
+        if (link->move->jobs[i].link == link)
+            link->move->jobs[i].link = NULL;
+}
+
+/* The source has failed, or its connection ended while nothing was asked of it. Not while a task runs. */
+static bool source_gone(move_job_t *job)
+{
+    if (job->link == NULL)
+        source_failed(job, LW_ERR_UNREACHABLE);
+    return job->failed;
+}
+
 /* ---- steps ---- */
 static unsigned job_link(move_job_t *job)
 {
@@ -185,10 +209,13 @@ static unsigned job_attached(move_job_t *job)
 {
     if (job->requests > 0)
         return 0;
-    if (job->failed)
+    if (source_gone(job)) {
         next_source(job);
-    else if (lwd_link_size(job->link, job))
-        job->state = MOVE_JOB_SIZING;
+        return 1;
+    }
+    if (!lwd_link_size(job->link, job))
+        return 0;
+    job->state = MOVE_JOB_SIZING;
     return 1;
 }
 
@@ -210,6 +237,7 @@ static void job_change(move_job_t *job)
         job_done(job);
         return;
     }
+    job->link = NULL; /* nothing more is read */
     pthread_mutex_lock(&move->lock);
     job->answered = false;
     pthread_mutex_unlock(&move->lock);
@@ -245,7 +273,7 @@ static unsigned job_read(move_job_t *job)
 {
     lwd_move_t *move = job->move;
     unsigned events = 0;
-    while (job_wants(job) && job->requests + job->again_count < MOVE_WINDOW + (job->again_count > 0) &&
+    while (job_wants(job) && !source_gone(job) && job->requests + job->again_count < MOVE_WINDOW + (job->again_count > 0) &&
            move->allowance > 0 && move->now_us >= job->again_us) {
         bool again = job->again_count > 0;
         uint64_t offset = again ? job->again[job->again_count - 1] : job->asked;

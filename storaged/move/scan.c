@@ -2,7 +2,6 @@
  * to count. A page at a time, and no faster than jobs find room. */
 #include "storaged/move/move_private.h"
 
-
 static void scan_reset(lwd_move_t *move, uint64_t next_us)
 {
     move->scan.state = MOVE_SCAN_IDLE;
@@ -12,6 +11,9 @@ static void scan_reset(lwd_move_t *move, uint64_t next_us)
 static void scan_begin(lwd_move_t *move)
 {
     move_scan_t *scan = &move->scan;
+    if (!scan->retries) /* all that the last one found was done */
+        move->retry_us = 0;
+    scan->retries = false;
     scan->number++;
     scan->began_us = move->now_us;
     scan->key = (lwd_placed_key_t){0};
@@ -59,8 +61,10 @@ static void want(lwd_move_t *move, lwd_move_reason_t reason, const lw_segment_na
 {
     uint16_t sources[LW_REPLICAS_MAX];
     uint32_t count = lwd_plan_sources(&move->plan, name, nodes, replicas, sources);
-    if (count == 0) /* counted as lost */
+    if (count == 0) { /* a copy that is missing here is the last one; of others look_at() has counted that */
+        move->scan.lost += reason == LWD_MOVE_MISSING && move->plan.alive[move->plan.own];
         return;
+    }
     if (lwd_job_add(move, reason, name, from, sources, count))
         move->scan.found++;
     else
@@ -196,9 +200,12 @@ static bool scan_due(lwd_move_t *move)
     move_scan_t *scan = &move->scan;
     if (!move->plan.known || !move->token_known || move->plan.view.node_count < 2 || move->job_count > 0)
         return false;
-    if (scan->failed > 0) { /* what has failed is looked for again soon */
+    if (scan->failed > 0) { /* what has failed is looked for again, soon at first */
         scan->failed = 0;
-        scan->next_us = lw_min_u64(scan->next_us, move->now_us + MOVE_RETRY_US);
+        scan->retries = true;
+        move->retry_us = lw_min_u64(lw_max_u64(2 * move->retry_us, MOVE_RETRY_US),
+                                    lw_max_u64(move->limits.scan_us, MOVE_RETRY_US));
+        scan->next_us = move->now_us + move->retry_us;
     }
     return move->now_us >= scan->next_us;
 }
