@@ -43,9 +43,10 @@ static void run_etcd(const etcd_process_t *etcd, int log_fd)
     snprintf(url, sizeof(url), "%s://%s", etcd->cert_file ? "https" : "http", etcd->endpoint);
     snprintf(peer, sizeof(peer), "http://127.0.0.1:%u", etcd->peer_port);
     snprintf(cluster, sizeof(cluster), "test=%s", peer);
-    const char *const common[] = {"etcd", "--name", "test", "--data-dir", etcd->folder, "--listen-client-urls", url,
+    const char *const common[] = {"etcd", "--name", etcd->name ? etcd->name : "test", "--data-dir", etcd->folder, "--listen-client-urls", url,
                                   "--advertise-client-urls", url, "--listen-peer-urls", peer,
-                                  "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster};
+                                  "--initial-advertise-peer-urls", peer, "--initial-cluster",
+                                  etcd->peers ? etcd->peers : cluster};
     for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)
         argv[n++] = common[i];
     if (etcd->cert_file) {
@@ -107,16 +108,20 @@ static void wait_for_answer(const etcd_process_t *etcd)
     lwd_etcd_close(client);
 }
 
-void etcd_process_start(etcd_process_t *etcd)
+static void prepare(etcd_process_t *etcd)
+{
+    if (etcd->folder[0])
+        return;
+    snprintf(etcd->folder, sizeof(etcd->folder), "/tmp/lw-etcd-XXXXXX");
+    assert_non_null(mkdtemp(etcd->folder));
+    etcd->port = free_port();
+    etcd->peer_port = free_port();
+    snprintf(etcd->endpoint, sizeof(etcd->endpoint), "127.0.0.1:%u", etcd->port);
+}
+
+static void launch(etcd_process_t *etcd)
 {
     char log[96];
-    if (!etcd->folder[0]) {
-        snprintf(etcd->folder, sizeof(etcd->folder), "/tmp/lw-etcd-XXXXXX");
-        assert_non_null(mkdtemp(etcd->folder));
-        etcd->port = free_port();
-        etcd->peer_port = free_port();
-        snprintf(etcd->endpoint, sizeof(etcd->endpoint), "127.0.0.1:%u", etcd->port);
-    }
     snprintf(log, sizeof(log), "%s/log", etcd->folder);
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
@@ -125,6 +130,32 @@ void etcd_process_start(etcd_process_t *etcd)
     if (etcd->pid == 0)
         run_etcd(etcd, fd);
     close(fd);
+}
+
+void etcd_process_start_three(etcd_process_t three[3], char *endpoints, char *peers)
+{
+    static const char *const names[3] = {"a", "b", "c"};
+    endpoints[0] = peers[0] = 0;
+    for (int i = 0; i < 3; i++) {
+        char peer[64];
+        prepare(&three[i]);
+        snprintf(peer, sizeof(peer), "%s%s=http://127.0.0.1:%u", i ? "," : "", names[i], three[i].peer_port);
+        strcat(peers, peer);
+        strcat(endpoints, i ? "," : "");
+        strcat(endpoints, three[i].endpoint);
+        three[i].name = names[i];
+        three[i].peers = peers;
+    }
+    for (int i = 0; i < 3; i++)
+        launch(&three[i]);
+    for (int i = 0; i < 3; i++)
+        wait_for_answer(&three[i]);
+}
+
+void etcd_process_start(etcd_process_t *etcd)
+{
+    prepare(etcd);
+    launch(etcd);
     if (etcd->cert_file)
         wait_for_port(etcd);
     else

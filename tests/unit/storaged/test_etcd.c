@@ -332,6 +332,50 @@ static void test_the_next_endpoint_is_asked_when_one_does_not_answer(void **stat
     lwd_etcd_close(two);
 }
 
+/* One of the three leads the others: whichever it is, it is stopped here once, and killed once. */
+static void test_two_of_three_members_go_on_whichever_is_stopped_or_killed(void **state)
+{
+    static etcd_process_t three[3];
+    static char endpoints[128], peers[256];
+    lwd_etcd_t *one = etcd;
+    etcd_process_start_three(three, endpoints, peers);
+    assert_int_equal(lwd_etcd_open(&(lwd_etcd_params_t){.endpoints = endpoints}, &etcd, &error), LW_OK);
+    lwd_etcd_watch_t *watch = watch_from(put("first", "x", 0) + 1);
+    for (unsigned i = 0; i < 6; i++) {
+        char name[16];
+        etcd_process_t *member = &three[i % 3];
+        snprintf(name, sizeof(name), "%u", i);
+        uint64_t start = lwd_etcd_until(0);
+        if (i < 3)
+            etcd_process_signal(member, SIGSTOP);
+        else
+            etcd_process_kill(member);
+        put(name, "x", 0);
+        print_message("member %u %s: written after %.1f s\n", i % 3, i < 3 ? "stopped" : "killed",
+                      (double)(lwd_etcd_until(0) - start) / 1e6);
+        if (i < 3)
+            etcd_process_signal(member, SIGCONT);
+        else
+            etcd_process_start(member);
+    }
+    lwd_etcd_events_t events;
+    unsigned told = 0;
+    uint64_t until = lwd_etcd_until(30 * SECOND);
+    while (told < 6 && lwd_etcd_until(0) < until) { /* a put whose answer was lost is done again: more than six are fine */
+        if (lwd_etcd_watch_next(watch, SECOND, &events, &error) != LW_OK)
+            continue;
+        for (uint32_t i = 0; i < events.count; i++)
+            told += events.rows[i].kv.key[strlen(prefix)] == (char)('0' + told);
+        lwd_etcd_events_free(&events);
+    }
+    assert_int_equal(told, 6);
+    lwd_etcd_watch_close(watch);
+    lwd_etcd_close(etcd);
+    etcd = one;
+    for (unsigned i = 0; i < 3; i++)
+        etcd_process_remove(&three[i]);
+}
+
 static void test_a_client_certificate_is_asked_for_and_shown(void **state)
 {
     test_certs_t certs;
@@ -378,6 +422,7 @@ int main(void)
         CASE(test_everything_goes_on_when_etcd_is_killed_and_started_again),
         CASE(test_a_stopped_etcd_costs_no_more_than_the_deadline_and_then_little),
         CASE(test_the_next_endpoint_is_asked_when_one_does_not_answer),
+        CASE(test_two_of_three_members_go_on_whichever_is_stopped_or_killed),
         CASE(test_a_client_certificate_is_asked_for_and_shown),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
