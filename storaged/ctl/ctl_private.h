@@ -89,7 +89,8 @@ struct lwd_ctl {
     ctl_agent_t *agent;
     char advertise[LW_ADDRESS_MAX], data[LW_ADDRESS_MAX], zone[32];
     char fleet[LWD_CTL_FLEET_MAX][LW_ADDRESS_MAX];
-    uint32_t fleet_count, own_index, weight;
+    uint32_t fleet_count, weight;
+    _Atomic uint32_t own_index; /* UINT32_MAX: not known yet; the agent's thread reads it, too */
     uint64_t node_id, incarnation, started_us;
     bool holder;
     bool mutual; /* callers show certificates, which say what they may */
