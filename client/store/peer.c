@@ -18,6 +18,11 @@ lw_status_t lwc_peer_update(lwc_store_t *store, const lw_node_t *node)
     if (node->index >= LW_NODES_MAX)
         return lwc_store_fail(store, LW_ERR_INVALID, "view: node index %u, at most %u", node->index, LW_NODES_MAX - 1);
     lwc_peer_t *peer = store->peer[node->index];
+    if (peer && node->data[0] == '\0') { /* a catalogue that has just started has not heard from it yet */
+        peer->node.state = node->state;
+        peer->in_view = true;
+        return LW_OK;
+    }
     if (!peer) {
         peer = calloc(1, sizeof(*peer));
         if (!peer)
@@ -161,6 +166,11 @@ void lwc_peer_scan(lwc_peer_t *peer)
     uint64_t now = peer->store->now_us;
     char cause[96];
     switch (peer->state) {
+    case LWC_PEER_IDLE:
+    case LWC_PEER_WAITING: /* a replica that is not connected cannot be asked when another one is late */
+        if (peer->store->copies[peer->node.index] > 0 && peer->node.state != LW_NODE_DOWN)
+            (void)lwc_peer_ready(peer);
+        break;
     case LWC_PEER_CONNECTING:
         if (now >= peer->connect_by_us)
             lwc_peer_disconnect(peer, "no answer to HELLO");

@@ -33,6 +33,13 @@ void lwc_store_session_forget(lwc_store_t *store, uint32_t slot)
     store->sessions[slot].used = false;
 }
 
+static void count_copies(lwc_store_t *store, const lwc_segment_t *segment, bool known)
+{
+    for (uint32_t r = 0; segment->used && r < segment->replica_count; r++)
+        if (segment->replica[r].node_index < LW_NODES_MAX)
+            store->copies[segment->replica[r].node_index] += known ? 1u : -1u;
+}
+
 lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session_slot, const lw_segment_name_t *name,
                               uint32_t row_pair_bytes, const uint16_t *node_index, uint32_t replica_count)
 {
@@ -44,11 +51,13 @@ lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session
         return lwc_store_fail(store, LW_ERR_INVALID, "segment %u: replica_count %u, 1..%u", key, replica_count,
                               LW_REPLICAS_MAX);
     lwc_segment_t *segment = &store->segments[key];
+    count_copies(store, segment, false);
     *segment = (lwc_segment_t){.used = true, .replica_count = (uint8_t)replica_count, .session_slot = session_slot,
                                .row_pair_bytes = row_pair_bytes, .version = segment->version + 1, .name = *name,
                                .name_hash = lw_segment_name_hash(name)};
     for (uint32_t r = 0; r < replica_count; r++)
         segment->replica[r].node_index = node_index[r];
+    count_copies(store, segment, true);
     return LW_OK;
 }
 
@@ -73,6 +82,7 @@ void lwc_store_segment_forget(lwc_store_t *store, uint32_t key)
     lwc_segment_t *segment = lwc_segment(store, key);
     if (!segment)
         return;
+    count_copies(store, segment, false);
     segment->used = false;
     waiter_count(store, segment, LW_ERR_CANCELED);
 }
@@ -100,7 +110,7 @@ bool lwc_segment_handle(lwc_store_t *store, uint32_t key, uint32_t r, uint64_t *
         *handle_out = replica->handle;
         return true;
     }
-    *absent_out = current && replica->state == LWC_ABSENT;
+    *absent_out = current && replica->state == LWC_ABSENT && store->now_us - replica->handle < LWC_ABSENT_US;
     if (!*absent_out)
         queue(store, key, r);
     return false;
@@ -210,7 +220,7 @@ void lwc_attach_reply(lwc_request_t *request, const lw_msg_t *msg)
         if (replica->state != LWC_ATTACHING || replica->serial != request->serial)
             continue;
         replica->state = status == LW_OK ? LWC_ATTACHED : LWC_ABSENT;
-        replica->handle = status == LW_OK ? msg->attached[i].handle : 0;
+        replica->handle = status == LW_OK ? msg->attached[i].handle : store->now_us;
         if (status != LW_OK)
             lwc_store_fail(store, (lw_status_t)status, "node %u does not serve segment %u: %s",
                            request->peer->node.index, key, lw_status_text(status));

@@ -28,6 +28,7 @@
 #define LWC_PING_EVERY_US 200000ull
 #define LWC_SILENT_US 1500000ull /* a peer with requests outstanding that says nothing for so long is disconnected */
 #define LWC_SCAN_EVERY_US 1000ull
+#define LWC_ABSENT_US 1000000ull /* a node that had no copy is asked again after so long: it may have been given one */
 
 #define LWC_LOAD_SLACK_BYTES (256ull << 10) /* a node with so much more to answer is passed over for a replica */
 #define LWC_LATENCY_SAMPLES 128u            /* of a peer; its second longest is about the 99th percentile */
@@ -150,7 +151,7 @@ typedef struct lwc_store_session {
     uint32_t term;
 } lwc_store_session_t;
 
-/* QUEUED: waits for lwc_attach_flush. ABSENT: the node said that it has no such segment (on this connection). */
+/* QUEUED: waits for lwc_attach_flush. ABSENT: the node said so lately, on this connection. */
 typedef enum lwc_attach_state {
     LWC_DETACHED,
     LWC_QUEUED,
@@ -163,7 +164,7 @@ typedef struct lwc_replica {
     uint16_t node_index;
     uint8_t state;   /* lwc_attach_state_t */
     uint32_t serial; /* of the connection that the handle belongs to */
-    uint64_t handle;
+    uint64_t handle; /* ABSENT: when that was said */
 } lwc_replica_t;
 
 /* A segment that this client knows. */
@@ -252,6 +253,7 @@ struct lwc_store {
     lw_view_t view;
     lwc_peer_t *peer[LW_NODES_MAX]; /* by node index, created when the view first names it */
     uint32_t peer_count;            /* highest index + 1 */
+    uint32_t copies[LW_NODES_MAX];  /* of known segments on each node: connections are kept to where there are any */
 
     lwc_request_t *requests;
     uint32_t request_capacity, request_count, request_next;
