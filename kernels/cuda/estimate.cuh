@@ -7,7 +7,7 @@
  * the entry whose R it is, estimated or not.
  *
  * Coded rows meet their weights on the matrix units: weight times the row's scale becomes three signed digits of base 254, so that
- * a sum over a chunk is three exact integer products and only rounding to 2^-22 of the chunk's largest is lost. Rows lie in
+ * a sum over a chunk is three exact integer products and only rounding to 2^-21 of the chunk's largest is lost. Rows lie in
  * shared memory as they come; reading them transposed, two bytes at a time, and one permutation a word give the first operand:
  * dimensions as rows, clusters along the sum. Rows that are not coded take a plain loop: a thread for each dimension. */
 #ifndef LWK_CUDA_ESTIMATE_CUH
@@ -34,9 +34,9 @@ template <uint32_t D, uint32_t QC, uint32_t THREADS> struct estimate_shared {
         uint8_t digit[ESTIMATE_DIGITS][QC][ESTIMATE_CHUNK + 16]; /* in the order of estimate_digit_at() */
         float weight[QC][ESTIMATE_CHUNK];
     };
-    float outlier[QC][ESTIMATE_EACH * THREADS]; /* weights */
+    alignas(16) float outlier[ESTIMATE_EACH * THREADS][QC]; /* weights */
     float reduce[2][THREADS / 32][QC];
-    uint32_t most[THREADS / 32][QC]; /* bits of the largest weight of each warp's clusters, scaled */
+    alignas(16) uint32_t most[THREADS / 32][QC]; /* bits of the largest weight of each warp's clusters, scaled */
     float factor[QC], z[QC];
     float *to[QC]; /* where the part's values go; NULL: nowhere */
     estimate_query_t query[QC];
@@ -80,13 +80,17 @@ LWK_DEVICE void estimate_open(estimate_job<QC> *job, const lwk_step_t *step, con
     job->head = head;
     job->first = first;
     job->mark = step->scratch.mark + lwk_kv_row(step, s, head) * step->scratch.entry_capacity + tile->base;
-    uint32_t last = lwk_query_count(step) - 1;
+    uint32_t group = step->shape.group, token = first / group, member = first % group;
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++) {
-        size_t row = lwk_group_row(step, s, head, min(first + q, last));
+        size_t row = lwk_query_row(step, s, token, head * group + member);
         job->logit[q] = step->scratch.logit + row * step->scratch.entry_capacity + tile->base;
         float from = __ldg(step->scratch.tile_max + row * step->scratch.part_capacity + slot);
         job->from[q] = from > -INFINITY ? from : 0.0f;
+        if (first + q + 1 >= step->query_tokens * group)
+            continue;
+        member = member + 1 < group ? member + 1 : 0;
+        token += member == 0;
     }
     job->half_variance = (policy->correct & LWK_CORRECT_VARIANCE) != 0 ? 0.5f : 0.0f;
     job->per_cap = step->shape.soft_cap > 0.0f ? 1.0f / step->shape.soft_cap : 0.0f;
@@ -212,8 +216,9 @@ LWK_DEVICE void estimate_weigh(estimate_shared<D, QC, THREADS> *sh, const estima
     for (uint32_t k = 0; k < ESTIMATE_EACH; k++) {
         estimate_weights<QC, false>(sh->query, job, &outlier[k], other, NULL);
 #pragma unroll
-        for (uint32_t q = 0; q < QC; q++)
-            sh->outlier[q][k * THREADS + threadIdx.x] = other[q];
+        for (uint32_t q = 0; q < QC; q += 4)
+            *(float4 *)&sh->outlier[k * THREADS + threadIdx.x][q] =
+                make_float4(other[q], other[q + 1], other[q + 2], other[q + 3]);
     }
 #pragma unroll
     for (uint32_t q = 0; q < QC; q++)
@@ -223,8 +228,13 @@ LWK_DEVICE void estimate_weigh(estimate_shared<D, QC, THREADS> *sh, const estima
         uint32_t from = sh->start[threadIdx.x] - begin, to = sh->start[threadIdx.x + 1] - begin;
         for (uint32_t i = from; i < min(to, KEPT); i++)
 #pragma unroll
-            for (uint32_t q = 0; q < QC; q++)
-                weight[q] += sh->outlier[q][i];
+            for (uint32_t q = 0; q < QC; q += 4) {
+                float4 x = *(const float4 *)&sh->outlier[i][q];
+                weight[q] += x.x;
+                weight[q + 1] += x.y;
+                weight[q + 2] += x.z;
+                weight[q + 3] += x.w;
+            }
         for (uint32_t i = max(from, KEPT); i < to; i++) { /* more than are kept: seldom */
             estimate_entry<QC> x;
             estimate_load_outlier(&x, job, begin + i, true);
@@ -337,15 +347,27 @@ LWK_DEVICE void estimate_add(estimate_shared<D, QC, THREADS> *sh, estimate_coded
             sh->most[lwk_warp()][q] = most;
     }
     __syncthreads();
+    uint32_t most[QC];
+#pragma unroll
+    for (uint32_t q = 0; q < QC; q++)
+        most[q] = 0;
+#pragma unroll
+    for (uint32_t w = 0; w < THREADS / 32; w++)
+#pragma unroll
+        for (uint32_t q = 0; q < QC; q += 4) {
+            uint4 x = *(const uint4 *)&sh->most[w][q];
+            most[q] = max(most[q], x.x);
+            most[q + 1] = max(most[q + 1], x.y);
+            most[q + 2] = max(most[q + 2], x.z);
+            most[q + 3] = max(most[q + 3], x.w);
+        }
     if (threadIdx.x < ESTIMATE_CHUNK) {
         uint32_t at = estimate_digit_at(threadIdx.x);
 #pragma unroll
         for (uint32_t q = 0; q < QC; q++) {
-            uint32_t most = sh->most[0][q];
-#pragma unroll
-            for (uint32_t w = 1; w < THREADS / 32; w++)
-                most = max(most, sh->most[w][q]);
-            float largest = __uint_as_float(most), rest = largest > 0.0f ? weight[q] / largest * 127.0f : 0.0f;
+            /* By a power of two above the largest: exact. */
+            uint32_t above = (most[q] & 0x7F800000u) + 0x00800000u;
+            float rest = weight[q] * __uint_as_float(0x7F000000u - above) * 127.0f;
 #pragma unroll
             for (uint32_t n = 0; n < ESTIMATE_DIGITS; n++) {
                 float digit = rintf(rest);
@@ -353,7 +375,7 @@ LWK_DEVICE void estimate_add(estimate_shared<D, QC, THREADS> *sh, estimate_coded
                 sh->digit[n][q][at] = (uint8_t)(int8_t)(int)digit;
             }
             if (threadIdx.x == 0)
-                sh->factor[q] = largest / (127.0f * ESTIMATE_BASE * ESTIMATE_BASE);
+                sh->factor[q] = __uint_as_float(above) * (1.0f / (127.0f * ESTIMATE_BASE * ESTIMATE_BASE));
         }
     }
     lwk_copy_wait<0>();
