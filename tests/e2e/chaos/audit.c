@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "client/control/control.h"
 #include "unit/storaged/data_client.h"
@@ -17,6 +18,7 @@
 #define SEGMENTS_MAX 8192u
 #define RANGES_MAX 64u
 #define LEASE_US 10000000ull
+#define TRIES 400000u
 
 typedef struct known {
     lw_segment_name_t name;
@@ -112,23 +114,35 @@ static bool read_copy(audit_t *audit, data_client_t *client, wanted_t *wanted)
     return client->conn != NULL;
 }
 
+/* Lets the others have the core now and then; with TRIES of it a node has seconds to answer. */
+static void nap(void *arg)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    static unsigned calls;
+    (void)arg;
+    if (++calls % 512 == 0)
+        (void)nanosleep(&pause, NULL);
+}
+
 static void read_node(audit_t *audit, const lw_node_t *node)
 {
     data_client_t client = {.ops = NULL};
-    bool answers = true;
+    bool answers = node->data[0] != '\0'; /* else nobody has heard from it yet */
     for (uint32_t i = 0; i < audit->count && answers; i++) {
         wanted_t *wanted = &audit->wanted[i];
         for (uint32_t r = 0; r < wanted->copies && answers; r++) {
             if (wanted->node[r] != node->index)
                 continue;
             if (client.ops == NULL) {
-                data_client_open(&client, lw_fabric_ucx(), audit->transports, node->data, NULL, NULL);
-                client.tries_max = 200000;
+                data_client_open(&client, lw_fabric_ucx(), audit->transports, node->data, nap, NULL);
+                client.tries_max = TRIES;
                 answers = data_hello(&client, 5, 1) == LW_OK;
             }
             answers = answers && read_copy(audit, &client, wanted);
         }
     }
+    if (!answers)
+        fprintf(stderr, "node %u at %s does not answer\n", node->index, node->data);
     if (client.ops != NULL)
         data_client_close(&client);
 }

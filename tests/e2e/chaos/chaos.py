@@ -163,7 +163,7 @@ class Decoder:
     def __init__(self, args, fleet, log):
         self.steps = []  # (began, ended, attend), seconds
         self.failures = []  # (began, ended, words)
-        self.wrong = []
+        self.wrong, self.slow = [], []
         self.worst_off, self.tokens, self.first_tokens = 0.0, 0, 0
         self.session, self.sealed, self.traffic = None, 0, {}
         environment = dict(os.environ, LW_TEST_SEED=str(args.seed))
@@ -188,6 +188,8 @@ class Decoder:
             elif words[0] == "ready":
                 self.session, self.tokens, self.sealed = int(words[1]), int(words[2]), int(words[3])
                 self.first_tokens = self.tokens
+            elif words[0] == "slow":
+                self.slow.append(line)
             elif words[0] == "traffic":
                 self.traffic = dict(zip(words[1::2], map(int, words[2::2])))
             else:
@@ -248,7 +250,7 @@ class Chaos:
     def __init__(self, args, net, fleet, decoder, auditor):
         self.args, self.net, self.fleet, self.decoder, self.auditor = args, net, fleet, decoder, auditor
         self.random = random.Random(args.seed)
-        self.faults, self.lost, self.wrong_copies, self.audits = [], 0, 0, 0
+        self.faults, self.lost, self.wrong_copies, self.audits, self.last = [], 0, 0, 0, None
 
     # each fault: what begins it, what ends it
     def begin(self, kind, node):
@@ -285,6 +287,7 @@ class Chaos:
         began = now()
         while now() - began < limit:
             seen = self.auditor.look(self.decoder.session)
+            self.last = seen or self.auditor.lines[-1]
             if seen is not None:
                 self.audits += 1
                 self.wrong_copies += seen["wrong"]
@@ -303,7 +306,7 @@ class Chaos:
     def fault(self, kind):
         node = self.random.randrange(self.args.nodes)
         self.settle()
-        failures = len(self.decoder.failures)
+        failures, slow = len(self.decoder.failures), len(self.decoder.slow)
         began = now()
         self.begin(kind, node)
         took = now() - began  # a kill is a fault when the process is gone
@@ -319,9 +322,11 @@ class Chaos:
                   "worst_held_s": max((s[1] - s[0] for s in during if s[0] < healed), default=0.0),
                   "failed_steps": len(self.decoder.failures) - failures, "begin_s": took, "whole_s": whole, "steps": len(during)}
         self.faults.append(result)
-        words = "" if whole is not None else "; NOT WHOLE AGAIN"
+        words = "" if whole is not None else f"; NOT WHOLE AGAIN: {self.last}"
         for failure in self.decoder.failures[failures:]:
             words += f"\n  failed after {failure[1] - failure[0]:.3f} s: {failure[2]}"
+        for line in self.decoder.slow[slow:]:
+            words += f"\n  {line}"
         print(f"{kind:10} node {node}: next token after {result['to_token_s'] * 1e3:6.0f} ms, worst step "
               f"{result['worst_step_s'] * 1e3:6.0f} ms, {result['failed_steps']} failed, whole again "
               f"{whole if whole is not None else -1:.1f} s after its end{words}", flush=True)
@@ -336,7 +341,7 @@ class Chaos:
     def run(self, kinds, minutes):
         calm = self.baseline(3.0)
         if self.whole(self.args.whole_limit) is None:
-            raise Hang("the session was never whole")
+            raise Hang(f"the session was never whole: {self.last}")
         until = now() + minutes * 60
         while now() < until:
             for kind in kinds:

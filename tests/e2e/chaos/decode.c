@@ -4,7 +4,8 @@
  *   ready SESSION TOKENS SEALED        a session is prefilled and sealed
  *   step BEGAN ENDED ATTEND OFF TOKENS microseconds of the monotonic clock; time inside lw_attend; largest error of an output
  *   failed BEGAN ENDED WORDS           a step that ended with an error; it is tried again
- *   traffic NAME VALUE ...             at the end
+ *   slow NAME VALUE ...                what the library counted during a step of more than SLOW_US
+ *   traffic NAME VALUE ...             the same since the beginning, at the end
  *
  * Lines on stdin: `fresh` drops the session and begins another, `end` (or the end of the input) stops.
  * Arguments: the fleet's control addresses, tokens to prefill, milliseconds between two steps, client options. LW_TEST_SEED. */
@@ -24,6 +25,8 @@
 #include "unit/client/harness.h"
 
 #define ROOM_TOKENS 8192u /* a session grows by so many at most */
+#define SLOW_US 500000u
+#define TRAFFIC (LW_ATTR_TRAFFIC | LW_ATTR_REPLICAS)
 
 typedef struct decode {
     harness_t h;
@@ -77,9 +80,27 @@ static void end_session(decode_t *d)
     sequence_fini(&d->sequence);
 }
 
+static lw_attr_t traffic(const decode_t *d)
+{
+    lw_attr_t attr = {.field_mask = TRAFFIC};
+    if (lw_query(d->h.kv, &attr) != LW_OK)
+        fail_msg("query: %s", lw_last_error(d->h.kv));
+    return attr;
+}
+
+static void tell_traffic(const char *word, const lw_attr_t *from, const lw_attr_t *to)
+{
+    printf("%s fetch_requests %" PRIu64 " fetch_retries %" PRIu64 " checksum_failures %" PRIu64 " hedges %" PRIu64
+           " hedges_won %" PRIu64 " hedges_denied %" PRIu64 " reroutes %" PRIu64 " fetch_wait_us %" PRIu64 "\n",
+           word, to->fetch_requests - from->fetch_requests, to->fetch_retries - from->fetch_retries,
+           to->checksum_failures - from->checksum_failures, to->hedges - from->hedges, to->hedges_won - from->hedges_won,
+           to->hedges_denied - from->hedges_denied, to->reroutes - from->reroutes, to->fetch_wait_us - from->fetch_wait_us);
+}
+
 static void step(decode_t *d)
 {
     result_t result;
+    lw_attr_t before = traffic(d);
     uint64_t began = now_us(), attend = d->h.attend_us;
     lw_status_t status = harness_step(&d->h, d->session, &d->sequence, 1, false, &result);
     uint64_t ended = now_us();
@@ -88,6 +109,10 @@ static void step(decode_t *d)
                result_out_error(&result), harness_tokens(d->session));
     else
         printf("failed %" PRIu64 " %" PRIu64 " %s: %s\n", began, ended, lw_status_string(status), lw_last_error(d->h.kv));
+    if (ended - began > SLOW_US) {
+        lw_attr_t after = traffic(d);
+        tell_traffic("slow", &before, &after);
+    }
     result_fini(&result);
 }
 
@@ -102,18 +127,10 @@ static bool command(char *line, size_t bytes, int wait_ms)
     return true;
 }
 
-static void tell_traffic(const decode_t *d)
-{
-    lw_attr_t attr = {.field_mask = LW_ATTR_TRAFFIC};
-    if (lw_query(d->h.kv, &attr) == LW_OK)
-        printf("traffic fetch_requests %" PRIu64 " fetch_retries %" PRIu64 " checksum_failures %" PRIu64
-               " bytes_fetched %" PRIu64 " bytes_shipped %" PRIu64 "\n",
-               attr.fetch_requests, attr.fetch_retries, attr.checksum_failures, attr.bytes_fetched, attr.bytes_shipped);
-}
-
 int main(int argc, char **argv)
 {
     static decode_t d;
+    static const lw_attr_t none;
     char line[64] = "";
     if (argc != 5 || !lw_fabric_ucx())
         return 77;
@@ -132,7 +149,8 @@ int main(int argc, char **argv)
         end_session(&d);
         begin_session(&d);
     }
-    tell_traffic(&d);
+    lw_attr_t all = traffic(&d);
+    tell_traffic("traffic", &none, &all);
     end_session(&d);
     lw_close(d.h.kv);
     return 0;
