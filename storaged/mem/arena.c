@@ -18,6 +18,9 @@
 #endif
 #define HUGE_2M_SHIFT 21
 #define HUGE_1G_SHIFT 30
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #define TOUCH_THREADS_MAX 16u
 
 static const char *const pages_name[] = {"auto", "1g", "2m", "thp", "none"};
@@ -107,6 +110,8 @@ typedef struct touch {
 static void *touch_run(void *arg)
 {
     const touch_t *part = arg;
+    if (madvise(part->base, part->bytes, MADV_POPULATE_WRITE) == 0)
+        return NULL; /* one call for all pages (Linux 5.14) */
     for (uint64_t at = 0; at < part->bytes; at += 4096) /* or: a file's bytes stay what they are */
         (void)__atomic_fetch_or(part->base + at, 0, __ATOMIC_RELAXED);
     return NULL;

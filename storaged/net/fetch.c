@@ -215,7 +215,7 @@ static void serve(lwd_request_t *request, const lw_msg_t *msg)
     uint8_t *buffer = NULL;
     fetch_plan_t plan;
     resolve(worker, request->peer, msg, &plan);
-    if (plan.absent_count > 0 && !request->waited && lwd_wait_for_runs(request, msg, plan.absent_count))
+    if (plan.absent_count > 0 && lwd_wait_for_runs(request, msg))
         return;
     lw_status_t status = plan.bulk_bytes > LW_MSG_BULK_MAX ? LW_ERR_INVALID : LW_OK;
     if (status == LW_OK && (msg->body.fetch.flags & LW_MSG_FETCH_CONTIGUOUS) != 0)

@@ -65,8 +65,7 @@ struct lwd_request {
     lwd_request_t *wait_next; /* LOAD: at the owner */
     lwd_ref_t *wait_refs;     /* LOAD: in the buffer, or &ref */
     uint32_t wait_count;
-    bool waited; /* once is enough */
-    uint64_t wait_until_us;
+    uint64_t wait_until_us; /* 0: it has not waited */
     lwd_ref_t *refs;          /* ATTACH: in the buffer; slot LWD_SLOT_NONE: not found */
     lw_msg_t msg;
 };
@@ -160,9 +159,10 @@ unsigned lwd_changes_returned(lwd_worker_t *worker);
 void lwd_change_return(lwd_worker_t *owner, lwd_request_t *request); /* the owner has done its part */
 
 /* wait.c */
-/* FETCH: waits for the absent segments of its runs; false: no room for that. The request is somebody else's then. */
-bool lwd_wait_for_runs(lwd_request_t *request, const lw_msg_t *msg, uint32_t absent_count);
-void lwd_wait_for_one(lwd_request_t *request, lwd_ref_t ref);         /* READ */
+/* FETCH: waits until all segments of its runs can be read at once; the request is somebody else's then. False: no room for
+ * that, or it has waited for too long. */
+bool lwd_wait_for_runs(lwd_request_t *request, const lw_msg_t *msg);
+bool lwd_wait_for_one(lwd_request_t *request, lwd_ref_t ref);         /* READ */
 bool lwd_wait_begin(lwd_worker_t *owner, lwd_request_t *request);     /* true: nothing to wait for */
 unsigned lwd_waits_run(lwd_worker_t *owner);
 void lwd_fetch_waited(lwd_request_t *request);

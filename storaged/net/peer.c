@@ -124,7 +124,8 @@ lwd_request_t *lwd_request_acquire(lwd_worker_t *worker, lwd_peer_t *peer, const
     request->peer = peer;
     request->prev = NULL;
     request->next = NULL;
-    request->canceled = request->first = request->waited = false;
+    request->canceled = request->first = false;
+    request->wait_until_us = 0;
     request->buffer = LWD_EXTENT_NONE;
     request->borrow_count = 0;
     request->started_us = worker->now_us;

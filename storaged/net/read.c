@@ -46,11 +46,12 @@ void lwd_read_waited(lwd_request_t *request)
         lwd_request_release(request);
     else if (request->canceled)
         lwd_request_answer(request, LW_ERR_CANCELED);
-    else if (segment == NULL)
-        lwd_request_answer(request,
-                           lwd_shard_absent(worker->params.shard, request->ref) ? LW_ERR_BUSY : LW_ERR_STALE);
-    else
+    else if (segment != NULL)
         serve(request, segment);
+    else if (!lwd_shard_absent(worker->params.shard, request->ref))
+        lwd_request_answer(request, LW_ERR_STALE);
+    else if (!lwd_wait_for_one(request, request->ref))
+        lwd_request_answer(request, LW_ERR_BUSY);
 }
 
 void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
@@ -69,7 +70,7 @@ void lwd_serve_read(lwd_worker_t *worker, lwd_peer_t *peer, const lw_msg_t *msg)
         lwd_reply_status(worker, peer, LW_MSG_READ, msg->header.request_id,
                          status != LW_OK ? status : LW_ERR_BUSY);
     else if (absent)
-        lwd_wait_for_one(request, ref);
+        (void)lwd_wait_for_one(request, ref); /* the first time it may */
     else
         serve(request, segment);
 }

@@ -15,7 +15,7 @@
 
 #define LWD_SLOT_NONE UINT32_MAX
 #define LWD_LOG_NONE UINT32_MAX   /* no record in the log */
-#define LWD_HEAT_SHIFT 17u        /* heat counts 131 ms */
+#define LWD_HEAT_SHIFT 13u        /* heat counts 8 ms */
 
 typedef struct lwd_ref {
     uint32_t slot, generation;

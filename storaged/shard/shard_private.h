@@ -49,6 +49,7 @@ struct lwd_shard {
     bool log_full;
     uint64_t largest_bytes;                /* of any segment that may be in the log */
     uint64_t need_bytes, need_until_us;    /* the largest extent that could not be had lately */
+    bool refused;                          /* since a victim was last looked for */
     uint64_t leaving_bytes, writing_bytes; /* arena bytes that will be free soon */
     uint64_t settled;
     lwd_origin_table_t origins;

@@ -6,6 +6,7 @@
 
 #include "wire/segment_fmt.h"
 
+#define HOT 16u         /* of heat: 131 ms */
 #define NEED_US 500000u /* who did not get room comes back within this, or has given up */
 
 void lwd_shard_set_log(lwd_shard_t *shard, void (*forget)(void *arg, uint32_t record), void *arg)
@@ -106,6 +107,7 @@ void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes)
     if (log) {
         shard->need_bytes = lw_max_u64(shard->need_bytes, bytes);
         shard->need_until_us = shard->now_us + NEED_US;
+        shard->refused = true;
     }
     /* The catalogue is asked to evict only when nothing more can leave for the log. */
     if (!log || shard->written.count == 0 || (shard->log_full && coldest(shard, LWD_HEAT_SCAN, IN_LOG) == LWD_SLOT_NONE))
@@ -132,6 +134,10 @@ static bool pressed(lwd_shard_t *shard)
     lwd_extents_usage_t book;
     lwd_extents_usage(shard->params.book_extents, &book);
     uint64_t coming = shard->leaving_bytes + shard->writing_bytes, unused = usage.bytes - usage.used_bytes;
+    if (shard->refused && coming == 0) { /* whatever the sums below say: it was not enough, or not in one piece */
+        shard->refused = false;
+        return true;
+    }
     if (usage.largest_free_bytes >= shard->need_bytes || shard->now_us >= shard->need_until_us)
         shard->need_bytes = 0;
     else if (coming == 0)
@@ -158,7 +164,7 @@ static void write_begin(lwd_shard_t *shard, uint32_t slot, lwd_spill_t *spill_ou
 /* Served in the last moments: leaves only when somebody waits for room. */
 static bool is_hot(const lwd_shard_t *shard, uint32_t slot)
 {
-    return atomic_load_explicit(&shard->slots[slot].heat, memory_order_relaxed) + 1 >=
+    return atomic_load_explicit(&shard->slots[slot].heat, memory_order_relaxed) + HOT >=
            (uint32_t)(shard->now_us >> LWD_HEAT_SHIFT);
 }
 

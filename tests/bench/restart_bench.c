@@ -16,6 +16,7 @@
 #include "client/cli/perftest.h"
 
 #define VERIFY_BYTES (256ull << 20)
+#define LEASE_US 600000000ull
 #define LOG_SPARE_BYTES (512ull << 20)
 
 typedef struct bench {
@@ -87,7 +88,10 @@ static lw_status_t fetch(bench_t *bench, uint64_t bytes, double *seconds_out, lw
 static lw_status_t second_life(bench_t *bench, lw_error_t *error)
 {
     lwc_store_stats_t before, after;
+    uint32_t renewed;
     lwc_store_stats(bench->client.store, &before);
+    if (lwc_control_renew(bench->client.control, LEASE_US, &renewed, error) != LW_OK)
+        return LW_ERR_STALE; /* the writer's lease keeps what it put */
     double killed = now_s();
     end_life(bench, bench->warm ? SIGKILL : SIGTERM);
     double begin = now_s();

@@ -1,6 +1,7 @@
 if(TARGET lwd_keep)
   lw_add_test(NAME test_lwd_restore SOURCES test_restore.c shard_place.c segment_make.c LIBS lwd_keep)
   lw_add_test(NAME test_lwd_keep SOURCES test_keep.c shard_place.c segment_make.c LIBS lwd_keep)
+  lw_add_test(NAME test_lwd_wait SOURCES test_wait.c node.c node_fixture.c data_client.c segment_make.c LIBS lwd_keep lwd_net)
 endif()
 if(TARGET lwd_tier)
   lw_add_test(NAME test_lwd_disk SOURCES test_disk.c LIBS lwd_disk)

@@ -119,6 +119,8 @@ void node_start(node_t *node, const node_params_t *params)
             .change_max = 256,
             .ask = on_ask,
             .ask_arg = node,
+            .duty = i == 0 ? params->duty : NULL,
+            .duty_arg = params->duty_arg,
         };
         lw_fabric_sim_use(node->net, "node");
         status = lwd_worker_create(&worker, &node->workers[i], &error);

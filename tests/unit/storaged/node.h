@@ -18,6 +18,8 @@ typedef struct node_params {
         attachments_per_connection_max; /* 0: plenty */
     uint64_t lease_us;                  /* 0: 1 s */
     uint64_t seed;
+    unsigned (*duty)(void *arg, uint64_t now_us); /* of worker 0 */
+    void *duty_arg;
 } node_params_t;
 
 typedef struct node {
