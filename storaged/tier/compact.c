@@ -10,7 +10,7 @@ uint32_t lwd_tier_victim(const lwd_tier_t *tier)
 {
     uint32_t best = LWD_TIER_NONE;
     uint64_t best_live = UINT64_MAX;
-    if (tier->copies_failed >= COPIES_FAILED_MAX)
+    if (tier->copies_failed >= COPIES_FAILED_MAX || (tier->cramped && lwd_tier_free_zones(tier) == 0))
         return LWD_TIER_NONE;
     for (uint32_t zone = 0; zone < tier->zone_count; zone++) {
         const tier_zone_t *at = &tier->zones[zone];
@@ -53,7 +53,8 @@ void lwd_tier_compact(lwd_tier_t *tier)
     if (tier->compacting == LWD_TIER_NONE)
         return;
     uint32_t record = tier->zones[tier->compacting].first;
-    if (!lwd_tier_place(tier, tier->records[record].is.bytes, 0)) {
+    tier->cramped = !lwd_tier_place(tier, tier->records[record].is.bytes, 0);
+    if (tier->cramped) { /* a write that failed has closed the zone that was kept for this */
         tier->compacting = LWD_TIER_NONE;
         return;
     }

@@ -65,6 +65,7 @@ struct lwd_tier {
     uint64_t compacted_bytes, errors;
     uint64_t copies_failed; /* in a row */
     bool changed;           /* compaction may have something to do */
+    bool cramped;           /* no zone was left for its next copy: one whose records are all forgotten must come first */
 };
 
 static inline uint64_t tier_zone_offset(const lwd_tier_t *tier, uint32_t zone)

@@ -276,6 +276,60 @@ static void test_a_full_or_broken_disk_is_said_and_the_log_goes_on_after_it(void
     }
 }
 
+/* Rounds until compaction has copied something more into the zone that is kept for it. */
+static void copy_into_the_last_zone(fixture_t *fixture)
+{
+    lwd_tier_event_t events[LWD_TIER_EVENTS_MAX];
+    lwd_tier_usage_t usage;
+    uint64_t before = UINT64_MAX;
+    for (int i = 0; i < 1000; i++) {
+        assert_int_equal(lwd_tier_round(fixture->tier, events), 0);
+        lwd_tier_usage(fixture->tier, &usage);
+        if (usage.free_zones == 0 && before == UINT64_MAX)
+            before = usage.compacted_bytes;
+        if (before != UINT64_MAX && usage.compacted_bytes > before)
+            return;
+    }
+    fail_msg("compaction has taken no zone");
+}
+
+/* One write of compaction fails and closes the zone that was kept for it: there is no room then, and that is said, until the
+ * records of some zone are all forgotten. */
+static void test_compaction_that_lost_its_zone_is_no_room_and_no_endless_wait(void **state)
+{
+    fixture_t fixture;
+    lwd_tier_event_t events[LWD_TIER_EVENTS_MAX];
+    uint32_t records[256], count = 0;
+    lw_status_t status = LW_ERR_BUSY;
+    (void)state;
+    start(&fixture);
+    while (count < 256 && (status = append(&fixture, count)) == LW_OK) {
+        assert_true(await(&fixture, &events[0]));
+        records[count++] = events[0].record;
+    }
+    assert_int_equal(status, LW_ERR_EXHAUSTED);
+    for (uint32_t i = 0; i < count; i += 3)
+        lwd_tier_forget(fixture.tier, records[i]);
+    copy_into_the_last_zone(&fixture);
+    fixture.sim.write_fails = LW_ERR_IO;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(lwd_tier_round(fixture.tier, events), 0);
+    fixture.sim.write_fails = LW_OK;
+    status = LW_ERR_BUSY;
+    for (int i = 0; i < 100 && status == LW_ERR_BUSY; i++) {
+        status = append(&fixture, 255);
+        assert_int_equal(lwd_tier_round(fixture.tier, events), 0);
+    }
+    assert_int_equal(status, LW_ERR_EXHAUSTED);
+    assert_false(lwd_tier_has_room(fixture.tier));
+    for (uint32_t i = 0; i < count; i++)
+        if (i % 3 != 0)
+            lwd_tier_forget(fixture.tier, records[i]);
+    assert_true(lwd_tier_has_room(fixture.tier));
+    (void)put(&fixture, 255);
+    stop(&fixture);
+}
+
 /* All bytes are on the disk, and the process dies before it has taken note. */
 static void test_a_crash_between_write_and_index_loses_nothing_that_was_promised(void **state)
 {
@@ -442,6 +496,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_bytes_that_a_disk_forgot_are_noticed_when_they_are_loaded),
         cmocka_unit_test(test_a_flipped_bit_is_never_served),
         cmocka_unit_test(test_a_full_or_broken_disk_is_said_and_the_log_goes_on_after_it),
+        cmocka_unit_test(test_compaction_that_lost_its_zone_is_no_room_and_no_endless_wait),
         cmocka_unit_test(test_a_crash_between_write_and_index_loses_nothing_that_was_promised),
         cmocka_unit_test(test_what_does_not_fit_is_refused),
         cmocka_unit_test(test_another_geometry_is_begun_anew_and_a_foreign_file_is_left_alone),
