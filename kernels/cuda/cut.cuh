@@ -88,12 +88,13 @@ LWK_CALLED void cut_share(select_job_t *job, select_shared_t *sh, lwk_select_his
                 atomicAdd(&job->buffers->sums[turn][i], sh->sums[i]);
     select_barrier(job);
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < SELECT_BINS; i += SELECT_THREADS) {
-        mine->entries[i] = __ldcg(&all->entries[i]);
-        mine->tokens[i] = __ldcg(&all->tokens[i]);
+    for (uint32_t i = threadIdx.x; i < SELECT_BINS / 4; i += SELECT_THREADS) {
+        uint4 entries = __ldcg((const uint4 *)all->entries + i), tokens = __ldcg((const uint4 *)all->tokens + i);
+        ((uint4 *)mine->entries)[i] = entries;
+        ((uint4 *)mine->tokens)[i] = tokens;
     }
     if (sums)
-#pragma unroll 1
+#pragma unroll 4
         for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
             sh->sums[i] = __ldcg(&job->buffers->sums[turn][i]);
     if (threadIdx.x == 0)
@@ -113,7 +114,7 @@ LWK_DEVICE void cut_share_sums(select_job_t *job, select_shared_t *sh)
         if (sh->sums[i] > 0)
             atomicAdd(&all[i], sh->sums[i]);
     select_barrier(job);
-#pragma unroll 1
+#pragma unroll 4
     for (uint32_t i = threadIdx.x; i < SELECT_SUMS; i += SELECT_THREADS)
         sh->sums[i] = __ldcg(&all[i]);
     __syncthreads();
@@ -159,7 +160,7 @@ LWK_DEVICE uint32_t cut_not_small(const select_job_t *job, select_shared_t *sh, 
 /* Leaves in sh->edge the bin in which the limit is reached: the first one, from the top, that cannot be taken whole and leave
  * the limit unreached. entries, tokens: above this level's interval; the first skip_entries and skip_tokens of all do not count
  * against the limit. The block calls. */
-LWK_CALLED void cut_find_edge(const select_job_t *job, select_shared_t *sh, const lwk_select_hist_t *hist,
+LWK_DEVICE void cut_find_edge(const select_job_t *job, select_shared_t *sh, const lwk_select_hist_t *hist,
                               const cut_limit_t *limit, uint32_t entries, uint32_t tokens, const cut_t *skip)
 {
     const uint32_t bins = 1u << job->bits, each = max(bins / SELECT_THREADS, 1u);

@@ -74,7 +74,7 @@ typedef struct errors_lens {
 LWK_DEVICE errors_lens_t errors_lens(const select_job_t *job)
 {
     float cap = job->step->shape.soft_cap;
-    return errors_lens_t{cap > 0 ? 1 / cap : 0, (job->session->policy.correct & LWK_CORRECT_VARIANCE) != 0};
+    return errors_lens_t{cap > 0 ? 1 / cap : 0, (job->policy.correct & LWK_CORRECT_VARIANCE) != 0};
 }
 
 /* e^(A - reference of the query), and the variance of the logit. */

@@ -268,7 +268,7 @@ LWK_DEVICE void lookup_count(const select_job_t *job, select_shared_t *sh, lwk_s
             lookup_add(&delta->head_steps, 1);
             lookup_add(&delta->entries_indexed, indexed);
             lookup_add(&delta->entries_estimated, estimated);
-            lookup_add(&delta->tokens_indexed, lwk_indexed_tokens(job->session));
+            lookup_add(&delta->tokens_indexed, job->indexed);
             lookup_add(&delta->tokens_steady, lwk_steady_count(job->session));
             lookup_add(&delta->selections_cut, was_cut);
         }

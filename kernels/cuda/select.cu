@@ -56,37 +56,43 @@ LWK_DEVICE void set_digits(select_job_t *job, bool by_error)
     job->key_base = (((127 + top) << 5) - SELECT_BINS) >> coarser;
 }
 
-/* Thread 0: fills in the job; false: this block has no part in it. */
+/* Thread 0: fills in the job; false: this block has no part in it. All loads come before the first store. */
 LWK_DEVICE bool open_job(select_job_t *job, const lwk_step_t *step, const lwk_select_work_t *work, uint32_t number,
                          uint32_t split)
 {
-    job->step = step;
-    job->number = number;
-    job->s = number / step->shape.kv_head_count;
-    job->head = number % step->shape.kv_head_count;
-    job->session = lwk_step_session(step, job->s);
-    job->block = blockIdx.x % split;
-    if (job->session == NULL)
+    const uint64_t launches = __ldcg(&work->global->launches);
+    const uint32_t heads = step->shape.kv_head_count, block = blockIdx.x % split;
+    lwk_session_t *session = lwk_step_session(step, number / heads);
+    if (session == NULL)
         return false;
-    const uint32_t entries = job->session->entry_count;
+    const lwk_policy_t policy = session->policy;
+    const uint32_t entries = session->entry_count, ranges = session->range_count, indexed = lwk_indexed_tokens(session);
     const uint32_t blocks = min(max((entries + SELECT_SLICE_MIN - 1) / SELECT_SLICE_MIN, 1u), split);
     const size_t capacity = step->scratch.entry_capacity;
-    if (job->block >= blocks)
+    if (block >= blocks)
         return false;
+    job->step = step;
+    job->session = session;
+    job->policy = policy;
+    job->indexed = indexed;
+    job->number = number;
+    job->s = number / heads;
+    job->head = number % heads;
+    job->block = block;
     job->blocks = blocks;
     job->entry_count = entries;
-    job->range_count = job->session->range_count;
+    job->range_count = ranges;
     job->queries = step->query_tokens * step->shape.group;
     job->slots = (entries + blocks * SELECT_CHUNK - 1) / (blocks * SELECT_CHUNK) * SELECT_CHUNK;
-    job->own.first = min(job->block * job->slots, entries);
+    job->own.first = min(block * job->slots, entries);
     job->own.end = min(job->own.first + job->slots, entries);
     job->own.key = work->key + number * capacity;
     job->own.size = work->size + number * capacity;
     job->state = blocks > 1 ? &work->states[number] : NULL;
     job->buffers = blocks > 1 ? &work->buffers[number] : NULL;
-    job->epoch = __ldcg(&work->global->launches) << 8;
+    job->epoch = launches << 8;
     job->stale = -1;
-    set_digits(job, job->session->policy.budget == LWK_BUDGET_ERROR);
+    set_digits(job, policy.budget == LWK_BUDGET_ERROR);
     return true;
 }
 
@@ -111,8 +117,8 @@ LWK_DEVICE void zero_buffers(const select_job_t *job, bool by_error)
 
 LWK_DEVICE cut_limit_t retrieve_limit(const select_job_t *job)
 {
-    const lwk_policy_t *policy = &job->session->policy;
-    const uint64_t n = lwk_indexed_tokens(job->session), capacity = job->step->scratch.item_capacity;
+    const lwk_policy_t *policy = &job->policy;
+    const uint64_t n = job->indexed, capacity = job->step->scratch.item_capacity;
     cut_limit_t limit = {capacity, 0, UINT64_MAX, 0};
     if (policy->budget == LWK_BUDGET_ERROR) {
         double accuracy = policy->accuracy_ppm / 1e6;
@@ -132,8 +138,8 @@ LWK_DEVICE cut_limit_t retrieve_limit(const select_job_t *job)
 
 LWK_DEVICE cut_limit_t estimate_limit(const select_job_t *job)
 {
-    const lwk_policy_t *policy = &job->session->policy;
-    const uint64_t n = lwk_indexed_tokens(job->session);
+    const lwk_policy_t *policy = &job->policy;
+    const uint64_t n = job->indexed;
     cut_limit_t limit = {UINT64_MAX, 0, UINT64_MAX, 0};
     if (policy->budget == LWK_BUDGET_CLUSTERS)
         limit.most = lwk_budget_clusters(policy->estimate_ppm, n, policy->cluster_tokens);
@@ -145,13 +151,13 @@ LWK_DEVICE cut_limit_t estimate_limit(const select_job_t *job)
 /* Whether the item capacity ended the selection before its budget did. */
 LWK_DEVICE bool was_cut(const select_job_t *job, const cut_limit_t *limit, const cut_t *retrieve, uint32_t all)
 {
-    const lwk_policy_t *policy = &job->session->policy;
+    const lwk_policy_t *policy = &job->policy;
     if (retrieve->entries < job->step->scratch.item_capacity || retrieve->entries == all)
         return false;
     cut_limit_t open = *limit;
     open.most = UINT64_MAX;
     if (policy->budget == LWK_BUDGET_CLUSTERS && policy->retrieve_ppm < 1000000)
-        open.most = lwk_budget_clusters(policy->retrieve_ppm, lwk_indexed_tokens(job->session), policy->cluster_tokens);
+        open.most = lwk_budget_clusters(policy->retrieve_ppm, job->indexed, policy->cluster_tokens);
     return cut_wants_more(&open, retrieve->entries, retrieve->tokens, retrieve->not_small);
 }
 
@@ -178,7 +184,7 @@ LWK_DEVICE void drop_all(const select_job_t *job, uint8_t *mark)
 
 LWK_DEVICE void select_one(select_job_t *job, select_shared_t *sh, const lwk_select_work_t *work)
 {
-    const lwk_policy_t *policy = &job->session->policy;
+    const lwk_policy_t *policy = &job->policy;
     const lwk_scratch_t *scratch = &job->step->scratch;
     const bool by_error = policy->budget == LWK_BUDGET_ERROR;
     uint8_t *mark = scratch->mark + lwk_kv_row(job->step, job->s, job->head) * scratch->entry_capacity;
@@ -233,8 +239,8 @@ LWK_CALLED void begin_job(select_shared_t *sh, const lwk_step_t *step, const lwk
     }
     __syncthreads();
     const select_job_t *job = &sh->job;
-    if (!sh->has_part || job->own.first >= job->own.end || job->session->policy.steady_only ||
-        job->session->policy.budget == LWK_BUDGET_ERROR)
+    if (!sh->has_part || job->own.first >= job->own.end || job->policy.steady_only ||
+        job->policy.budget == LWK_BUDGET_ERROR)
         return;
     (void)votes_open_ranges(job, sh, select_find_range(job, job->own.first), SELECT_RANGES);
 }

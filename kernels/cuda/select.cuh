@@ -14,15 +14,15 @@
 
 /* On a GPU as large as shared memory allows; emulated so small that small inputs take every path. */
 #if defined(__CUDACC__)
-#define SELECT_THREADS 1024u
+#define SELECT_THREADS 512u    /* so that they have registers for all they need: a stack would live in L2 */
 #define SELECT_LOCAL 16384u    /* entries of a slice that are kept in shared memory; the rest: workspace */
-#define SELECT_SLICE_MIN 1024u /* a job gets another block for each so many slots, one for each thread */
+#define SELECT_SLICE_MIN 1024u /* a job gets another block for each so many slots */
 #define SELECT_CHUNK 256u      /* slices are multiples of it */
 #define SELECT_LIST 4096u      /* retrieved entries looked up at a time */
 #define SELECT_RANGES 256u     /* ranges open at a time */
 #define SELECT_ELIGIBLE 4096u  /* entries whose errors are summed together: at least a thread's each twice */
 #define SELECT_CANDIDATES LWK_SELECT_CANDIDATES_MAX /* entries around a cut that each block finishes alone */
-#define SELECT_SETTLE 256u     /* so few of them are compared with each other, by four threads each */
+#define SELECT_SETTLE 128u     /* so few of them are compared with each other, by four threads each */
 #else
 #define SELECT_THREADS 128u
 #define SELECT_LOCAL 24u
@@ -82,6 +82,8 @@ typedef struct select_slice {
 typedef struct select_job {
     const lwk_step_t *step;
     lwk_session_t *session;
+    lwk_policy_t policy;        /* the session's */
+    uint32_t indexed;           /* its lwk_indexed_tokens() */
     uint32_t s, head, number;   /* number: s * J + head */
     uint32_t block, blocks;     /* of this job */
     uint32_t slots;             /* of a whole slice */
@@ -100,7 +102,7 @@ typedef struct select_job {
 typedef struct select_shared {
     uint32_t key[SELECT_LOCAL];
     uint16_t size[SELECT_LOCAL];
-    lwk_select_hist_t first, level; /* histograms of level 0, which stays, and of the level at hand */
+    alignas(16) lwk_select_hist_t first, level; /* histograms of level 0, which stays, and of the level at hand */
     union {
         uint64_t sums[SELECT_SUMS]; /* error budget */
         struct {
@@ -218,7 +220,7 @@ LWK_CALLED void select_barrier(select_job_t *job)
 #pragma unroll 1
         for (uint32_t i = worker; i < SELECT_BINS; i += workers)
             stale->entries[i] = stale->tokens[i] = 0;
-        if (turn > 0 && job->session->policy.budget == LWK_BUDGET_ERROR)
+        if (turn > 0 && job->policy.budget == LWK_BUDGET_ERROR)
 #pragma unroll 1
             for (uint32_t i = worker; i < SELECT_SUMS; i += workers)
                 sums[i] = 0;

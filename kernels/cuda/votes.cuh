@@ -24,8 +24,10 @@ LWK_DEVICE float votes_warp_sum(float x)
     return x;
 }
 
+#define VOTES_LOG2E 1.44269504f
+
 /* Rows, spreads, and the normalisers of the votes from the tile sums: one warp for each query, parts in the same order
- * whatever the batch. The block calls; a barrier must follow. */
+ * whatever the batch, four of a lane under way together. The block calls; a barrier must follow. */
 LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
 {
     const lwk_step_t *step = job->step;
@@ -37,23 +39,34 @@ LWK_DEVICE void votes_open_queries(const select_job_t *job, select_shared_t *sh)
         size_t row = lwk_query_row(step, job->s, q / group, job->head * group + q % group);
         const float *tile_max = scratch->tile_max + row * scratch->part_capacity;
         const float *tile_sum = scratch->tile_sum + row * scratch->part_capacity;
+        const float spread = scratch->spread[row];
         float largest = -INFINITY, sum = 0;
 #pragma unroll 1
-        for (uint32_t i = lane; i < slots; i += 32)
-            largest = fmaxf(largest, tile_max[i]);
-        largest = votes_warp_max(largest);
-#pragma unroll 1
-        for (uint32_t i = lane; i < slots; i += 32)
-            if (tile_sum[i] > 0)
-                sum += tile_sum[i] * expf(tile_max[i] - largest);
-        sum = votes_warp_sum(sum);
+        for (uint32_t base = lane; base < slots; base += 128) {
+            float m[4], x[4];
+#pragma unroll
+            for (uint32_t k = 0; k < 4; k++) {
+                bool some = base + 32 * k < slots;
+                m[k] = some ? tile_max[base + 32 * k] : -INFINITY;
+                x[k] = some ? tile_sum[base + 32 * k] : 0;
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < 4; k++)
+                if (x[k] > 0) {
+                    float most = fmaxf(largest, m[k]);
+                    sum = sum * lwk_exp2((largest - most) * VOTES_LOG2E) + x[k] * lwk_exp2((m[k] - most) * VOTES_LOG2E);
+                    largest = most;
+                }
+        }
+        float all = votes_warp_max(largest);
+        sum = votes_warp_sum(sum > 0 ? sum * lwk_exp2((largest - all) * VOTES_LOG2E) : 0);
         if (lane == 0) {
             select_query_t *query = &sh->query[q];
             query->row = row;
             query->logit = scratch->logit + row * scratch->entry_capacity;
-            query->largest = sum > 0 ? largest : 0;
+            query->largest = sum > 0 ? all : 0;
             query->inverse = sum > 0 ? 1 / sum : 0;
-            query->spread = scratch->spread[row];
+            query->spread = spread;
         }
     }
 }
@@ -70,17 +83,19 @@ LWK_CALLED uint32_t votes_open_ranges(const select_job_t *job, select_shared_t *
     for (uint32_t i = threadIdx.x; i < count; i += SELECT_THREADS) {
         lwk_range_ref_t ref = job->session->ranges[first + i];
         const lwk_tile_t *tile = &store->tiles[lwk_tile_number(&step->shape, ref.row, step->layer, job->head)];
-        sh->range[i].tile = tile;
-        sh->range[i].place = tile->place;
-        sh->range[i].stamp = tile->stamp;
-        sh->range[i].sizes = tile->sizes;
         lwk_index_layout_t at = lwk_tile_layout(tile, step->shape.head_dim);
-        sh->range[i].spreads = (const uint16_t *)(const void *)(tile->index + at.cluster_spreads);
-        sh->range[i].cluster_scales = at.cluster_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.cluster_key_scales);
-        sh->range[i].outlier_scales = at.outlier_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.outlier_key_scales);
-        sh->range[i].base = ref.entry_base;
-        sh->range[i].clusters = tile->cluster_count;
-        sh->range[i].entries = (uint16_t)lwk_tile_entries(tile);
+        select_range_t r;
+        r.tile = tile;
+        r.place = tile->place;
+        r.stamp = tile->stamp;
+        r.sizes = tile->sizes;
+        r.spreads = (const uint16_t *)(const void *)(tile->index + at.cluster_spreads);
+        r.cluster_scales = at.cluster_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.cluster_key_scales);
+        r.outlier_scales = at.outlier_key_scales == 0 ? NULL : (const uint16_t *)(const void *)(tile->index + at.outlier_key_scales);
+        r.base = ref.entry_base;
+        r.clusters = tile->cluster_count;
+        r.entries = (uint16_t)lwk_tile_entries(tile);
+        sh->range[i] = r; /* all loads before the first store */
     }
     if (threadIdx.x == 0) {
         sh->range_first = first;
@@ -165,7 +180,7 @@ LWK_DEVICE void votes_count(lwk_select_hist_t *hist, uint32_t bin, uint32_t size
 
 /* ---- votes ---- */
 
-#define VOTES_AT_ONCE 2 /* entries of a thread whose loads are under way together, four queries each */
+#define VOTES_AT_ONCE 4 /* entries of a thread whose loads are under way together, four queries each */
 
 /* inverse_cap: 0 without a soft cap. */
 LWK_DEVICE float votes_one(const select_query_t *query, float logit, float spread, float reach, float inverse_cap)
@@ -173,13 +188,13 @@ LWK_DEVICE float votes_one(const select_query_t *query, float logit, float sprea
     float capped = logit * inverse_cap;
     float square = votes_variance(spread, query->spread, 1 - capped * capped) * reach;
     float rank = fmaf(square, lwk_rsqrt(fmaxf(square, 1e-30f)), logit);
-    return lwk_exp2((rank - query->largest) * 1.44269504f) * query->inverse;
+    return lwk_exp2((rank - query->largest) * VOTES_LOG2E) * query->inverse;
 }
 
 /* Keys and first digits of the slots of the open ranges. The block calls. */
 LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint32_t from, uint32_t end)
 {
-    const lwk_policy_t *policy = &job->session->policy;
+    const lwk_policy_t *policy = &job->policy;
     const select_slice_t own = job->own;
     const votes_digits_t digits = votes_digits(job);
     const uint32_t queries = job->queries;
@@ -206,7 +221,7 @@ LWK_DEVICE void votes_window(const select_job_t *job, select_shared_t *sh, uint3
             for (uint32_t i = 0; i < 4; i++)
 #pragma unroll
                 for (int k = 0; k < VOTES_AT_ONCE; k++)
-                    logit[i][k] = q + i < queries && entry[k].size > 0 ? sh->query[q + i].logit[slot[k]] : 0;
+                    logit[i][k] = q + i < queries && slot[k] < end ? sh->query[q + i].logit[slot[k]] : 0;
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++)
 #pragma unroll
