@@ -1,9 +1,12 @@
 /* audit.c - reads every copy of every committed segment of a session and compares it: with the other copies, and with what
  * it was when it was first read. A line "audit SESSION" on stdin is answered by one line
  *
- *   audit SEGMENTS WANTED RIGHT LOST WRONG    segments of the manifest; copies that it names; copies with the right bytes;
- *                                             segments without any; copies with other bytes
- *   busy WORDS                                the manifest could not be read now
+ *   audit SEGMENTS WANTED RIGHT LOST WRONG BYTES COPIES ...
+ *                     segments of the manifest; copies that it names; copies with the right bytes; segments without any; copies
+ *                     with other bytes; bytes of the right copies; for each node the copies that the manifest has there
+ *   busy WORDS        the manifest could not be read now
+ *
+ * and "drain NODE" and "undrain NODE" by "drain WORDS".
  *
  * Arguments: the fleet's control addresses, the transport. */
 #include <inttypes.h>
@@ -38,6 +41,8 @@ typedef struct audit {
     lwc_session_info_t session;
     wanted_t wanted[SEGMENTS_MAX];
     uint32_t count, wrong;
+    uint64_t bytes;
+    uint32_t on_node[LW_NODES_MAX];
     known_t known[SEGMENTS_MAX]; /* of all sessions so far; the oldest are forgotten */
     uint32_t known_count;
 } audit_t;
@@ -86,6 +91,7 @@ static known_t *find(audit_t *audit, const lw_segment_name_t *name)
 static void compare(audit_t *audit, wanted_t *wanted, const uint8_t *segment, uint64_t bytes)
 {
     uint32_t check = lw_record_check(1, segment, bytes);
+    audit->bytes += bytes;
     known_t *known = find(audit, &wanted->name);
     if (known == NULL) {
         if (audit->known_count == SEGMENTS_MAX) {
@@ -159,15 +165,28 @@ static void run(audit_t *audit, uint64_t id)
         return;
     }
     audit->wrong = 0;
+    audit->bytes = 0;
+    memset(audit->on_node, 0, sizeof(audit->on_node));
     for (uint32_t n = 0; n < view.node_count; n++)
         read_node(audit, &view.nodes[n]);
     for (uint32_t i = 0; i < audit->count; i++) {
         wanted += audit->wanted[i].copies;
         right += audit->wanted[i].right;
         lost += audit->wanted[i].right == 0;
+        for (uint32_t r = 0; r < audit->wanted[i].copies; r++)
+            audit->on_node[audit->wanted[i].node[r] % LW_NODES_MAX]++;
     }
-    printf("audit %u %u %u %u %u\n", audit->count, wanted, right, lost, audit->wrong);
+    printf("audit %u %u %u %u %u %" PRIu64, audit->count, wanted, right, lost, audit->wrong, audit->bytes);
+    for (uint32_t n = 0; n < view.node_count; n++)
+        printf(" %u", audit->on_node[view.nodes[n].index % LW_NODES_MAX]);
+    printf("\n");
     lwc_view_free(&view);
+}
+
+static void drain(audit_t *audit, uint32_t node, bool on)
+{
+    lw_status_t status = lwc_control_drain(audit->control, node, on, &error);
+    printf("drain %d %s\n", (int)status, status == LW_OK ? "" : error.text);
 }
 
 int main(int argc, char **argv)
@@ -186,6 +205,10 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin) != NULL)
         if (strncmp(line, "audit ", 6) == 0)
             run(&audit, strtoull(line + 6, NULL, 0));
+        else if (strncmp(line, "drain ", 6) == 0)
+            drain(&audit, (uint32_t)strtoul(line + 6, NULL, 0), true);
+        else if (strncmp(line, "undrain ", 8) == 0)
+            drain(&audit, (uint32_t)strtoul(line + 8, NULL, 0), false);
     lwc_control_close(audit.control);
     return 0;
 }

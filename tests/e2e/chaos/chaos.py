@@ -6,7 +6,8 @@ Four network namespaces on a bridge, a storaged in each; on the bridge's own sid
 the time to be whole again. Everything lies in namespaces of this process, so nothing outlives it, however it ends.
 
 A step is right when it agrees with exact attention; a segment is lost when no copy of it has the right bytes. The time from
-a fault to the next token is the time to the end of the first step that began after it: each step needs every node.
+a fault to the next token is the time to the end of the first step that began after it: each step needs every node; it contains
+the comparison. A step's own time is what it spent in lw_attend.
 """
 import argparse, ctypes, json, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 
@@ -228,17 +229,22 @@ class Auditor:
             self.lines.append(line)
             self.changed.notify_all()
 
-    def look(self, session):
+    def ask(self, line):
         with self.changed:
             count = len(self.lines)
-        self.talker.say(f"audit {session}")
+        self.talker.say(line)
         with self.changed:
             if not self.changed.wait_for(lambda: len(self.lines) > count, 60):
                 raise Hang("the audit does not end")
-            words = self.lines[-1].split()
+            return self.lines[-1].split()
+
+    def look(self, session):
+        words = self.ask(f"audit {session}")
         if words[0] != "audit":
             return None
-        return dict(zip(("segments", "wanted", "right", "lost", "wrong"), map(int, words[1:])))
+        seen = dict(zip(("segments", "wanted", "right", "lost", "wrong", "bytes"), map(int, words[1:7])))
+        seen["on_node"] = list(map(int, words[7:]))
+        return seen
 
 
 def percentile(values, share):
@@ -250,6 +256,7 @@ class Chaos:
     def __init__(self, args, net, fleet, decoder, auditor):
         self.args, self.net, self.fleet, self.decoder, self.auditor = args, net, fleet, decoder, auditor
         self.random = random.Random(args.seed)
+        self.drained, self.bad_ends = None, 0
         self.faults, self.lost, self.wrong_copies, self.audits, self.last = [], 0, 0, 0, None
 
     # each fault: what begins it, what ends it
@@ -262,6 +269,13 @@ class Chaos:
             self.net.cut(node)
         elif kind == "slow":
             self.net.throttle(node, self.args.slow_rate)
+        elif kind == "drain":
+            self.drained = self.drain(node)
+        elif kind == "restart":
+            status = self.fleet.end(node)
+            if status != 0:
+                print(f"  node {node} ended with {status}")
+                self.bad_ends += 1
         elif kind == "etcd-stop":
             self.fleet.etcd.send_signal(signal.SIGSTOP)
         elif kind == "etcd-kill":
@@ -269,7 +283,7 @@ class Chaos:
             self.fleet.etcd.wait()
 
     def heal(self, kind, node):
-        if kind == "kill":
+        if kind in ("kill", "restart"):
             self.fleet.start(node)
         elif kind == "stop":
             self.fleet.processes[node].send_signal(signal.SIGCONT)
@@ -277,14 +291,32 @@ class Chaos:
             self.net.join(node)
         elif kind == "slow":
             self.net.unthrottle(node)
+        elif kind == "drain":
+            self.auditor.ask(f"undrain {node}")
         elif kind == "etcd-stop":
             self.fleet.etcd.send_signal(signal.SIGCONT)
         elif kind == "etcd-kill":
             self.fleet.start_etcd()
 
+    def drain(self, node):
+        """The operator's drain: until the manifest has nothing there. Seconds, bytes that left (copies are alike in size)."""
+        def look():
+            seen = None
+            while seen is None:
+                seen = self.auditor.look(self.decoder.session)
+            return seen
+        before, began = look(), now()
+        words = self.auditor.ask(f"drain {node}")
+        if words[:2] != ["drain", "0"]:
+            raise Hang(f"drain of node {node}: {words}")
+        while look()["on_node"][node] > 0:
+            if now() - began > self.args.whole_limit:
+                raise Hang(f"node {node} is not empty after {self.args.whole_limit:.0f} s")
+        return now() - began, before["bytes"] / max(1, before["right"]) * before["on_node"][node]
+
     def whole(self, limit):
         """Waits until every copy that the manifest names is there and right; seconds, or None."""
-        began = now()
+        began, seen = now(), None
         while now() - began < limit:
             seen = self.auditor.look(self.decoder.session)
             self.last = seen or self.auditor.lines[-1]
@@ -303,14 +335,20 @@ class Chaos:
             self.decoder.fresh()
         time.sleep(self.args.calm)
 
-    def fault(self, kind):
-        node = self.random.randrange(self.args.nodes)
+    def fault(self, kind, node=None):
+        if kind == "roll":  # every node once, the session open throughout
+            for i in range(self.args.nodes):
+                self.fault("restart", i)
+            return
+        if node is None:
+            node = self.random.randrange(self.args.nodes)
         self.settle()
         failures, slow = len(self.decoder.failures), len(self.decoder.slow)
         began = now()
         self.begin(kind, node)
         took = now() - began  # a kill is a fault when the process is gone
-        time.sleep(self.args.hold)
+        if kind not in ("drain", "restart"):
+            time.sleep(self.args.hold)
         self.heal(kind, node)
         healed = now()
         self.decoder.step_after(healed)
@@ -318,9 +356,13 @@ class Chaos:
         first = self.decoder.step_after(began)
         with self.decoder.changed:
             during = [s for s in self.decoder.steps if s[1] >= began]
-        result = {"kind": kind, "node": node, "to_token_s": first[1] - began, "worst_step_s": max(s[1] - s[0] for s in during),
-                  "worst_held_s": max((s[1] - s[0] for s in during if s[0] < healed), default=0.0),
+        result = {"kind": kind, "node": node, "to_token_s": first[1] - began, "worst_step_s": max(s[2] for s in during),
                   "failed_steps": len(self.decoder.failures) - failures, "begin_s": took, "whole_s": whole, "steps": len(during)}
+        if kind == "drain":
+            seconds, left = self.drained
+            result.update(drain_s=seconds, drain_bytes=left, step_p99_s=percentile([s[2] for s in during if s[0] < healed], .99))
+            print(f"drain      node {node}: empty after {seconds:.2f} s, {left / 1e6:.1f} MB, {left / 1e6 / seconds:.1f} MB/s; "
+                  f"p99 of steps meanwhile {result['step_p99_s'] * 1e3:.0f} ms")
         self.faults.append(result)
         words = "" if whole is not None else f"; NOT WHOLE AGAIN: {self.last}"
         for failure in self.decoder.failures[failures:]:
@@ -336,7 +378,7 @@ class Chaos:
         time.sleep(seconds)
         self.decoder.step_after(began)
         with self.decoder.changed:
-            return [s[1] - s[0] for s in self.decoder.steps if s[0] >= began]
+            return [s[2] for s in self.decoder.steps if s[0] >= began]
 
     def run(self, kinds, minutes):
         calm = self.baseline(3.0)
@@ -360,7 +402,7 @@ class Chaos:
                           "token_worst_ms": max(token), "step_worst_ms": max(f["worst_step_s"] for f in mine) * 1e3,
                           "failed_steps": sum(f["failed_steps"] for f in mine),
                           "whole_worst_s": max((f["whole_s"] or float("inf")) for f in mine)}
-        good = not (decoder.wrong or decoder.failures or self.lost or self.wrong_copies) and \
+        good = not (self.bad_ends or decoder.wrong or decoder.failures or self.lost or self.wrong_copies) and \
             all(f["whole_s"] is not None for f in self.faults)
         print(f"\n{'fault':10} {'count':>5} {'to the next token: p50':>23} {'p99':>7} {'worst':>7}  {'worst step':>10} {'failed':>7} {'whole again':>12}")
         for kind, row in rows.items():
@@ -385,7 +427,8 @@ def parse():
     parser.add_argument("--audit", required=True)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--kinds", default="", help="kill,stop,partition,slow and with --etcd etcd-stop,etcd-kill")
+    parser.add_argument("--kinds", default="", help="kill,stop,partition,slow and with --etcd etcd-stop,etcd-kill (these are the default); "
+                        "drain (one node by the operator, then taken back), roll (all nodes ended and started, one after another)")
     parser.add_argument("--etcd", action="store_true", help="members and catalogue on an etcd instead of a static fleet")
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=6000, help="prefilled")
@@ -404,7 +447,7 @@ def parse():
     known = ["kill", "stop", "partition", "slow"] + (["etcd-stop", "etcd-kill"] if args.etcd else [])
     args.kinds = args.kinds.split(",") if args.kinds else known
     for kind in args.kinds:
-        if kind not in known:
+        if kind not in known + ["drain", "restart", "roll"]:
             parser.error(f"no such fault here: {kind}")
     return args
 
