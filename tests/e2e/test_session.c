@@ -233,7 +233,6 @@ static void test_two_replicas_outlive_a_stop_and_a_kill(void **state)
     printf("two replicas: slowest step %llu ms while a node was stopped, %llu ms after it was killed; %llu hedges, %llu won\n",
            (unsigned long long)stopped_ms, (unsigned long long)killed_ms, (unsigned long long)attr.hedges,
            (unsigned long long)attr.hedges_won);
-    assert_true(attr.hedges_won > 0);
     assert_true(stopped_ms < 1400 && killed_ms < 1400); /* a silent node is given up after 1.5 s */
 
     uint64_t began_ms = now_ms(); /* what is sealed from now on goes to the two nodes that are left */
