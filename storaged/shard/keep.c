@@ -5,9 +5,7 @@
 
 lw_status_t lwd_shard_pull(lwd_shard_t *shard, const lw_segment_name_t *name, uint64_t bytes, lwd_ref_t *ref_out)
 {
-    lwd_extents_usage_t usage;
-    lwd_extents_usage(shard->params.extents, &usage);
-    if (bytes < sizeof(lw_segment_header_t) || bytes > LW_SEGMENT_BYTES_MAX || bytes > usage.bytes)
+    if (bytes < sizeof(lw_segment_header_t) || bytes > lwd_segment_bytes_max(shard))
         return LW_ERR_INVALID;
     lwd_origin_t *origin = lwd_origin_get(&shard->origins, name->origin);
     if (origin == NULL)

@@ -71,7 +71,7 @@ static lw_status_t reserve_again(lwd_shard_t *shard, uint32_t slot, const lwd_re
 static lw_status_t no_room(lwd_shard_t *shard, uint64_t bytes, lwd_reserved_t *reserved_out)
 {
     lw_count(&shard->params.stats->reserves_refused_full, 1);
-    lwd_shard_note_want(shard, bytes + shard->largest_bytes); /* lwd_load_room_left */
+    lwd_shard_note_want(shard, shard->log_forget == NULL ? bytes : bytes + lwd_load_room(shard, bytes));
     bool soon = shard->dying.count > 0 || shard->leaving.count > 0 ||
                 (shard->log_forget != NULL && !shard->log_full && shard->written.count > 0);
     reserved_out->retry_after_ms = soon ? LWD_RETRY_DYING_MS : LWD_RETRY_FULL_MS;
@@ -82,10 +82,7 @@ lw_status_t lwd_shard_reserve(lwd_shard_t *shard, const lwd_reserve_t *reserve, 
 {
     const lw_segment_name_t *name = &reserve->name;
     *reserved_out = (lwd_reserved_t){0};
-    lwd_extents_usage_t usage;
-    lwd_extents_usage(shard->params.extents, &usage);
-    if (reserve->bytes < sizeof(lw_segment_header_t) || reserve->bytes > LW_SEGMENT_BYTES_MAX ||
-        reserve->bytes > usage.bytes)
+    if (reserve->bytes < sizeof(lw_segment_header_t) || reserve->bytes > lwd_segment_bytes_max(shard))
         return LW_ERR_INVALID;
     const lwd_client_t *client = lwd_client_find(&shard->clients, reserve->client_id, reserve->incarnation);
     lwd_origin_t *origin = lwd_origin_get(&shard->origins, name->origin);

@@ -98,6 +98,10 @@ void lwd_segment_confirm(lwd_shard_t *shard, uint32_t slot); /* RESTORED: the ca
 /* With a log: could the largest segment still come back from it? New ones never take the last room, or what is in a
  * full log could not be read. */
 bool lwd_load_room_left(lwd_shard_t *shard, uint64_t new_bytes);
+/* Bytes that must be free for that, when `new_bytes` is the size of one more segment. */
+uint64_t lwd_load_room(const lwd_shard_t *shard, uint64_t new_bytes);
+/* The largest segment that is taken: all of the arena; with a log half of it, since another one must fit beside it. */
+uint64_t lwd_segment_bytes_max(const lwd_shard_t *shard);
 void lwd_leaving_run(lwd_shard_t *shard, uint32_t most);
 /* Gives memory and tables of a segment back; the readers have passed. */
 void lwd_segment_unload(lwd_shard_t *shard, lwd_segment_t *segment);

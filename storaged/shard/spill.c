@@ -114,15 +114,28 @@ void lwd_shard_note_want(lwd_shard_t *shard, uint64_t bytes)
         shard->want_bytes += bytes;
 }
 
+uint64_t lwd_segment_bytes_max(const lwd_shard_t *shard)
+{
+    lwd_extents_usage_t usage;
+    lwd_extents_usage(shard->params.extents, &usage);
+    return lw_min_u64(LW_SEGMENT_BYTES_MAX, shard->log_forget == NULL ? usage.bytes : usage.bytes / 2);
+}
+
+uint64_t lwd_load_room(const lwd_shard_t *shard, uint64_t new_bytes)
+{
+    /* Restored segments may be of a time without a log, and larger. */
+    return lw_min_u64(lw_max_u64(shard->largest_bytes, new_bytes), lwd_segment_bytes_max(shard));
+}
+
 bool lwd_load_room_left(lwd_shard_t *shard, uint64_t new_bytes)
 {
     if (shard->log_forget == NULL)
         return true;
-    shard->largest_bytes = lw_max_u64(shard->largest_bytes, new_bytes);
-    uint64_t offset = lwd_extents_alloc(shard->params.extents, shard->largest_bytes);
+    uint64_t offset = lwd_extents_alloc(shard->params.extents, lwd_load_room(shard, new_bytes));
     if (offset == LWD_EXTENT_NONE)
         return false;
     lwd_extents_free(shard->params.extents, offset);
+    shard->largest_bytes = lw_max_u64(shard->largest_bytes, new_bytes); /* it will be made */
     return true;
 }
 

@@ -254,6 +254,29 @@ static void test_the_fault_point_refuses_as_if_full(void **state)
 }
 #endif
 
+static void forget(void *arg, uint32_t record)
+{
+    (void)arg;
+    (void)record;
+}
+
+/* With a log there must be room to read the largest segment into. What was refused counts for nothing. */
+static void test_with_a_log_a_refused_size_takes_no_room_from_others(void **state)
+{
+    place_t place;
+    lwd_reserved_t reserved;
+    (void)state;
+    place_init(&place, &(place_params_t){0});
+    lwd_shard_set_log(place.shard, forget, NULL);
+    lw_segment_name_t a = place_name(1, 0, 0, 1), b = place_name(1, 1, 0, 1), c = place_name(1, 2, 0, 1);
+    assert_int_equal(place_reserve(&place, &a, 8 * MIB + 1, &reserved), LW_ERR_INVALID);
+    assert_int_equal(place_reserve(&place, &a, 6 * MIB, &reserved), LW_OK);
+    assert_int_equal(place_reserve(&place, &b, 8 * MIB, &reserved), LW_ERR_EXHAUSTED);
+    assert_int_equal(place_reserve(&place, &c, 4 * MIB, &reserved), LW_OK); /* 6 MiB are left, as large as the largest */
+    assert_int_equal(place_reserve(&place, &b, 4 * MIB, &reserved), LW_ERR_EXHAUSTED);
+    place_fini(&place);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +285,7 @@ int main(void)
         cmocka_unit_test(test_a_full_segment_table_is_exhausted),
         cmocka_unit_test(test_more_sessions_than_the_table_holds_are_exhausted_until_one_is_empty),
         cmocka_unit_test(test_sizes_that_can_never_fit_are_invalid),
+        cmocka_unit_test(test_with_a_log_a_refused_size_takes_no_room_from_others),
         cmocka_unit_test(test_a_lower_term_than_was_granted_is_stale),
         cmocka_unit_test(test_another_incarnation_takes_nothing_from_a_writer),
         cmocka_unit_test(test_a_client_that_proved_nothing_cannot_reserve),
