@@ -253,11 +253,15 @@ static lw_status_t fleet_open(struct lw *kv, lw_error_t *error)
                                  .landing = kv->tickets.landing,
                                  .landing_bytes = kv->tickets.landing_bytes,
                                  .spin_us = kv->options.client_spin,
-                                 .hedge_us = kv->options.client_hedge};
+                                 .hedge_us = kv->options.client_hedge,
+                                 .refresh = &kv->refresh};
 
     if (!kv->env.fabric)
         return lw_fail(error, LW_ERR_UNSUPPORTED, "this library was built without a fabric (UCX)");
-    lw_status_t status = lwc_control_fleet_get(kv->control, &view, error);
+    lw_status_t status = lwc_refresh_init(&kv->refresh, kv->sizes.sessions_max, kv->model.layers, error);
+    if (status != LW_OK)
+        return status;
+    status = lwc_control_fleet_get(kv->control, &view, error);
     if (status != LW_OK)
         return status;
     status = lwc_store_create(&params, &kv->store, error);
@@ -373,6 +377,7 @@ void lwc_ctx_close(struct lw *kv)
     sessions_close(kv);
     if (kv->store)
         lwc_store_destroy(kv->store);
+    lwc_refresh_fini(&kv->refresh);
     if (kv->control)
         lwc_control_close(kv->control);
     else if (kv->env.control)

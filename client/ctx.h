@@ -83,6 +83,7 @@ struct lw {
     lwc_courier_t courier; /* asynchronous backends */
     lwc_store_answer_t answer;
     uint64_t failures_seen; /* of the courier's */
+    lwc_refresh_t refresh; /* between the step's store and the keeper */
     lwc_keeper_t keeper;
     bool keeper_made, courier_made;
 

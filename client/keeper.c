@@ -89,6 +89,7 @@ static lw_status_t store_init(lwc_keeper_t *keeper, lw_error_t *error)
 }
 
 static unsigned renew(lwc_keeper_t *keeper, uint64_t now_us);
+static unsigned reread(lwc_keeper_t *keeper);
 
 /* Earlier layers travel, and leases are kept, while the device works on this one. */
 static void while_sealing(void *arg)
@@ -100,6 +101,7 @@ static void while_sealing(void *arg)
         return;
     (void)lwc_store_round(keeper->store, now);
     (void)renew(keeper, now);
+    (void)reread(keeper);
 }
 
 lw_status_t lwc_keeper_init(lwc_keeper_t *keeper, struct lw *kv, lw_error_t *error)
@@ -177,6 +179,11 @@ static unsigned renew(lwc_keeper_t *keeper, uint64_t now_us)
         keeper->renewed_us = now_us; /* once a lease is enough */
     }
     return 1;
+}
+
+static unsigned reread(lwc_keeper_t *keeper)
+{
+    return lwc_reread_round(&keeper->kv->refresh, keeper->kv->control, (uint16_t)keeper->kv->model.rank);
 }
 
 static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t count)
@@ -304,7 +311,8 @@ unsigned lwc_keeper_round(lwc_keeper_t *keeper, uint64_t now_us)
     unsigned events = 0;
 
     if (keeper->store)
-        events = lwc_store_round(keeper->store, now_us) + renew(keeper, now_us) + refresh_view(keeper, now_us);
+        events = lwc_store_round(keeper->store, now_us) + renew(keeper, now_us) + refresh_view(keeper, now_us) +
+                 reread(keeper);
     events += keeper->job ? lwc_job_advance(keeper, now_us) : take_task(keeper);
     return events;
 }

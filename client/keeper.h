@@ -20,6 +20,7 @@
 
 #include "client/control/control.h"
 #include "base/stat.h"
+#include "client/reread.h"
 #include "client/seal.h"
 #include "client/store/store.h"
 

@@ -20,7 +20,7 @@ uint32_t lwc_choose(const lwc_store_t *store, const lwc_want_t *want, uint32_t e
     const lwc_segment_t *segment = lwc_segment(store, want->segment);
     uint32_t best = LW_REPLICAS_MAX, best_rank = 0;
     uint64_t best_load = 0;
-    for (uint32_t r = 0; segment && r < segment->replica_count; r++) {
+    for (uint32_t r = 0; segment && !segment->gone && r < segment->replica_count; r++) {
         uint32_t found = r == except ? 0 : rank(store, segment, want, r);
         if (found == 0 || found < best_rank)
             continue;

@@ -14,8 +14,9 @@ void (*lwc_store_watch)(lwc_store_event_t event, uint32_t records);
 
 static lw_status_t want_cause(const lwc_want_t *want) { return (lw_status_t) - (int)(want->reserved >> 16 & 0xFF); }
 
-static void want_fails(lwc_want_t *want, lw_status_t cause)
+static void want_fails(lwc_store_t *store, lwc_want_t *want, lw_status_t cause)
 {
+    lwc_refresh_want(store, lwc_segment(store, want->segment), false);
     want->reserved |= 1u << (4 + lwc_want_replica(want));
     want->reserved = (want->reserved & 0xFF00FFFFu) | ((uint32_t)-cause & 0xFF) << 16;
 }
@@ -28,9 +29,22 @@ static void end_want(lwc_request_t *request, const lwc_want_t *want, lw_status_t
     request->arrived(request->arg, want->tag, status, record);
 }
 
-static lw_status_t final_status(const lwc_want_t *want)
+/* The segment's nodes have changed since the want was last looked at: what it has been through does not count. */
+static bool want_moved(const lwc_store_t *store, lwc_want_t *want)
 {
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
+    if (!segment || want->reserved >> 24 == segment->moves)
+        return false;
+    want->reserved = (uint32_t)segment->moves << 24;
+    return true;
+}
+
+static lw_status_t final_status(const lwc_store_t *store, const lwc_want_t *want)
+{
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
     lw_status_t cause = want_cause(want);
+    if (segment && segment->gone)
+        return LW_ERR_SESSION_LOST;
     switch (cause) {
     case LW_ERR_NOT_FOUND:
     case LW_ERR_STALE: return LW_ERR_SESSION_LOST;
@@ -65,6 +79,43 @@ void lwc_request_add(lwc_request_t *request, const lwc_want_t *want, uint32_t r)
     request->peer->load_bytes += bytes;
 }
 
+static lwc_peer_t *any_peer(const lwc_store_t *store)
+{
+    for (uint32_t i = 0; i < store->peer_count; i++)
+        if (store->peer[i])
+            return store->peer[i];
+    return NULL;
+}
+
+/* Every replica has failed: the want waits for its manifest to be read again. False: that is not to be hoped for. */
+static bool park(const lwc_request_t *like, const lwc_want_t *want)
+{
+    lwc_store_t *store = like->store;
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
+    lwc_request_t *request = store->parking;
+    if (!lwc_refresh_can(store, segment))
+        return false;
+    if (!request || request->batch->count == LWC_BATCH_WANTS || !is_for(request, like) ||
+        request->session_slot != segment->session_slot) {
+        lwc_peer_t *peer = like->peer ? like->peer : any_peer(store);
+        request = peer && store->batch_free_count > 0 ? lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us)
+                                                      : NULL;
+        if (!request)
+            return false;
+        request->batch = lwc_batch_new(store);
+        request->arrived = like->arrived;
+        request->arg = like->arg;
+        request->contiguous = like->contiguous;
+        request->parked = true;
+        request->parked_us = store->now_us;
+        request->session_slot = segment->session_slot;
+        store->parking = request;
+    }
+    request->batch->wants[request->batch->count++] = *want;
+    lwc_refresh_want(store, segment, true);
+    return true;
+}
+
 bool lwc_fetch_build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, const lwc_request_t *like)
 {
     lwc_peer_t *peer = lwc_peer(store, store->segments[want->segment].replica[r].node_index);
@@ -80,6 +131,7 @@ bool lwc_fetch_build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, con
         request->arg = like->arg;
         request->contiguous = like->contiguous;
         request->retry_at_us = like->retry_at_us;
+        request->moves = store->moves;
         peer->building = request;
     }
     lwc_request_add(request, want, r);
@@ -91,6 +143,14 @@ void lwc_fetch_build_done(lwc_store_t *store)
     for (uint32_t i = 0; i < store->peer_count; i++)
         if (store->peer[i])
             store->peer[i]->building = NULL;
+    store->parking = NULL;
+}
+
+static lwc_want_t first_look(const lwc_store_t *store, const lwc_want_t *from)
+{
+    lwc_want_t want = *from;
+    want.reserved = (uint32_t)store->segments[want.segment].moves << 24;
+    return want;
 }
 
 lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_t count, uint64_t deadline_us,
@@ -113,35 +173,50 @@ lw_status_t lwc_store_fetch(lwc_store_t *store, const lwc_want_t *wants, uint32_
     like.store = store;
     store->wants_in_flight += count;
     for (uint32_t i = 0; i < count; i++) {
-        lwc_want_t want = wants[i];
-        want.reserved = 0;
+        lwc_want_t want = first_look(store, &wants[i]);
         uint32_t r = lwc_choose(store, &want, LW_REPLICAS_MAX);
         if (r != LW_REPLICAS_MAX)
             LW_ASSERT(lwc_fetch_build(store, &want, r, &like));
     }
     lwc_fetch_build_done(store);
     for (uint32_t i = 0; i < count; i++) { /* last: callbacks may fetch, and that would take the batches counted above */
-        lwc_want_t want = wants[i];
-        want.reserved = 0;
-        if (lwc_choose(store, &want, LW_REPLICAS_MAX) == LW_REPLICAS_MAX) /* no node of the view has it */
-            end_want(&like, &want, LW_ERR_UNREACHABLE, NULL);
+        lwc_want_t want = first_look(store, &wants[i]);
+        if (lwc_choose(store, &want, LW_REPLICAS_MAX) == LW_REPLICAS_MAX && !park(&like, &want)) {
+            lw_status_t status = final_status(store, &want); /* no node of the view has it, or no manifest */
+            lwc_store_fail(store, status, "segment %u head %u entry %u: %s", want.segment, want.head, want.entry,
+                           lw_status_text(status));
+            end_want(&like, &want, status, NULL);
+        }
     }
+    lwc_fetch_build_done(store);
     lwc_fetches_kick(store);
     return LW_OK;
 }
 
 /* ---- sending ---- */
 
+static void want_lost(lwc_request_t *request, const lwc_want_t *want)
+{
+    lwc_store_t *store = request->store;
+    const lwc_segment_t *segment = lwc_segment(store, want->segment);
+    lw_status_t status = final_status(store, want);
+    lwc_store_fail(store, status, "segment %u head %u entry %u: %s after %u attempts%s", want->segment, want->head,
+                   want->entry, lw_status_text(status), lwc_want_attempts(want),
+                   segment && segment->gone ? ": no manifest has it any more, the session was dropped or evicted" : "");
+    end_want(request, want, status, NULL);
+}
+
 static void again(lwc_request_t *request, lwc_want_t *want)
 {
     lwc_store_t *store = request->store;
+    (void)want_moved(store, want);
     uint32_t r = lwc_choose(store, want, LW_REPLICAS_MAX);
     uint32_t attempts = lwc_want_attempts(want) + 1;
     want->reserved = (want->reserved & 0xFFFF00FFu) | (attempts & 0xFF) << 8;
+    if (r == LW_REPLICAS_MAX && park(request, want))
+        return;
     if (r == LW_REPLICAS_MAX || attempts > LW_RETRIES_MAX) {
-        lwc_store_fail(store, final_status(want), "segment %u head %u entry %u: %s after %u attempts", want->segment,
-                       want->head, want->entry, lw_status_text(final_status(want)), attempts);
-        end_want(request, want, final_status(want), NULL);
+        want_lost(request, want);
         return;
     }
     store->stats.fetch_retries++;
@@ -160,13 +235,19 @@ static bool handles_ready(lwc_request_t *request)
         lwc_want_t want = batch->wants[i];
         uint64_t handle;
         bool absent = lwc_segment(store, want.segment) == NULL;
+        bool left = !absent && lwc_want_asked(request, &want) == LW_REPLICAS_MAX;
+        if (left) { /* for another node */
+            if (!request->origin)
+                again(request, &want);
+            continue;
+        }
         if (!absent && !lwc_segment_handle(store, want.segment, lwc_want_replica(&want), &handle, &absent))
             ready = ready && absent;
         if (!absent) {
             batch->versions[kept] = batch->versions[i];
             batch->wants[kept++] = want;
         } else if (!request->origin) {
-            want_fails(&want, LW_ERR_NOT_FOUND);
+            want_fails(store, &want, LW_ERR_NOT_FOUND);
             again(request, &want);
         }
     }
@@ -245,10 +326,61 @@ static void too_large(lwc_request_t *request, uint64_t reply_bytes)
     lwc_request_end(request);
 }
 
+/* Wants whose segments have moved since they came into this request go where those are now. */
+static void follow_moves(lwc_request_t *request)
+{
+    lwc_store_t *store = request->store;
+    lwc_batch_t *batch = request->batch;
+    uint32_t kept = 0;
+    lwc_wants_drop_ended(request);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        lwc_want_t want = batch->wants[i];
+        if (want_moved(store, &want))
+            again(request, &want);
+        else
+            batch->wants[kept++] = want;
+    }
+    batch->count = kept;
+    request->moves = store->moves;
+    lwc_fetch_build_done(store);
+}
+
+void lwc_parked_try(lwc_store_t *store, uint32_t session_slot, uint64_t asked_us)
+{
+    lwc_request_list_t *waiting = &store->waiting;
+    LW_ASSERT(!store->kicking);
+    store->kicking = true; /* callbacks may fetch: the list has one walk at a time */
+    for (lwc_request_t *request = lwc_requests_first(waiting); request; request = lwc_requests_next(waiting)) {
+        uint32_t kept = 0;
+        if (!request->parked || request->session_slot != session_slot)
+            continue;
+        for (uint32_t i = 0; i < request->batch->count; i++) {
+            lwc_want_t want = request->batch->wants[i];
+            if (want_moved(store, &want))
+                again(request, &want);
+            else if (request->parked_us <= asked_us)
+                want_lost(request, &want); /* nothing has changed */
+            else
+                request->batch->wants[kept++] = want; /* the manifest may have changed since */
+        }
+        request->batch->count = kept;
+        lwc_fetch_build_done(store);
+        if (kept == 0)
+            lwc_request_end(request);
+    }
+    store->kicking = false;
+    lwc_fetches_kick(store);
+    lwc_reads_unpark(store, session_slot, asked_us);
+}
+
 static void try_send(lwc_request_t *request)
 {
     lwc_store_t *store = request->store;
-    if (store->now_us < request->retry_at_us || !node_ready(request))
+    if (store->now_us < request->retry_at_us || request->parked)
+        return;
+    if (request->moves != store->moves && !request->origin)
+        follow_moves(request);
+    if (!node_ready(request))
         return;
     if (request->batch->count == 0) {
         if (request->origin)
@@ -363,7 +495,7 @@ static void record_arrived(lwc_request_t *request, uint32_t i, uint32_t check, c
     if (request->origin || !lwc_want_claim(request, i))
         return;
     if (lwc_want_attempts(want) >= TRANSIT_RETRIES) /* not the wire, then: this copy is bad */
-        want_fails(want, LW_ERR_CORRUPT);
+        want_fails(store, want, LW_ERR_CORRUPT);
     again(request, want);
 }
 
@@ -376,7 +508,7 @@ static void run_failed(lwc_request_t *request, uint32_t first, uint32_t count, l
         if (request->origin || !lwc_want_claim(request, i))
             continue;
         if (status != LW_ERR_STALE && status != LW_ERR_BUSY)
-            want_fails(want, status);
+            want_fails(request->store, want, status);
         again(request, want);
     }
 }
@@ -463,7 +595,7 @@ void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_f
         lwc_hedges_drop(request);
         for (uint32_t i = 0; i < request->batch->count; i++)
             if (status != LW_ERR_BUSY)
-                want_fails(&request->batch->wants[i], status);
+                want_fails(request->store, &request->batch->wants[i], status);
         request->retry_at_us = store->now_us + (status == LW_ERR_BUSY ? LWC_SCAN_EVERY_US : 0);
         redo(request);
         return;

@@ -130,7 +130,7 @@ static void hedge(lwc_request_t *request)
     bool denied = false;
     for (uint32_t i = 0; i < request->batch->count; i++) {
         const lwc_want_t *want = &request->batch->wants[i];
-        uint32_t r = ended(request, i) ? LW_REPLICAS_MAX : lwc_choose_ready(store, want, lwc_want_replica(want));
+        uint32_t r = ended(request, i) ? LW_REPLICAS_MAX : lwc_choose_ready(store, want, lwc_want_asked(request, want));
         if (r == LW_REPLICAS_MAX)
             continue;
         lwc_request_t *other = open_hedge(request, lwc_peer(store, store->segments[want->segment].replica[r].node_index));
@@ -186,12 +186,14 @@ void lwc_fetch_leave(lwc_request_t *request)
             batch->wants[kept++] = want;
             continue;
         }
-        uint32_t r = lwc_choose_ready(store, &want, lwc_want_replica(&want));
+        uint32_t r = lwc_choose_ready(store, &want, lwc_want_asked(request, &want));
         if (r != LW_REPLICAS_MAX && lwc_fetch_build(store, &want, r, request)) {
             store->stats.reroutes++;
             continue;
         }
         connect_others(request, &want);
+        if (request->peer->state == LWC_PEER_WAITING)
+            lwc_refresh_want(store, lwc_segment(store, want.segment), false);
         batch->wants[kept++] = want;
     }
     lwc_fetch_build_done(store);

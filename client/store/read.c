@@ -42,14 +42,30 @@ static bool settle_replica(lwc_read_t *read, lwc_store_t *store, const lwc_segme
     return fallback != LW_REPLICAS_MAX;
 }
 
+static bool has_left(const lwc_store_t *store, const lwc_segment_t *segment, uint32_t r)
+{
+    const lwc_peer_t *peer = lwc_peer(store, segment->replica[r].node_index);
+    return !peer || peer->state == LWC_PEER_WAITING;
+}
+
 /* This replica will not do: the next one, or the end. */
 static void next_replica(lwc_read_t *read, lwc_store_t *store, lw_status_t status)
 {
     const lwc_segment_t *segment = lwc_segment(store, read->key);
     read->got = 0;
+    if (segment && read->moves != segment->moves) /* that was another node */
+        return;
     read->failed |= 1u << read->replica;
+    lwc_refresh_want(store, segment, false);
     if (segment && settle_replica(read, store, segment))
         return;
+    read->cause = status;
+    if (!read->parked && lwc_refresh_can(store, segment)) {
+        read->parked = true;
+        read->parked_us = store->now_us;
+        lwc_refresh_want(store, segment, true);
+        return;
+    }
     status = status == LW_ERR_NOT_FOUND || status == LW_ERR_STALE ? LW_ERR_SESSION_LOST : status;
     end(read, store, lwc_store_fail(store, status, "segment %u cannot be read: %s", read->key, lw_status_text(status)));
 }
@@ -65,10 +81,23 @@ void lwc_read_advance(lwc_read_t *read, lwc_store_t *store)
         end(read, store, LW_ERR_CANCELED);
         return;
     }
+    if (read->moves != segment->moves) {
+        read->moves = segment->moves;
+        read->failed = 0;
+        read->parked = false;
+    }
+    if (segment->gone) {
+        end(read, store, lwc_store_fail(store, LW_ERR_SESSION_LOST, "segment %u is in no manifest any more", read->key));
+        return;
+    }
+    if (read->parked)
+        return;
     (void)settle_replica(read, store, segment); /* a read whose replicas have all failed has ended */
     if (!lwc_segment_handle(store, read->key, read->replica, &handle, &absent)) {
         if (absent)
             next_replica(read, store, LW_ERR_NOT_FOUND);
+        else if (has_left(store, segment, read->replica))
+            lwc_refresh_want(store, segment, false);
         return;
     }
     lwc_peer_t *peer = lwc_peer(store, store->segments[read->key].replica[read->replica].node_index);
@@ -150,6 +179,20 @@ void lwc_read_lost(lwc_request_t *request)
     /* else: the scan goes on when the node is back */
 }
 
+void lwc_reads_unpark(lwc_store_t *store, uint32_t session_slot, uint64_t asked_us)
+{
+    for (uint32_t i = 0; i < store->params.puts_max; i++) {
+        lwc_read_t *read = &store->reads[i];
+        const lwc_segment_t *segment = read->used && read->parked ? lwc_segment(store, read->key) : NULL;
+        if (!segment || segment->session_slot != session_slot || read->parked_us > asked_us)
+            continue;
+        if (read->moves != segment->moves)
+            lwc_read_advance(read, store);
+        else /* nothing has changed; `parked` stays, so that it ends */
+            next_replica(read, store, read->cause);
+    }
+}
+
 void lwc_reads_scan(lwc_store_t *store)
 {
     for (uint32_t i = 0; i < store->params.puts_max; i++) {
@@ -184,7 +227,7 @@ lw_status_t lwc_store_read(lwc_store_t *store, uint32_t key, uint64_t offset, ui
         if (read->used)
             continue;
         *read = (lwc_read_t){.used = true, .key = key, .offset = offset, .bytes = bytes, .into = into,
-                             .capacity = capacity, .bytes_out = bytes_out, .deadline_us = deadline_us, .done = done,
+                             .moves = store->segments[key].moves, .capacity = capacity, .bytes_out = bytes_out, .deadline_us = deadline_us, .done = done,
                              .arg = arg};
         return LW_OK; /* the next round starts it */
     }

@@ -51,10 +51,18 @@ lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session
         return lwc_store_fail(store, LW_ERR_INVALID, "segment %u: replica_count %u, 1..%u", key, replica_count,
                               LW_REPLICAS_MAX);
     lwc_segment_t *segment = &store->segments[key];
+    if (segment->used && segment->moves > 0 && !segment->gone && lw_segment_name_equal(&segment->name, name)) {
+        segment->session_slot = session_slot; /* its handles belong to the session before */
+        segment->version++;
+        for (uint32_t r = 0; r < segment->replica_count; r++)
+            if (segment->replica[r].state != LWC_QUEUED)
+                segment->replica[r].state = LWC_DETACHED;
+        return LW_OK;
+    }
     count_copies(store, segment, false);
     *segment = (lwc_segment_t){.used = true, .replica_count = (uint8_t)replica_count, .session_slot = session_slot,
                                .row_pair_bytes = row_pair_bytes, .version = segment->version + 1, .name = *name,
-                               .name_hash = lw_segment_name_hash(name)};
+                               .name_hash = lw_segment_name_hash(name), .known_us = store->now_us};
     for (uint32_t r = 0; r < replica_count; r++)
         segment->replica[r].node_index = node_index[r];
     count_copies(store, segment, true);
@@ -121,6 +129,62 @@ void lwc_segment_stale(lwc_store_t *store, uint32_t key, uint32_t r)
     lwc_segment_t *segment = lwc_segment(store, key);
     if (segment && segment->replica[r].state == LWC_ATTACHED)
         segment->replica[r].state = LWC_DETACHED;
+}
+
+static bool names(const uint16_t *node_index, uint32_t count, uint16_t node)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (node_index[i] == node)
+            return true;
+    return false;
+}
+
+static bool is_on(const lwc_segment_t *segment, uint32_t count, uint16_t node)
+{
+    for (uint32_t r = 0; r < count; r++)
+        if (segment->replica[r].node_index == node)
+            return true;
+    return false;
+}
+
+/* Replicas that stay keep their place and handle, new ones take the places of those that left. */
+static void take_nodes(lwc_segment_t *segment, const uint16_t *node_index, uint32_t replica_count)
+{
+    const lwc_segment_t old = *segment;
+    uint32_t next = 0, common = (uint32_t)lw_min_u64(replica_count, old.replica_count);
+    for (uint32_t r = 0; r < replica_count; r++) {
+        if (r < common && names(node_index, replica_count, old.replica[r].node_index)) {
+            if (old.replica[r].state == LWC_ATTACHING) /* its reply is of the version before */
+                segment->replica[r].state = LWC_DETACHED;
+            continue;
+        }
+        while (next < replica_count - 1 && is_on(&old, common, node_index[next]))
+            next++;
+        segment->replica[r] = (lwc_replica_t){.node_index = node_index[next++]};
+    }
+    segment->replica_count = (uint8_t)replica_count;
+}
+
+bool lwc_segment_move(lwc_store_t *store, uint32_t key, const uint16_t *node_index, uint32_t replica_count)
+{
+    lwc_segment_t *segment = lwc_segment(store, key);
+    uint32_t kept = 0;
+    if (!segment || replica_count == 0 || replica_count > LW_REPLICAS_MAX)
+        return false;
+    for (uint32_t r = 0; r < segment->replica_count; r++)
+        kept += names(node_index, replica_count, segment->replica[r].node_index);
+    if (kept == replica_count && kept == segment->replica_count && !segment->gone)
+        return false;
+    count_copies(store, segment, false);
+    take_nodes(segment, node_index, replica_count);
+    count_copies(store, segment, true);
+    segment->gone = false;
+    segment->moves++;
+    segment->version++;
+    store->moves++;
+    if (segment->waiter)
+        queue(store, key, 0);
+    return true;
 }
 
 /* ---- ATTACH ---- */

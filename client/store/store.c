@@ -29,6 +29,9 @@ static lw_status_t check(const lwc_store_params_t *params, lw_error_t *error)
         return lw_fail(error, LW_ERR_INVALID,
                        "store: segment_capacity %u, session_capacity %u, wants_max %u, puts_max %u: none may be 0",
                        params->segment_capacity, params->session_capacity, params->wants_max, params->puts_max);
+    if (params->refresh && (params->refresh->session_capacity != params->session_capacity || params->refresh->layers == 0))
+        return lw_fail(error, LW_ERR_INVALID, "store: a refresh of %u sessions and %u layers for %u sessions",
+                       params->refresh->session_capacity, params->refresh->layers, params->session_capacity);
     if (params->segment_capacity > 1u << 28)
         return lw_fail(error, LW_ERR_INVALID, "store: segment_capacity %u, at most %u", params->segment_capacity, 1u << 28);
     if (!params->landing || params->landing_bytes < LW_WIRE_BULK_ALIGN || (uintptr_t)params->landing % LW_WIRE_BULK_ALIGN)
@@ -48,10 +51,11 @@ static bool allocate(lwc_store_t *store)
     store->batch_free = calloc(LWC_BATCH_COUNT, sizeof(lwc_batch_t *));
     store->sessions = calloc(params->session_capacity, sizeof(*store->sessions));
     store->segments = calloc(params->segment_capacity, sizeof(*store->segments));
+    store->refreshes = calloc(params->session_capacity, sizeof(*store->refreshes));
     store->attach_queue = calloc(store->attach_capacity, sizeof(*store->attach_queue));
     store->puts = calloc(params->puts_max, sizeof(*store->puts));
     store->reads = calloc(params->puts_max, sizeof(*store->reads));
-    if (!store->requests || !store->batches || !store->batch_free || !store->sessions || !store->segments ||
+    if (!store->requests || !store->batches || !store->batch_free || !store->sessions || !store->segments || !store->refreshes ||
         !store->attach_queue || !store->puts || !store->reads)
         return false;
     for (uint32_t i = 0; i < LWC_BATCH_COUNT; i++)
@@ -68,6 +72,7 @@ static void release(lwc_store_t *store)
     free(store->reads);
     free(store->puts);
     free(store->attach_queue);
+    free(store->refreshes);
     free(store->segments);
     free(store->sessions);
     free(store->batch_free);
@@ -155,6 +160,8 @@ lw_status_t lwc_store_set_view(lwc_store_t *store, const lw_view_t *view, lw_err
             return lw_fail(error, status, "%s", lwc_store_last_error(store));
         }
     }
+    if (store->view.epoch != 0 && store->view.epoch != view->epoch)
+        lwc_refresh_fleet_changed(store);
     free(store->view.nodes);
     store->view = *view;
     store->view.nodes = nodes;
@@ -177,6 +184,7 @@ unsigned lwc_store_round(lwc_store_t *store, uint64_t now_us)
         lwc_requests_scan(store);
         lwc_puts_scan(store);
         lwc_reads_scan(store);
+        lwc_refreshes_scan(store);
         lwc_waiters_scan(store);
         for (uint32_t i = 0; i < store->peer_count; i++)
             if (store->peer[i])

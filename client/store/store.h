@@ -5,7 +5,8 @@
  * destroy the store nor change its view. All memory is allocated by create; starting work answers ERR_BUSY when a table is full.
  *
  * Every operation ends exactly once, at its deadline at the latest, with a status: OK, TIMEOUT, UNREACHABLE (no node that
- * holds it answers), SESSION_LOST (nodes answer and none has it), CORRUPT (no copy with valid checksums), EXHAUSTED (fleet
+ * holds it answers), SESSION_LOST (nodes answer and none has it, nor does
+ * the manifest name others), CORRUPT (no copy with valid checksums), EXHAUSTED (fleet
  * full), CANCELED (store destroyed), or what the node said.
  */
 #ifndef LWC_STORE_H
@@ -16,6 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "client/store/refresh.h"
 #include "fabric/fabric.h"
 #include "wire/placement.h"
 #include "wire/segment_fmt.h"
@@ -40,6 +42,7 @@ typedef struct lwc_store_params {
     uint64_t landing_bytes;
     uint64_t spin_us;         /* for lwc_store_wait */
     uint64_t hedge_us;        /* a fetch older than this is asked of another replica, too; 0: never; LWC_HEDGE_AUTO */
+    lwc_refresh_t *refresh;   /* asked where segments have moved to; borrowed for the store's life; NULL: they never move */
 } lwc_store_params_t;
 
 LW_CHECK lw_status_t lwc_store_create(const lwc_store_params_t *params, lwc_store_t **store_out, lw_error_t *error);
@@ -61,7 +64,8 @@ LW_CHECK lw_status_t lwc_store_session(lwc_store_t *store, uint32_t slot, uint64
                                        const uint8_t token[LW_TOKEN_BYTES], bool write, uint32_t term);
 void lwc_store_session_forget(lwc_store_t *store, uint32_t slot);
 
-/* Says where a segment is: node indexes (lw_node_t.index) of its replicas. Reading attaches on demand. */
+/* Says where a segment is: node indexes (lw_node_t.index) of its replicas. Reading attaches on demand. Said again of the same
+ * segment, it changes the session: what a refresh has found out about its nodes stays. */
 LW_CHECK lw_status_t lwc_store_segment(lwc_store_t *store, uint32_t key, uint32_t session_slot,
                                        const lw_segment_name_t *name, uint32_t row_pair_bytes, const uint16_t *node_index,
                                        uint32_t replica_count);
@@ -106,6 +110,7 @@ typedef struct lwc_store_stats {
     uint64_t bytes_put, segments_put, bytes_read, reconnects, timeouts, pings;
     uint64_t hedges, hedges_won, hedges_denied; /* requests asked twice; those of them that answered first; over budget */
     uint64_t reroutes; /* records that went on to another replica because their node was not connected, or did not attach */
+    uint64_t refreshes, segments_moved; /* manifests asked for again; segments that were found to be elsewhere */
 } lwc_store_stats_t;
 void lwc_store_stats(const lwc_store_t *store, lwc_store_stats_t *stats_out);
 typedef struct lwc_node_stats {

@@ -6,6 +6,7 @@
  *   choose.c   which replica a want asks: load, latency, how long to wait before a second one is asked
  *   fetch.c    wants -> one request for each node -> records, verified
  *   hedge.c    late requests are asked elsewhere too; what waits for a node that does not answer goes on
+ *   refresh.c  asks where segments have moved to, and takes the answers
  *   landing.c  the ring of landing memory that fetch replies fall into
  *   put.c read.c  moving whole segments
  */
@@ -133,10 +134,12 @@ typedef struct lwc_request {
     uint32_t hedges;       /* of this request, in flight */
     uint32_t ended_count;  /* bits in batch->ended */
     bool hedged, hedge_denied;
+    bool parked;           /* FETCH: every replica of its wants has failed; they wait for their manifest to be read again */
+    uint64_t parked_us, moves; /* moves: of the store, when its wants were last compared with their segments */
     bool delivered;        /* FETCH: somebody was shown a record in its landing memory */
     uint32_t hashed;       /* FETCH: wants whose record's checksum is in keys, if no run failed */
     uint64_t hashed_bytes; /* FETCH: of the payload */
-    uint32_t session_slot; /* ATTACH */
+    uint32_t session_slot; /* ATTACH, parked FETCH */
     lwc_arrived_t arrived; /* FETCH */
     void *arg;
     void *owner;           /* PUT, READ: the lwc_put_t or lwc_read_t */
@@ -171,11 +174,13 @@ typedef struct lwc_replica {
 typedef struct lwc_segment {
     bool used;
     uint8_t replica_count, waiter; /* waiter: 1 + index of the attach waiter that counts it, 0: none */
-    uint16_t reserved;
+    uint8_t moves; /* grows when its nodes change, or it is gone; wants keep what they saw */
+    bool gone;     /* the manifest does not have it any more */
     uint32_t session_slot, row_pair_bytes;
     uint32_t version; /* grows when the key is given to another segment */
     lw_segment_name_t name;
     uint64_t name_hash; /* for the seeds of its records' checksums */
+    uint64_t known_us, confirmed_us; /* since when; when the question was asked whose answer last named it */
     lwc_replica_t replica[LW_REPLICAS_MAX];
 } lwc_segment_t;
 
@@ -239,12 +244,24 @@ typedef struct lwc_read {
     lw_status_t status;
     uint32_t key, replica, requests;
     uint32_t failed; /* bits of replicas */
+    bool parked;     /* all have failed; waits for its manifest to be read again */
+    uint8_t moves;   /* of the segment, as last seen */
+    lw_status_t cause;
+    uint64_t parked_us;
     uint64_t offset, bytes, got, capacity, deadline_us;
     uint8_t *into;
     uint64_t *bytes_out;
     lwc_done_t done;
     void *arg;
 } lwc_read_t;
+
+/* What a session's slot knows of its manifest. */
+typedef struct lwc_refresh_slot {
+    bool wanted, urgent, asking, changed;
+    uint32_t applied, hint; /* of the answer; the row where the search goes on */
+    uint64_t asked_us, wanted_at_us, urgent_at_us; /* of the last question; not before */
+    uint64_t follow_us, follow_at_us;              /* after a change of the fleet: next pause, 0: none; when */
+} lwc_refresh_slot_t;
 
 struct lwc_store {
     lwc_store_params_t params;
@@ -264,6 +281,9 @@ struct lwc_store {
 
     lwc_store_session_t *sessions;
     lwc_segment_t *segments;
+    lwc_refresh_slot_t *refreshes; /* [session_capacity] */
+    uint64_t moves;                /* grows when any segment's nodes change, or it is gone */
+    lwc_request_t *parking;        /* the request that wants are parked in, inside one call */
     lwc_waiter_t waiters[LWC_ATTACH_WAITERS];
     uint64_t *attach_queue; /* key << 8 | replica; ring of attach_capacity */
     uint32_t attach_capacity, attach_first, attach_count;
@@ -323,6 +343,8 @@ lwc_segment_t *lwc_segment(const lwc_store_t *store, uint32_t key);
  * *absent_out: the node answered that it has no such segment. */
 bool lwc_segment_handle(lwc_store_t *store, uint32_t key, uint32_t r, uint64_t *handle_out, bool *absent_out);
 void lwc_segment_stale(lwc_store_t *store, uint32_t key, uint32_t r);
+/* Its replicas are on these nodes. Those that stay keep their place and handle. Returns whether anything has changed. */
+bool lwc_segment_move(lwc_store_t *store, uint32_t key, const uint16_t *node_index, uint32_t replica_count);
 void lwc_attach_flush(lwc_store_t *store); /* sends one ATTACH for each peer and session that wants one */
 void lwc_attach_reply(lwc_request_t *request, const lw_msg_t *msg);
 void lwc_attach_lost(lwc_request_t *request, lw_status_t status);
@@ -330,13 +352,20 @@ void lwc_waiters_scan(lwc_store_t *store);
 
 /* ---- choose.c ---- */
 /* want.reserved: bits 0-2 replica in use, 4-7 replicas that failed, 8-15 attempts, 16-23 negated status of the last
- * failure. */
+ * failure, 24-31 the segment's moves when it was last looked at. */
 static inline uint32_t lwc_want_replica(const lwc_want_t *want) { return want->reserved & 7; }
 static inline bool lwc_want_failed(const lwc_want_t *want, uint32_t r) { return want->reserved >> (4 + r) & 1; }
 static inline uint32_t lwc_want_attempts(const lwc_want_t *want) { return want->reserved >> 8 & 0xFF; }
 static inline uint64_t lwc_want_bytes(const lwc_store_t *store, const lwc_want_t *want)
 {
     return (uint64_t)want->rows * store->segments[want->segment].row_pair_bytes;
+}
+/* The replica that a request asks for one of its wants; LW_REPLICAS_MAX: the segment has left that node. */
+static inline uint32_t lwc_want_asked(const lwc_request_t *request, const lwc_want_t *want)
+{
+    const lwc_segment_t *segment = &request->store->segments[want->segment];
+    uint32_t r = lwc_want_replica(want);
+    return segment->replica[r].node_index == request->peer->node.index ? r : LW_REPLICAS_MAX;
 }
 /* The replica to ask, `except` apart: of those whose node is connected and owes no late answer the least loaded, the
  * manifest's order where they are alike; else one that is connected, or whose node may be up. LW_REPLICAS_MAX: none is
@@ -358,6 +387,16 @@ void lwc_fetch_message(lwc_request_t *request, const lw_msg_t *reply, const lw_f
 void lwc_fetch_lost(lwc_request_t *request);
 void lwc_fetch_expire(lwc_request_t *request, lw_status_t status);
 void lwc_fetches_kick(lwc_store_t *store); /* tries what waits; ends what has waited too long */
+
+/* The manifest of the session in this slot, as of asked_us, is known: what was parked for it before goes on, or ends. */
+void lwc_parked_try(lwc_store_t *store, uint32_t session_slot, uint64_t asked_us);
+
+/* ---- refresh.c ---- */
+bool lwc_refresh_can(const lwc_store_t *store, const lwc_segment_t *segment);
+/* The segment's session's manifest is worth reading again; urgent: somebody waits for that. */
+void lwc_refresh_want(lwc_store_t *store, const lwc_segment_t *segment, bool urgent);
+void lwc_refresh_fleet_changed(lwc_store_t *store);
+void lwc_refreshes_scan(lwc_store_t *store);
 
 /* ---- hedge.c ---- */
 /* Whoever answers a want of a request with hedges claims it first: true once. */
@@ -390,6 +429,7 @@ void lwc_read_advance(lwc_read_t *read, lwc_store_t *store);
 void lwc_read_message(lwc_request_t *request, const lw_msg_t *reply, const lw_fabric_msg_t *msg);
 void lwc_read_lost(lwc_request_t *request);
 void lwc_reads_scan(lwc_store_t *store);
+void lwc_reads_unpark(lwc_store_t *store, uint32_t session_slot, uint64_t asked_us);
 
 /* Keeps the words of the latest failure; returns the status. */
 lw_status_t lwc_store_fail(lwc_store_t *store, lw_status_t status, const char *format, ...) LW_PRINTF(3, 4);

@@ -221,6 +221,16 @@ static void open_node(rig_t *rig, uint32_t index)
 
 void rig_open(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t landing_bytes)
 {
+    rig_open_refresh(rig, seed, hedge_us, landing_bytes, NULL);
+}
+
+lw_segment_name_t rig_name(uint32_t key)
+{
+    return name_of(key);
+}
+
+void rig_open_refresh(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t landing_bytes, lwc_refresh_t *refresh)
+{
     lw_error_t error;
     static const uint16_t nodes[] = {0, 1};
     uint8_t token[LW_TOKEN_BYTES] = {1};
@@ -242,7 +252,8 @@ void rig_open(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t landing_byt
                                  .puts_max = 1,
                                  .landing = rig->landing,
                                  .landing_bytes = landing_bytes,
-                                 .hedge_us = hedge_us};
+                                 .hedge_us = hedge_us,
+                                 .refresh = refresh};
     lw_fabric_sim_use(rig->net, "client");
     assert_int_equal(lwc_store_create(&params, &rig->store, &error), LW_OK);
     assert_int_equal(lwc_store_set_view(rig->store, &rig->view, &error), LW_OK);

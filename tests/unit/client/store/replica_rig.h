@@ -65,11 +65,14 @@ struct rig {
 
 /* hedge_us as in lwc_store_params_t; landing_bytes of landing memory. Every segment is on nodes 0 and 1, in this order. */
 void rig_open(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t landing_bytes);
+/* The same with a mailbox for where segments have moved to: one session, one layer. */
+void rig_open_refresh(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t landing_bytes, lwc_refresh_t *refresh);
 void rig_close(rig_t *rig);
 /* Connects to nodes 0 and 1 and attaches every segment on both. */
 void rig_warm_up(rig_t *rig);
 /* Wants of one segment, entries 0.., `rows` rows each; returns the first tag. */
 uint32_t rig_fetch(rig_t *rig, uint32_t key, uint32_t count, uint32_t rows, uint64_t time_us);
+lw_segment_name_t rig_name(uint32_t key);
 void rig_run_us(rig_t *rig, uint64_t us);
 /* Until nothing is in flight, at most `us`. Returns how long it took. */
 uint64_t rig_finish(rig_t *rig, uint64_t us);
