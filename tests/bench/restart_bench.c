@@ -133,7 +133,7 @@ static int usage(void)
     fprintf(stderr, "restart_bench --storaged PATH --dir DIRECTORY [--mib N] [--cold] [--json]\n"
                     "  --dir: for the arena's file (tmpfs or hugetlbfs), the log and the catalogue; emptied at the end\n"
                     "  --mib: what the daemon holds (default 8192)\n"
-                    "  --cold: SIGTERM instead of SIGKILL, and only the log on disk is left; the arena has a quarter\n");
+                    "  --cold: SIGTERM instead of SIGKILL, and only the log on disk is left\n");
     return 2;
 }
 
@@ -158,7 +158,7 @@ static bool take_arguments(bench_t *bench, int argc, char **argv)
             return false;
     }
     bench->store_bytes = mib << 20;
-    bench->arena_bytes = bench->warm ? bench->store_bytes + bench->store_bytes / 16 + (64ull << 20) : bench->store_bytes / 4;
+    bench->arena_bytes = bench->store_bytes + bench->store_bytes / 8 + (64ull << 20);
     bench->log_bytes = bench->warm ? 0 : bench->store_bytes + bench->store_bytes / 4 + LOG_SPARE_BYTES;
     return bench->storaged != NULL && bench->directory != NULL && mib >= 64 && mib < 1u << 20;
 }
