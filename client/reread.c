@@ -86,6 +86,17 @@ static bool find_question(lwc_refresh_t *refresh)
     return false;
 }
 
+/* A node refuses a token alike whether it is wrong or its session is no more; this one was right when the session was opened,
+ * but whoever asks may have lost his own permission since. */
+static lw_status_t refused(lwc_control_t *control, uint64_t session_id, lw_error_t *error)
+{
+    lwc_session_info_t info;
+    lw_status_t status = lwc_control_get(control, session_id, &info, error);
+    if (status == LW_OK)
+        return info.state == LWC_SESSION_RETAINED || info.state == LWC_SESSION_ENDED ? LW_ERR_NOT_FOUND : LW_ERR_PERMISSION;
+    return status;
+}
+
 unsigned lwc_reread_round(lwc_refresh_t *refresh, lwc_control_t *control, uint16_t rank)
 {
     lwc_session_info_t session = {.shape.layer_count = refresh->layers};
@@ -106,6 +117,8 @@ unsigned lwc_reread_round(lwc_refresh_t *refresh, lwc_control_t *control, uint16
         refresh->from_token = page[i].first_token + page[i].token_count;
     }
     free(page);
+    if (status == LW_ERR_PERMISSION)
+        status = refused(control, session.session_id, &error);
     if (status != LW_OK)
         LW_DEBUG("client", "the manifest of session %llu was not read again: %s", (unsigned long long)session.session_id,
                  error.text);

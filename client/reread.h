@@ -8,7 +8,7 @@
 
 LW_CHECK lw_status_t lwc_refresh_init(lwc_refresh_t *refresh, uint32_t session_capacity, uint32_t layers, lw_error_t *error);
 void lwc_refresh_fini(lwc_refresh_t *refresh);
-/* One pass: at most one control call. Returns what happened. */
+/* One pass: one control call, two where the session is refused. Returns what happened. */
 unsigned lwc_reread_round(lwc_refresh_t *refresh, lwc_control_t *control, uint16_t rank);
 
 #endif /* LWC_REREAD_H */

@@ -59,6 +59,17 @@ static void tried(char *list, size_t bytes, const char *address, const char *why
         list[bytes - 1] = 0;
 }
 
+/* Whether a seed answers at all: asked before a call that must not be sent twice, so that one which is known to be away costs
+ * nothing, and a connection that breaks under the call itself is not taken for one that never was. */
+static lw_status_t probe(grpc_seed_t *seed, uint64_t timeout_us, lw_error_t *why)
+{
+    lw_rpc_bytes_t reply = {0};
+    lw_status_t status = lw_rpc_call(seed->channel, "/longwave.v1.Fleet/Get", "", 0, timeout_us, &reply, why);
+    if (status == LW_OK)
+        lw_rpc_bytes_free(&reply);
+    return status;
+}
+
 /* One call, from the seed that answered last; goes on to the next when one is unreachable, silent, or cut off from the
  * catalogue. The whole takes at most the handle's timeout. */
 static lw_status_t seeds_call(grpc_control_t *control, const char *method, const uint8_t *request, size_t bytes,
@@ -73,7 +84,11 @@ static lw_status_t seeds_call(grpc_control_t *control, const char *method, const
         grpc_seed_t *seed = &control->seeds[at];
         uint64_t now = now_us(), left = until > now ? until - now : 0;
         lw_error_t why = {.text = ""};
-        lw_status_t status = lw_rpc_call(seed->channel, method, request, bytes, left / (control->seed_count - i), reply, &why);
+        uint64_t share = left / (control->seed_count - i);
+        lw_status_t status = flags & ONCE ? probe(seed, share / 4, &why) : LW_OK;
+        bool sent = status != LW_ERR_UNREACHABLE && status != LW_ERR_TIMEOUT;
+        if (sent)
+            status = lw_rpc_call(seed->channel, method, request, bytes, flags & ONCE ? share - share / 4 : share, reply, &why);
         bool next = status == LW_ERR_UNREACHABLE || status == LW_ERR_FLEET || status == LW_ERR_TIMEOUT;
         if (!next) {
             current_set(control, at);
@@ -82,7 +97,7 @@ static lw_status_t seeds_call(grpc_control_t *control, const char *method, const
         tried(list, sizeof(list), seed->address, why.text);
         if (worst != LW_ERR_FLEET)
             worst = status;
-        if (status == LW_ERR_TIMEOUT && flags & ONCE) {
+        if (sent && status != LW_ERR_FLEET && flags & ONCE) { /* it may have happened */
             current_set(control, (at + 1) % control->seed_count);
             break;
         }

@@ -5,7 +5,7 @@ if(TARGET storaged AND TARGET longwave_static)
   set_target_properties(lw_queue_backend PROPERTIES C_VISIBILITY_PRESET default)
   target_link_libraries(lw_queue_backend PRIVATE lwk m)
   target_include_directories(lw_queue_backend PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
-  foreach(test session forks step_alloc)
+  foreach(test session forks refresh step_alloc)
     if(test STREQUAL "step_alloc" AND LW_SAN)
       continue() # sanitizers interpose the same functions
     endif()

@@ -18,10 +18,10 @@
 /* Ports that nobody listens on now: held open together, so that they differ. */
 static void choose_ports(client_fleet_t *fleet)
 {
-    int held[FLEET_NODES];
+    int held[FLEET_NODES_MAX];
 
     fleet->addresses[0] = '\0';
-    for (uint32_t i = 0; i < FLEET_NODES; i++) {
+    for (uint32_t i = 0; i < fleet->nodes; i++) {
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t bytes = sizeof(address);
         held[i] = socket(AF_INET, SOCK_STREAM, 0);
@@ -31,7 +31,7 @@ static void choose_ports(client_fleet_t *fleet)
         strcat(fleet->addresses, i ? "," : "");
         strcat(fleet->addresses, fleet->control[i]);
     }
-    for (uint32_t i = 0; i < FLEET_NODES; i++)
+    for (uint32_t i = 0; i < fleet->nodes; i++)
         close(held[i]);
 }
 
@@ -39,7 +39,7 @@ void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
 {
     char catalogue[128];
     snprintf(catalogue, sizeof(catalogue), "%s/catalogue.sqlite", fleet->directory);
-    const char *const argv[] = {fleet->program,
+    const char *argv[48] = {fleet->program,
                                 "--ctl.listen",
                                 fleet->control[node],
                                 fleet->etcd ? "--etcd.endpoints" : "--fleet.nodes",
@@ -57,8 +57,25 @@ void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
                                 "--log.level",
                                 "warn",
                                 NULL};
+    uint32_t used = 0, more = 0;
+    while (argv[used])
+        used++;
+    while (fleet->options && fleet->options[more] && used < LW_ARRAY_SIZE(argv) - 1)
+        argv[used++] = fleet->options[more++];
     if (!process_start(&fleet->process[node], argv))
         fail_msg("node %u did not start: %s", node, fleet->process[node].errors);
+}
+
+static void start(client_fleet_t *fleet, const char *program, const char *transports, const char *arena_bytes)
+{
+    fleet->program = program;
+    fleet->transports = transports;
+    fleet->arena_bytes = arena_bytes;
+    strcpy(fleet->directory, "/tmp/longwave-e2e-XXXXXX");
+    assert_non_null(mkdtemp(fleet->directory));
+    choose_ports(fleet);
+    for (uint32_t i = 0; i < fleet->nodes; i++)
+        client_fleet_start_node(fleet, i);
 }
 
 void client_fleet_start(client_fleet_t *fleet, const char *program, const char *transports,
@@ -72,21 +89,24 @@ void client_fleet_start_on(client_fleet_t *fleet, const char *program, const cha
 {
     memset(fleet, 0, sizeof(*fleet));
     fleet->etcd = etcd;
-    fleet->program = program;
-    fleet->transports = transports;
-    fleet->arena_bytes = arena_bytes;
-    strcpy(fleet->directory, "/tmp/longwave-e2e-XXXXXX");
-    assert_non_null(mkdtemp(fleet->directory));
-    choose_ports(fleet);
-    for (uint32_t i = 0; i < FLEET_NODES; i++)
-        client_fleet_start_node(fleet, i);
+    fleet->nodes = FLEET_NODES;
+    start(fleet, program, transports, arena_bytes);
+}
+
+void client_fleet_start_with(client_fleet_t *fleet, const char *program, const char *transports, const char *arena_bytes,
+                             uint32_t nodes, const char *const *options)
+{
+    memset(fleet, 0, sizeof(*fleet));
+    fleet->nodes = nodes;
+    fleet->options = options;
+    start(fleet, program, transports, arena_bytes);
 }
 
 void client_fleet_stop(client_fleet_t *fleet)
 {
     char path[128];
 
-    for (uint32_t i = 0; i < FLEET_NODES; i++)
+    for (uint32_t i = fleet->nodes; i-- > 0;) /* the catalogue's node last: the others ask it whether they may leave */
         if (fleet->process[i].pid > 0)
             assert_int_equal(process_end(&fleet->process[i], SIGTERM), 0);
     static const char *const files[] = {"catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm"};
@@ -110,7 +130,7 @@ void client_fleet_open(client_fleet_t *fleet, harness_t *h, const harness_params
     backend = backend ? backend : "cpu";
     lw_open_params_t open = {.size = sizeof(open),
                              .backend = backend,
-                             .fleet = fleet->addresses,
+                             .fleet = fleet->seeds ? fleet->seeds : fleet->addresses,
                              .config = config,
                              .device_bytes = params->device_bytes,
                              .model = h->model,
