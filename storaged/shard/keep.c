@@ -32,7 +32,7 @@ void lwd_shard_pulled(lwd_shard_t *shard, lwd_ref_t ref, bool placed, uint64_t n
     if (segment == NULL) /* its session ended */
         return;
     segment->held = false;
-    segment->asked = false; /* a verdict that is on its way is older than what has just happened */
+    segment->asked = 0; /* a verdict that is on its way is older than what has just happened */
     if (!lwd_segment_is_committed(lwd_segment_state(segment))) {
         lwd_segment_kill(shard, ref.slot);
         return;

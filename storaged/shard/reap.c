@@ -49,9 +49,10 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
         lwd_segment_t *segment = &shard->slots[slot];
         lwd_segment_state_t state = lwd_segment_state(segment);
         bool committed = lwd_segment_is_committed(state);
-        if (!segment->asked || segment->held) /* a move has taken it up since it was asked about */
+        /* A move has taken it up since it was asked about; and may have done with it, so that the next question has it. */
+        if (segment->asked == 0 || segment->asked > shard->question || segment->held)
             continue;
-        segment->asked = false;
+        segment->asked = 0;
         if (!dead[i]) {
             segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
             if (state == LWD_SEGMENT_RESTORED)
@@ -65,11 +66,17 @@ void lwd_shard_orphans(lwd_shard_t *shard, const lw_segment_name_t *names, const
     }
 }
 
+void lwd_suspect_add(lwd_shard_t *shard, lwd_segment_t *segment)
+{
+    LW_ASSERT(shard->suspect_count < LWD_SUSPECTS_MAX);
+    segment->asked = shard->question + 1;
+    shard->suspects[shard->suspect_count++] = segment->name;
+}
+
 static void suspect(lwd_shard_t *shard, lwd_segment_t *segment, uint64_t now_us)
 {
     segment->ask_us = now_us + LWD_ORPHAN_ASK_US;
-    segment->asked = true;
-    shard->suspects[shard->suspect_count++] = segment->name;
+    lwd_suspect_add(shard, segment);
 }
 
 /* Looks at some reservations, oldest first, moving those with a living writer to the end. A connection may
@@ -175,6 +182,7 @@ uint32_t lwd_shard_take_suspects(lwd_shard_t *shard, lw_segment_name_t *names, u
 {
     uint32_t count = shard->suspect_count < capacity ? shard->suspect_count : capacity;
     shard->suspect_count -= count;
+    shard->question += count > 0 ? 1 : 0;
     memcpy(names, shard->suspects + shard->suspect_count, count * sizeof(*names));
     return count;
 }

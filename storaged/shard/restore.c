@@ -77,8 +77,7 @@ void lwd_restored_suspects(lwd_shard_t *shard, uint64_t now_us)
         if (now_us < segment->ask_us || shard->suspect_count == LWD_SUSPECTS_MAX)
             break; /* the others were asked about later */
         segment->ask_us = now_us + LWD_RESTORE_ASK_US;
-        segment->asked = true;
-        shard->suspects[shard->suspect_count++] = segment->name;
+        lwd_suspect_add(shard, segment);
         lwd_slot_list_remove(shard, &shard->restored, slot);
         lwd_slot_list_push(shard, &shard->restored, slot);
     }

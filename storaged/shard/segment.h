@@ -57,7 +57,7 @@ typedef struct lwd_segment {
     uint32_t origin_next, origin_prev;   /* segments of one origin */
     uint32_t list_next, list_prev;       /* of the list that its state is in */
     bool held;  /* a move works on it: no lease, term or verdict takes it away, an ending does */
-    bool asked; /* the catalogue's verdict is awaited */
+    uint32_t asked; /* number of the question that awaits the catalogue's verdict on it; 0: none */
     bool writing;        /* written: on its way to the log */
     bool stays;          /* it can never be in the log */
     bool wanted;         /* spilled: somebody waits for it */

@@ -227,7 +227,8 @@ uint32_t lwd_slot_fill(lwd_shard_t *shard, lwd_origin_t *origin, const lw_segmen
     segment->book_offset = LWD_EXTENT_NONE;
     segment->client_id = segment->incarnation = 0;
     segment->ask_us = segment->written_us = segment->seen = segment->unplaced_us = 0;
-    segment->held = segment->asked = false;
+    segment->held = false;
+    segment->asked = 0;
     segment->log_record = LWD_LOG_NONE;
     segment->writing = segment->wanted = segment->stays = false;
     segment->fleet_id = 0;

@@ -60,6 +60,7 @@ struct lwd_shard {
     uint32_t written_cursor;
     lw_segment_name_t suspects[LWD_SUSPECTS_MAX];
     uint32_t suspect_count;
+    uint32_t question; /* number of the last one that was taken; there is one at a time */
     uint64_t scan, scan_began_us; /* the last scan of the manifests that is over; 0: none yet */
     uint32_t *scratch; /* record offsets of one head while a table is built */
 };
@@ -89,6 +90,9 @@ lwd_segment_t *lwd_segment_live(const lwd_shard_t *shard, lwd_ref_t ref);
 /* commit.c: record tables of a verified segment; ERR_EXHAUSTED. */
 LW_CHECK lw_status_t lwd_segment_build_table(lwd_shard_t *shard, lwd_segment_t *segment);
 void lwd_segment_journal(lwd_shard_t *shard, const lwd_segment_t *segment);
+
+/* reap.c: into the next question to the catalogue; there must be room */
+void lwd_suspect_add(lwd_shard_t *shard, lwd_segment_t *segment);
 
 /* restore.c */
 void lwd_restored_suspects(lwd_shard_t *shard, uint64_t now_us);

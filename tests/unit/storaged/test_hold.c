@@ -181,6 +181,27 @@ static void test_a_copy_that_lost_the_race_is_asked_about_soon(void **state)
     assert_false(here(&name));
 }
 
+/* The question came before the move, its verdict after the copy was asked about again. */
+static void test_a_verdict_of_an_earlier_question_does_not_count(void **state)
+{
+    lw_segment_name_t name = place_name(1, 0, 0, 1), first[LWD_SUSPECTS_MAX], second[LWD_SUSPECTS_MAX];
+    const bool dead = true, alive = false;
+    lwd_ref_t ref, written = place_put(&place, &name);
+    (void)state;
+    (void)written;
+    lwd_shard_client_down(place.shard, 1, 1, place.now_us);
+    pass(2 * PLACE_LEASE_US);
+    assert_int_equal(suspects(first), 1);
+    assert_int_equal(lwd_shard_pull(place.shard, &name, 1000, &ref), LW_ERR_EXISTS);
+    lwd_shard_pulled(place.shard, ref, false, place.now_us); /* the manifest has it here; that answer was lost */
+    pass(20 * LWD_TICK_US);
+    lwd_shard_orphans(place.shard, first, &dead, 1, place.now_us);
+    assert_true(here(&name));
+    assert_int_equal(suspects(second), 1);
+    lwd_shard_orphans(place.shard, second, &alive, 1, place.now_us);
+    assert_true(here(&name));
+}
+
 int main(void)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -192,6 +213,7 @@ int main(void)
         CASE(test_a_copy_that_no_scan_finds_goes_a_lease_after_that_was_noticed),
         CASE(test_a_copy_that_was_placed_serves_on_for_a_lease_after_a_verdict),
         CASE(test_a_copy_that_lost_the_race_is_asked_about_soon),
+        CASE(test_a_verdict_of_an_earlier_question_does_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
