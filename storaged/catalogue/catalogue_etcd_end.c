@@ -391,16 +391,20 @@ typedef struct trim {
 static lw_status_t trim_body(etcd_op_t *op)
 {
     const trim_t *trim = op->arg;
-    char key[LWD_ETCD_KEY_MAX];
+    char key[LWD_ETCD_KEY_MAX], end[LWD_ETCD_KEY_MAX];
     lwd_etcd_reply_t *reply = NULL;
     uint32_t done = 0;
-    lw_status_t status = lwd_kv_read(op, lwd_kv_key(op->cat, key, "log/"), NULL, 0, &reply);
-    for (uint32_t i = 0; status == LW_OK && i < reply->count && done < ETCD_BATCH; i++) {
+    /* The oldest ones, however long the log has become: all of it may be more than one answer takes. */
+    const lwd_etcd_op_t range = {.kind = LWD_ETCD_RANGE, .key = lwd_kv_key(op->cat, key, "log/"),
+                                 .end = lwd_etcd_prefix_end(key, end), .by_revision = true, .limit = ETCD_BATCH};
+    const lwd_etcd_txn_t txn = {.ops = &range, .op_count = 1};
+    lw_status_t status = lwd_etcd_txn(op->cat->etcd, &txn, op->until_us, &reply, op->error);
+    for (uint32_t i = 0; status == LW_OK && i < reply->count; i++) {
         const lwd_etcd_kv_t *kv = &reply->kvs[i];
         lwd_ended_t rows[8];
         uint32_t count = lwd_kv_ended_unpack(kv->value, kv->value_bytes, (uint64_t)kv->mod_revision, rows);
         if (count && rows[count - 1].serial > trim->serial)
-            continue;
+            break;
         status = lwd_kv_delete(op, kv->key, NULL);
         done++;
     }
