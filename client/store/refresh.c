@@ -59,14 +59,16 @@ static void ask(lwc_store_t *store, uint32_t at)
 
 /* ---- answers ---- */
 
+/* This session's row: another one of this process, a fork or a second handle, may have a row of the same name. */
 static lwc_segment_t *find_row(lwc_store_t *store, lwc_refresh_slot_t *slot, const lwc_place_t *place, uint32_t *row_out)
 {
+    uint32_t at = (uint32_t)(slot - store->refreshes);
     uint32_t layers = store->params.refresh->layers, rows = store->params.segment_capacity / layers;
     for (uint32_t i = 0; i < rows; i++) {
         uint32_t row = slot->hint + i < rows ? slot->hint + i : slot->hint + i - rows;
         lwc_segment_t *segment = &store->segments[row * layers];
-        if (!segment->used || segment->name.origin != place->origin || segment->name.first_token != place->first_token ||
-            segment->name.generation != place->generation)
+        if (!segment->used || segment->session_slot != at || segment->name.origin != place->origin ||
+            segment->name.first_token != place->first_token || segment->name.generation != place->generation)
             continue;
         slot->hint = row + 1 < rows ? row + 1 : 0; /* a session's rows are mostly neighbours */
         *row_out = row;

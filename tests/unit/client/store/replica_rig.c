@@ -247,7 +247,7 @@ void rig_open_refresh(rig_t *rig, uint64_t seed, uint64_t hedge_us, uint64_t lan
                                  .client_id = 1,
                                  .incarnation = 1,
                                  .segment_capacity = RIG_SEGMENTS,
-                                 .session_capacity = 1,
+                                 .session_capacity = RIG_SESSIONS,
                                  .wants_max = 4096,
                                  .puts_max = 1,
                                  .landing = rig->landing,

@@ -17,6 +17,7 @@
 
 #define RIG_NODES 3u
 #define RIG_SEGMENTS 4u
+#define RIG_SESSIONS 2u /* of which the first is used */
 #define RIG_TAGS 8192u
 #define RIG_ROW_BYTES 64u
 #define RIG_TICK_US 100u

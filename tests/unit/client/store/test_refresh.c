@@ -12,7 +12,8 @@
 
 static rig_t rig;
 static lwc_refresh_t mail;
-static lwc_refresh_cell_t cell;
+static lwc_refresh_cell_t cells[RIG_SESSIONS];
+#define cell cells[0]
 static lwc_place_t places[RIG_SEGMENTS];
 static uint16_t nodes[RIG_SEGMENTS][LW_REPLICAS_MAX];
 
@@ -25,8 +26,8 @@ static int close_rig(void **state)
 
 static void open_rig(void)
 {
-    memset(&cell, 0, sizeof(cell));
-    mail = (lwc_refresh_t){.session_capacity = 1, .layers = 1, .cells = &cell};
+    memset(cells, 0, sizeof(cells));
+    mail = (lwc_refresh_t){.session_capacity = RIG_SESSIONS, .layers = 1, .cells = cells};
     cell.places = places;
     cell.nodes = &nodes[0][0];
     rig_open_refresh(&rig, 1, HEDGE_US, LANDING_BYTES, &mail);
@@ -316,6 +317,36 @@ static void test_a_changed_fleet_is_followed_until_nothing_moves(void **state)
 }
 
 /* Segments move while they are fetched, to where they are: each want is answered once, with its true bytes. */
+/* Two handles of one session in one process: the answer for the second is about its own row. */
+static void test_an_answer_is_for_the_rows_of_its_own_handle(void **state)
+{
+    const uint8_t token[LW_TOKEN_BYTES] = {1};
+    const uint16_t at_first[] = {0, 1};
+    const lw_segment_name_t name = rig_name(0);
+    (void)state;
+    open_rig();
+    assert_int_equal(lwc_store_session(rig.store, 1, 1, token, false, 0), LW_OK);
+    assert_int_equal(lwc_store_segment(rig.store, 3, 1, &name, RIG_ROW_BYTES, at_first, 2), LW_OK);
+    rig_run_us(&rig, RIG_TICK_US);
+    rig.store->refreshes[1].wanted = true;
+    for (uint64_t end_us = rig.now_us + SECOND; rig.now_us < end_us && atomic_load(&cells[1].state) != LWC_REFRESH_ASKED;)
+        rig_run_us(&rig, RIG_TICK_US);
+    assert_int_equal(atomic_load(&cells[1].state), LWC_REFRESH_ASKED);
+    places[0] = (lwc_place_t){name.origin, name.first_token, name.generation, 2};
+    nodes[0][0] = 2;
+    nodes[0][1] = 1;
+    cells[1].places = places;
+    cells[1].nodes = &nodes[0][0];
+    cells[1].count = 1;
+    cells[1].status = LW_OK;
+    atomic_store(&cells[1].state, LWC_REFRESH_ANSWERED);
+    rig_run_us(&rig, SECOND / 10);
+    assert_int_equal(atomic_load(&cells[1].state), LWC_REFRESH_IDLE);
+    assert_false(rig.store->segments[3].gone);
+    assert_int_equal(rig.store->segments[3].replica[0].node_index, 2);
+    assert_int_equal(rig.store->segments[0].replica[0].node_index, 0);
+}
+
 static void test_moves_race_with_fetches(void **state)
 {
     const char *given = getenv("LW_TEST_SEED");
@@ -361,6 +392,7 @@ int main(void)
         cmocka_unit_test_teardown(test_a_replica_that_stays_keeps_its_handle, close_rig),
         cmocka_unit_test_teardown(test_a_read_goes_where_the_segment_went, close_rig),
         cmocka_unit_test_teardown(test_a_changed_fleet_is_followed_until_nothing_moves, close_rig),
+        cmocka_unit_test_teardown(test_an_answer_is_for_the_rows_of_its_own_handle, close_rig),
         cmocka_unit_test_teardown(test_moves_race_with_fetches, close_rig),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
