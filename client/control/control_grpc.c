@@ -87,8 +87,8 @@ static lw_status_t seeds_call(grpc_control_t *control, const char *method, const
         uint64_t share = left / (control->seed_count - i);
         lw_status_t status = flags & ONCE ? probe(seed, share / 4, &why) : LW_OK;
         bool sent = status != LW_ERR_UNREACHABLE && status != LW_ERR_TIMEOUT;
-        if (sent)
-            status = lw_rpc_call(seed->channel, method, request, bytes, flags & ONCE ? share - share / 4 : share, reply, &why);
+        if (sent) /* a probe that was answered has left at least three quarters */
+            status = lw_rpc_call(seed->channel, method, request, bytes, share - (now_us() - now), reply, &why);
         bool next = status == LW_ERR_UNREACHABLE || status == LW_ERR_FLEET || status == LW_ERR_TIMEOUT;
         if (!next) {
             current_set(control, at);
