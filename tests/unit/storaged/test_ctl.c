@@ -1,6 +1,10 @@
 /* test_ctl.c - one node's control plane through the client, through raw calls, and through the agent's questions. */
 #include "test_ctl_support.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "base/prng.h"
 #include "client/control/control.h"
 #include "pb/fleet.pb-c.h"
@@ -183,6 +187,33 @@ static void test_unreachable_seeds_are_each_named_and_a_good_one_is_found(void *
     params.size = 3;
     assert_int_equal(lwc_control_open(&params, &none, &error), LW_ERR_VERSION);
     assert_null(none);
+}
+
+/* A port that takes connections and says nothing: a call that must not be sent twice goes to the seed after it, once. */
+static void test_a_create_passes_a_silent_seed_and_happens_once(void **state)
+{
+    (void)state;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t bytes = sizeof(address);
+    int silent = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(silent >= 0 && bind(silent, (struct sockaddr *)&address, bytes) == 0 && listen(silent, 4) == 0);
+    assert_int_equal(getsockname(silent, (struct sockaddr *)&address, &bytes), 0);
+    char seeds[256];
+    snprintf(seeds, sizeof(seeds), "127.0.0.1:%u,%s", ntohs(address.sin_port), lwd_ctl_address(ctl));
+    lwc_control_params_t params = {.size = sizeof(params), .seeds = seeds, .tenant = "once", .timeout_us = 4 * SECOND};
+    lwc_control_t *found;
+    lwc_session_info_t created, rows[4];
+    uint32_t count = 0;
+    assert_int_equal(lwc_control_open(&params, &found, &error), LW_OK);
+    lwc_shape_t wanted = shape();
+    if (lwc_control_create(found, &wanted, 10 * SECOND, 0, &created, &error) != LW_OK)
+        fail_msg("create: %s", error.text);
+    assert_int_equal(lwc_control_list(found, 0, 4, rows, &count, &error), LW_OK);
+    assert_int_equal(count, 1);
+    assert_int_equal(rows[0].session_id, created.session_id);
+    assert_int_equal(lwc_control_drop(found, created.session_id, &error), LW_OK);
+    lwc_control_close(found);
+    close(silent);
 }
 
 static void test_an_unknown_log_level_is_refused(void **state)
@@ -566,6 +597,7 @@ int main(void)
         CASE(test_a_wrong_token_and_a_missing_session_are_answered_alike),
         CASE(test_commits_that_do_not_fit_are_refused_with_both_values),
         CASE(test_unreachable_seeds_are_each_named_and_a_good_one_is_found),
+        CASE(test_a_create_passes_a_silent_seed_and_happens_once),
         CASE(test_an_unknown_log_level_is_refused),
         CASE(test_more_streams_than_fit_are_refused),
         CASE(test_more_questions_than_fit_are_busy),
