@@ -123,11 +123,18 @@ err_fabric:
     return status;
 }
 
+/* The listener goes last, right before the worker: UCX 1.13 keeps sockets that were accepted and have said nothing yet, and
+ * one that speaks after its listener is gone makes UCX's own thread read freed memory. Until then peers are rejected. */
+static void end_listener(lw_fabric_t *fabric)
+{
+    if (fabric->listener != NULL)
+        ucp_listener_destroy(fabric->listener);
+    fabric->listener = NULL;
+}
+
 static void ucx_close(lw_fabric_t *fabric)
 {
     fabric->closing = true;
-    if (fabric->listener != NULL)
-        ucp_listener_destroy(fabric->listener);
     while (!lw_ucx_list_empty(&fabric->open))
         lw_ucx_conn_end((lw_conn_t *)fabric->open.next, LW_ERR_CANCELED);
     uint64_t end_us = monotonic_us() + CLOSE_ROUNDS_US;
@@ -140,11 +147,13 @@ static void ucx_close(lw_fabric_t *fabric)
         lw_ucx_conn_abandon((lw_conn_t *)fabric->ending.next);
     lw_ucx_run_ready(fabric);
     if (fabric->worker_lost) {
+        end_listener(fabric);
         LW_WARN("fabric",
                 "a shared-memory peer did not answer: its worker's memory stays until the process ends");
         return;
     }
     close_event_fd(fabric);
+    end_listener(fabric);
     ucp_worker_destroy(fabric->worker);
     lw_ucx_ops_fini(fabric);
     lw_ucx_context_release(fabric->shared);

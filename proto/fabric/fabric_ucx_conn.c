@@ -164,6 +164,10 @@ lw_status_t lw_ucx_connect(lw_fabric_t *fabric, const char *address, lw_conn_t *
 void lw_ucx_accept(ucp_conn_request_h request, void *arg)
 {
     lw_fabric_t *fabric = arg;
+    if (fabric->closing) {
+        (void)ucp_listener_reject(fabric->listener, request);
+        return;
+    }
     ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = request};
     lw_conn_t *conn;
     lw_error_t error;
