@@ -260,14 +260,15 @@ static void test_overlapping_extents_are_dropped(void **state)
     start(&place, 64);
     lwd_ref_t ref = place_put(&place, &name);
     const lwd_segment_t *segment = lwd_shard_readable(place.shard, ref);
+    uint64_t bytes = segment->bytes; /* the segment itself goes with its shard */
     assert_int_equal(lwd_journal_read(&place.journal, 0, &row), LW_OK);
-    memcpy(place.arena + (1 << 20), segment->extent, segment->bytes); /* the same segment once more */
+    memcpy(place.arena + (1 << 20), segment->extent, bytes); /* the same segment once more */
     row.offset = 1 << 20;
     lwd_journal_put(&place.journal, &row);
     lwd_restored_t restored = restart(&place, 1);
     assert_int_equal(restored.segments, 1);
     assert_int_equal(restored.dropped, 1);
-    lwd_restore_t again = {place_name(1, 5, 0, 1), segment->bytes, FLEET, 0, LWD_LOG_NONE};
+    lwd_restore_t again = {place_name(1, 5, 0, 1), bytes, FLEET, 0, LWD_LOG_NONE};
     assert_int_equal(lwd_shard_restore(place.shard, &again), LW_ERR_EXISTS);
     place_fini(&place);
 }
