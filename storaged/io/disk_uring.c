@@ -5,6 +5,7 @@
 #ifdef LW_HAVE_URING
 #include <liburing.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,8 @@ typedef struct disk {
     lwd_disk_file_t file;
     struct io_uring ring;
     pthread_t thread;
+    _Atomic uint64_t pushed; /* orders what the submitter wrote before what the thread reads: an operation crosses over in the
+                                kernel, where the language sees no order */
 } disk_t;
 
 /* A transfer that the kernel cut short is finished here. */
@@ -35,6 +38,7 @@ static void *thread_main(void *arg)
         lwd_disk_op_t *op = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
         io_uring_cqe_seen(&disk->ring, cqe);
+        (void)atomic_load_explicit(&disk->pushed, memory_order_acquire);
         if (op == NULL)
             return NULL;
         complete(disk, op, result);
@@ -81,6 +85,7 @@ static void push(disk_t *disk, lwd_disk_op_t *op)
             io_uring_prep_write(sqe, disk->file.fd, op->data, bytes, op->offset);
     }
     io_uring_sqe_set_data(sqe, op);
+    (void)atomic_fetch_add_explicit(&disk->pushed, 1, memory_order_release);
     while (io_uring_submit(&disk->ring) < 0) {
     }
 }
