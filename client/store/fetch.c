@@ -87,6 +87,21 @@ static lwc_peer_t *any_peer(const lwc_store_t *store)
     return NULL;
 }
 
+/* A request to `peer` for wants that end as those of `like` do; NULL: the tables are full. */
+static lwc_request_t *request_like(lwc_store_t *store, lwc_peer_t *peer, const lwc_request_t *like)
+{
+    if (store->batch_free_count == 0)
+        return NULL;
+    lwc_request_t *request = lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us);
+    if (!request)
+        return NULL;
+    request->batch = lwc_batch_new(store);
+    request->arrived = like->arrived;
+    request->arg = like->arg;
+    request->contiguous = like->contiguous;
+    return request;
+}
+
 /* Every replica has failed: the want waits for its manifest to be read again. False: that is not to be hoped for. */
 static bool park(const lwc_request_t *like, const lwc_want_t *want)
 {
@@ -98,14 +113,9 @@ static bool park(const lwc_request_t *like, const lwc_want_t *want)
     if (!request || request->batch->count == LWC_BATCH_WANTS || !is_for(request, like) ||
         request->session_slot != segment->session_slot) {
         lwc_peer_t *peer = like->peer ? like->peer : any_peer(store);
-        request = peer && store->batch_free_count > 0 ? lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us)
-                                                      : NULL;
+        request = peer ? request_like(store, peer, like) : NULL;
         if (!request)
             return false;
-        request->batch = lwc_batch_new(store);
-        request->arrived = like->arrived;
-        request->arg = like->arg;
-        request->contiguous = like->contiguous;
         request->parked = true;
         request->parked_us = store->now_us;
         request->session_slot = segment->session_slot;
@@ -121,15 +131,9 @@ bool lwc_fetch_build(lwc_store_t *store, const lwc_want_t *want, uint32_t r, con
     lwc_peer_t *peer = lwc_peer(store, store->segments[want->segment].replica[r].node_index);
     lwc_request_t *request = peer->building;
     if (!request || request->batch->count == LWC_BATCH_WANTS || !is_for(request, like)) {
-        if (store->batch_free_count == 0)
-            return false;
-        request = lwc_request_new(store, LWC_REQUEST_FETCH, peer, like->deadline_us);
+        request = request_like(store, peer, like);
         if (!request)
             return false;
-        request->batch = lwc_batch_new(store);
-        request->arrived = like->arrived;
-        request->arg = like->arg;
-        request->contiguous = like->contiguous;
         request->retry_at_us = like->retry_at_us;
         request->moves = store->moves;
         peer->building = request;
