@@ -7,33 +7,11 @@
 #include "e2e/client_fleet.h"
 #include "unit/client/queue_backend.h"
 
-#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-/* Ports that nobody listens on now: held open together, so that they differ. */
-static void choose_ports(client_fleet_t *fleet)
-{
-    int held[FLEET_NODES_MAX];
-
-    fleet->addresses[0] = '\0';
-    for (uint32_t i = 0; i < fleet->nodes; i++) {
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t bytes = sizeof(address);
-        held[i] = socket(AF_INET, SOCK_STREAM, 0);
-        assert_true(held[i] >= 0 && bind(held[i], (struct sockaddr *)&address, bytes) == 0);
-        assert_int_equal(getsockname(held[i], (struct sockaddr *)&address, &bytes), 0);
-        snprintf(fleet->control[i], sizeof(fleet->control[i]), "127.0.0.1:%u", ntohs(address.sin_port));
-        strcat(fleet->addresses, i ? "," : "");
-        strcat(fleet->addresses, fleet->control[i]);
-    }
-    for (uint32_t i = 0; i < fleet->nodes; i++)
-        close(held[i]);
-}
 
 void client_fleet_start_node(client_fleet_t *fleet, uint32_t node)
 {
@@ -73,7 +51,7 @@ static void start(client_fleet_t *fleet, const char *program, const char *transp
     fleet->arena_bytes = arena_bytes;
     strcpy(fleet->directory, "/tmp/longwave-e2e-XXXXXX");
     assert_non_null(mkdtemp(fleet->directory));
-    choose_ports(fleet);
+    assert_true(process_addresses(fleet->nodes, fleet->control, fleet->addresses));
     for (uint32_t i = 0; i < fleet->nodes; i++)
         client_fleet_start_node(fleet, i);
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "e2e/process.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -122,4 +124,28 @@ int process_end(process_t *process, int signum)
     if (status != 0 && signum == SIGTERM) /* a failing test wants to know */
         fputs(process_errors(process), stderr);
     return status;
+}
+
+bool process_addresses(uint32_t count, char (*address)[64], char *list)
+{
+    int held[16]; /* open together, so that they differ */
+    uint32_t opened = 0;
+    bool ok = count <= 16;
+
+    list[0] = '\0';
+    while (ok && opened < count) {
+        struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t bytes = sizeof(at);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (fd < 0)
+            break;
+        held[opened] = fd;
+        ok = bind(fd, (struct sockaddr *)&at, bytes) == 0 && getsockname(fd, (struct sockaddr *)&at, &bytes) == 0;
+        snprintf(address[opened], sizeof(*address), "127.0.0.1:%u", ntohs(at.sin_port));
+        strcat(list, opened ? "," : "");
+        strcat(list, address[opened++]);
+    }
+    for (uint32_t i = 0; i < opened; i++)
+        close(held[i]);
+    return ok && opened == count;
 }

@@ -3,6 +3,7 @@
 #define LW_TEST_PROCESS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 typedef struct process {
@@ -19,6 +20,9 @@ bool process_start(process_t *process, const char *const *argv);
 bool process_ready_text(const process_t *process, const char *member, char *text, size_t text_bytes);
 /* What it has written to stderr so far (the first 8 KiB). Valid until the next call. */
 const char *process_errors(process_t *process);
+/* "127.0.0.1:port" of `count` (at most 16) ports that nobody listens on now, all different; `list` gets them with commas between and is
+ * large enough for all. */
+bool process_addresses(uint32_t count, char (*address)[64], char *list);
 /* Looks at stderr until it holds `text`; false after about 10 s. */
 bool process_wait_error(process_t *process, const char *text);
 /* Sends the signal and waits for the end. Exit status, or 1000 + signal number when a signal ended it; -1:

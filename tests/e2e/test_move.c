@@ -5,12 +5,10 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,23 +50,6 @@ static void pause_a_little(void) /* between two looks at what other processes do
 {
     const struct timespec pause = {.tv_nsec = 20000000};
     (void)nanosleep(&pause, NULL);
-}
-
-static void choose_ports(fleet_t *fleet)
-{
-    int held[NODES];
-    for (uint32_t i = 0; i < NODES; i++) {
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t bytes = sizeof(address);
-        held[i] = socket(AF_INET, SOCK_STREAM, 0);
-        assert_true(held[i] >= 0 && bind(held[i], (struct sockaddr *)&address, bytes) == 0);
-        assert_int_equal(getsockname(held[i], (struct sockaddr *)&address, &bytes), 0);
-        snprintf(fleet->control[i], sizeof(fleet->control[i]), "127.0.0.1:%u", ntohs(address.sin_port));
-        strcat(fleet->addresses, i ? "," : "");
-        strcat(fleet->addresses, fleet->control[i]);
-    }
-    for (uint32_t i = 0; i < NODES; i++)
-        close(held[i]);
 }
 
 static void start_node(fleet_t *fleet, uint32_t node)
@@ -253,7 +234,7 @@ static void start(fleet_t *fleet)
     memset(fleet, 0, sizeof(*fleet));
     strcpy(fleet->directory, "/tmp/longwave-e2e-XXXXXX");
     assert_non_null(mkdtemp(fleet->directory));
-    choose_ports(fleet);
+    assert_true(process_addresses(NODES, fleet->control, fleet->addresses));
     for (uint32_t i = 0; i < NODES; i++)
         start_node(fleet, i);
     const lwc_control_params_t params = {.size = sizeof(params), .seeds = fleet->addresses};
